@@ -1,0 +1,60 @@
+//! The errors that clients see.
+//!
+//! The words are part of the protocol: client libraries match on the first word and users grep for
+//! the rest, so they are Redis's, to the letter.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// An error reply: its whole line without the leading `-` and the ending CRLF.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error(pub Cow<'static, str>);
+
+impl Error {
+    pub const WRONG_TYPE: Error =
+        Error::new("WRONGTYPE Operation against a key holding the wrong kind of value");
+    pub const SYNTAX: Error = Error::new("ERR syntax error");
+    pub const NOT_INT: Error = Error::new("ERR value is not an integer or out of range");
+    pub const NOT_FLOAT: Error = Error::new("ERR value is not a valid float");
+    pub const OUT_OF_RANGE: Error = Error::new("ERR index out of range");
+    pub const NO_SUCH_KEY: Error = Error::new("ERR no such key");
+    pub const OVERFLOW: Error = Error::new("ERR increment or decrement would overflow");
+    pub const TOO_LONG: Error =
+        Error::new("ERR string exceeds maximum allowed size (proto-max-bulk-len)");
+    pub const POSITIVE: Error = Error::new("ERR value is out of range, must be positive");
+    pub const OOM: Error = Error::new("OOM command not allowed when used memory > 'maxmemory'.");
+
+    /// An error whose words are fixed.
+    pub const fn new(text: &'static str) -> Error {
+        Error(Cow::Borrowed(text))
+    }
+
+    /// `ERR` and a text made now.
+    pub fn err(text: impl fmt::Display) -> Error {
+        Error(Cow::Owned(format!("ERR {text}")))
+    }
+
+    /// A text made now that brings its own first word.
+    pub fn text(text: String) -> Error {
+        Error(Cow::Owned(text))
+    }
+
+    /// The wrong number of arguments for `command` (its full lower-case name, `config|get` for a
+    /// subcommand).
+    pub fn arity(command: &str) -> Error {
+        Error::err(format_args!("wrong number of arguments for '{command}' command"))
+    }
+
+    /// An expiry that is not positive or overflows, in `command`.
+    pub fn invalid_expire(command: &str) -> Error {
+        Error::err(format_args!("invalid expire time in '{command}' command"))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,1 @@
+//! The clients, the event loop and the links between hosts.

@@ -1,0 +1,1 @@
+//! The primary and the replica as state machines.
