@@ -1,1 +1,2 @@
 //! What reaches disk.
+pub mod offset;

@@ -1,0 +1,183 @@
+//! Names for states of the dataset: a history and an offset in it.
+//!
+//! Two nodes that agree on `(history, offset)` hold the same data, so these are types of their own:
+//! a byte count into a file or a buffer must never be taken for a place in the history. They live
+//! here, below the log, because the log, the manifest, RDB aux fields and replication all speak them.
+//!
+//! An offset counts the bytes *before* a place. A node at offset N holds N bytes, and the next one
+//! to come is byte N. Redis counts the same in `master_repl_offset`, but names places by the ordinal
+//! of the next byte where it asks for one (`PSYNC id N+1`) or bounds the second history
+//! (`second_repl_offset`). Those two wire forms are made and read by [`Offset::to_wire_next`] and
+//! [`Offset::from_wire_next`] only.
+
+use std::fmt;
+use std::ops::{Add, AddAssign, Sub};
+
+/// The number of bytes of the history before a place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    pub const ZERO: Offset = Offset(0);
+
+    /// The ordinal of the next byte, counted from 1: what `PSYNC` asks for and what
+    /// `second_repl_offset` shows.
+    pub fn to_wire_next(self) -> u64 {
+        self.0.saturating_add(1)
+    }
+
+    /// The place before the byte whose ordinal is `next`; `None` for 0 and below, which no byte has.
+    pub fn from_wire_next(next: i64) -> Option<Offset> {
+        (next > 0).then(|| Offset(next as u64 - 1))
+    }
+}
+
+impl Add<u64> for Offset {
+    type Output = Offset;
+
+    fn add(self, bytes: u64) -> Offset {
+        Offset(self.0 + bytes)
+    }
+}
+
+impl AddAssign<u64> for Offset {
+    fn add_assign(&mut self, bytes: u64) {
+        self.0 += bytes;
+    }
+}
+
+/// The bytes between two places; the left one must not be the earlier.
+impl Sub for Offset {
+    type Output = u64;
+
+    fn sub(self, earlier: Offset) -> u64 {
+        self.0 - earlier.0
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The name of a history: 40 lower-case hexadecimal digits, Redis's replication id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HistoryId([u8; 40]);
+
+impl HistoryId {
+    /// The length of an id's text.
+    pub const LEN: usize = 40;
+
+    /// The id that Redis shows where there is none (`master_replid2` before any promotion).
+    pub const NONE: HistoryId = HistoryId([b'0'; 40]);
+
+    /// A new id from 160 random bits.
+    pub fn from_random(bits: [u8; 20]) -> HistoryId {
+        let mut text = [0; 40];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(bits) {
+            pair[0] = b"0123456789abcdef"[(byte >> 4) as usize];
+            pair[1] = b"0123456789abcdef"[(byte & 15) as usize];
+        }
+        HistoryId(text)
+    }
+
+    /// The id that `text` spells: exactly 40 hexadecimal digits of either case.
+    pub fn parse(text: &[u8]) -> Option<HistoryId> {
+        let mut id: [u8; 40] = text.try_into().ok()?;
+        id.make_ascii_lowercase();
+        id.iter().all(u8::is_ascii_hexdigit).then_some(HistoryId(id))
+    }
+
+    pub fn as_bytes(&self) -> &[u8; 40] {
+        &self.0
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("an id is made of hexadecimal digits only")
+    }
+}
+
+impl fmt::Display for HistoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for HistoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HistoryId({self})")
+    }
+}
+
+/// The histories that a node's data belongs to: the one it goes on with, and, after a promotion,
+/// the one it shared with its former primary up to an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Histories {
+    pub current: HistoryId,
+    /// The former history and the offset up to which, included, it is the same as the current one.
+    pub second: Option<(HistoryId, Offset)>,
+}
+
+impl Histories {
+    /// A history with nothing before it.
+    pub fn new(current: HistoryId) -> Histories {
+        Histories { current, second: None }
+    }
+
+    /// Whether a node that holds `offset` bytes of `id` holds a beginning of this history. Whether
+    /// the log reaches from there on is the log's to say.
+    pub fn continues(&self, id: HistoryId, offset: Offset) -> bool {
+        id == self.current
+            || self.second.is_some_and(|(second, shared)| id == second && offset <= shared)
+    }
+
+    /// Goes on under the name `id` from `offset` on, and keeps the old name for what was shared.
+    pub fn shift(&mut self, id: HistoryId, offset: Offset) {
+        self.second = Some((self.current, offset));
+        self.current = id;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(byte: u8) -> HistoryId {
+        HistoryId::from_random([byte; 20])
+    }
+
+    #[test]
+    fn ids_read_back_in_either_case_and_nothing_else_is_one() {
+        let a = HistoryId::from_random(*b"\x00\x01\xfe\xff0123456789abcdef");
+        assert_eq!(HistoryId::parse(a.as_bytes()), Some(a));
+        assert_eq!(HistoryId::parse(a.as_str().to_uppercase().as_bytes()), Some(a));
+        assert_eq!(&a.as_str()[..8], "0001feff");
+        for bad in [&b"?"[..], &[b'a'; 39], &[b'a'; 41], &[b'g'; 40], b""] {
+            assert_eq!(HistoryId::parse(bad), None);
+        }
+    }
+
+    #[test]
+    fn the_wire_counts_from_one() {
+        assert_eq!(Offset(0).to_wire_next(), 1);
+        assert_eq!(Offset::from_wire_next(1), Some(Offset(0)));
+        assert_eq!(Offset::from_wire_next(i64::MAX), Some(Offset(i64::MAX as u64 - 1)));
+        assert_eq!(Offset::from_wire_next(0), None);
+        assert_eq!(Offset::from_wire_next(-1), None);
+    }
+
+    #[test]
+    fn a_second_history_holds_up_to_where_it_was_shared() {
+        let mut histories = Histories::new(id(1));
+        assert!(histories.continues(id(1), Offset(500)));
+        assert!(!histories.continues(id(2), Offset(0)));
+        histories.shift(id(2), Offset(100));
+        assert!(histories.continues(id(2), Offset(500)));
+        assert!(histories.continues(id(1), Offset(100)));
+        assert!(!histories.continues(id(1), Offset(101)));
+        histories.shift(id(3), Offset(200));
+        assert!(!histories.continues(id(1), Offset(50)));
+        assert!(histories.continues(id(2), Offset(200)));
+    }
+}
