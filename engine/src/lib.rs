@@ -21,11 +21,15 @@
 //! | `num.rs` | numbers as Redis reads and prints them |
 //! | `error.rs` | the errors that clients see, in Redis's words |
 //! | `resp/` | the protocol: reading requests, writing replies |
+//! | `table/` | the hash table of entries: keyspace, expiry index, large collections |
+//! | `hasher.rs` | the keyed hash of keys, fields and members |
 
 pub mod args;
 pub mod error;
+pub mod hasher;
 pub mod num;
 pub mod resp;
+pub mod table;
 
 pub use args::{Args, OwnedArgs, Span};
 pub use error::Error;
