@@ -18,6 +18,8 @@
 //! | file | what is in it |
 //! | --- | --- |
 //! | `args.rs` | a command's arguments, borrowed from the read buffer or owned when they are large |
+//! | `btree/` | the counted B+-tree that orders large sorted sets |
+//! | `member.rs` | a sorted set's member: score and bytes in one allocation |
 //! | `num.rs` | numbers as Redis reads and prints them |
 //! | `error.rs` | the errors that clients see, in Redis's words |
 //! | `resp/` | the protocol: reading requests, writing replies |
@@ -25,8 +27,10 @@
 //! | `hasher.rs` | the keyed hash of keys, fields and members |
 
 pub mod args;
+pub mod btree;
 pub mod error;
 pub mod hasher;
+pub mod member;
 pub mod num;
 pub mod resp;
 pub mod table;
