@@ -20,12 +20,20 @@
 //! | `args.rs` | a command's arguments, borrowed from the read buffer or owned when they are large |
 //! | `num.rs` | numbers as Redis reads and prints them |
 //! | `error.rs` | the errors that clients see, in Redis's words |
+//! | `listpack/` | the small list in RDB's bytes |
+//! | `intset.rs` | the small set of integers in RDB's bytes |
+//! | `quicklist/` | the large list: a queue of listpacks |
+//! | `thin.rs` | the one-word owning pointer under listpack and intset |
 //! | `resp/` | the protocol: reading requests, writing replies |
 
 pub mod args;
 pub mod error;
+pub mod intset;
+pub mod listpack;
 pub mod num;
+pub mod quicklist;
 pub mod resp;
+mod thin;
 
 pub use args::{Args, OwnedArgs, Span};
 pub use error::Error;
