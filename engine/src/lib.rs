@@ -22,6 +22,10 @@
 //! | `member.rs` | a sorted set's member: score and bytes in one allocation |
 //! | `num.rs` | numbers as Redis reads and prints them |
 //! | `error.rs` | the errors that clients see, in Redis's words |
+//! | `listpack/` | the small list in RDB's bytes |
+//! | `intset.rs` | the small set of integers in RDB's bytes |
+//! | `quicklist/` | the large list: a queue of listpacks |
+//! | `thin.rs` | the one-word owning pointer under listpack and intset |
 //! | `resp/` | the protocol: reading requests, writing replies |
 //! | `table/` | the hash table of entries: keyspace, expiry index, large collections |
 //! | `hasher.rs` | the keyed hash of keys, fields and members |
@@ -31,9 +35,13 @@ pub mod btree;
 pub mod error;
 pub mod hasher;
 pub mod member;
+pub mod intset;
+pub mod listpack;
 pub mod num;
+pub mod quicklist;
 pub mod resp;
 pub mod table;
+mod thin;
 
 pub use args::{Args, OwnedArgs, Span};
 pub use error::Error;

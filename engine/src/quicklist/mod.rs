@@ -1,0 +1,304 @@
+//! The quicklist: a list of any length, as a queue of listpacks.
+//!
+//! A *packed* node is a listpack of as many elements as `list-max-listpack-size` lets it hold; an
+//! element that would fill a node alone is a *plain* node of its own bytes. These are the containers
+//! of RDB's quicklist, so nodes are saved and loaded as they are. Nodes are kept in one ring of
+//! three-word entries with their counts, so finding an index scans memory in order.
+//!
+//! Adding at a listpack's front moves all of it. So elements are pushed at the head into a short
+//! node, which is put into its neighbour when it is full: each byte is moved a few times instead of
+//! as often as there are pushes. Taking from the head of a long node cuts a short one off first.
+//!
+//! What always holds: no node is empty, `len` is the sum of the nodes' counts, and an element in a
+//! plain node is too large for a packed one.
+
+mod edit;
+mod iter;
+mod node;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fmt;
+
+pub use iter::Iter;
+pub use node::Container;
+
+use crate::listpack::{Encoded, Entry, Listpack};
+use node::{Limits, Node};
+
+/// See the module's page.
+#[derive(Clone)]
+pub struct Quicklist {
+    nodes: VecDeque<Node>,
+    len: usize,
+    limits: Limits,
+}
+
+impl Quicklist {
+    /// An empty list. `fill` is `list-max-listpack-size`: the elements of a node (which is at most
+    /// 8 KiB then), or -1 to -5 for nodes of 4, 8, 16, 32 or 64 KiB.
+    pub fn new(fill: i32) -> Quicklist {
+        Quicklist { nodes: VecDeque::new(), len: 0, limits: Limits::of_fill(fill) }
+    }
+
+    /// A list of `listpack`'s elements.
+    pub fn from_listpack(listpack: Listpack, fill: i32) -> Quicklist {
+        let mut list = Quicklist::new(fill);
+        list.push_node_packed(listpack);
+        list
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes allocated, this header included.
+    pub fn memory(&self) -> usize {
+        let ring = self.nodes.capacity() * size_of::<Node>();
+        size_of::<Quicklist>() + ring + self.nodes.iter().map(Node::memory).sum::<usize>()
+    }
+
+    // Nodes, for loading and saving.
+
+    /// The nodes in order, as RDB's quicklist holds them.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = Container<'_>> + DoubleEndedIterator {
+        self.nodes.iter().map(Node::container)
+    }
+
+    /// Appends a whole node. An empty one leaves no trace.
+    pub fn push_node_packed(&mut self, listpack: Listpack) {
+        let count = listpack.len();
+        if count > 0 {
+            self.len += count;
+            self.nodes.push_back(Node::Packed(listpack, count as u32));
+        }
+    }
+
+    /// Appends an element that was a node of its own.
+    pub fn push_node_plain(&mut self, element: Vec<u8>) {
+        let node = match self.limits.too_large(&Encoded::from(&element)) {
+            true => Node::Plain(element),
+            false => Node::single(&Encoded::from(&element)),
+        };
+        self.len += 1;
+        self.nodes.push_back(node);
+    }
+
+    /// The bytes that one listpack of all elements would have, if there are so few nodes that the
+    /// list may have become small.
+    pub fn as_listpack_bytes(&self) -> Option<usize> {
+        const EMPTY: usize = 7;
+        if self.nodes.len() > 2 {
+            return None;
+        }
+        let sizes = self.nodes.iter().map(|node| Some(node.listpack()?.bytes() - EMPTY));
+        sizes.sum::<Option<usize>>().map(|elements| elements + EMPTY)
+    }
+
+    /// All elements in one listpack, if [`Quicklist::as_listpack_bytes`] is known.
+    pub fn into_listpack(mut self) -> Result<Listpack, Quicklist> {
+        if self.as_listpack_bytes().is_none() {
+            return Err(self);
+        }
+        let mut all = Listpack::new();
+        for node in self.nodes.drain(..) {
+            match node {
+                Node::Packed(listpack, _) if all.is_empty() => all = listpack,
+                Node::Packed(listpack, _) => all.append(&listpack),
+                Node::Plain(_) => unreachable!("plain nodes have no listpack size"),
+            }
+        }
+        Ok(all)
+    }
+
+    // The two ends.
+
+    /// Puts an element before the first.
+    pub fn push_front<'a>(&mut self, element: impl Into<Encoded<'a>>) {
+        let element = element.into();
+        self.len += 1;
+        if let Some(Node::Packed(listpack, count)) = self.nodes.front_mut()
+            && self.limits.short_admits(listpack.bytes() + element.size(), *count as usize + 1)
+        {
+            listpack.push_front(element);
+            *count += 1;
+            return;
+        }
+        self.fold_head();
+        let node = self.limits.node(&element);
+        self.nodes.push_front(node);
+    }
+
+    /// Puts the first node into the second if they fit.
+    fn fold_head(&mut self) {
+        if self.nodes.len() > 1
+            && self.limits.admits_both(&self.nodes[0], &self.nodes[1])
+            && let Some(head) = self.nodes.pop_front()
+        {
+            self.nodes[0].prepend(&head);
+        }
+    }
+
+    /// Appends an element.
+    pub fn push_back<'a>(&mut self, element: impl Into<Encoded<'a>>) {
+        let element = element.into();
+        self.len += 1;
+        if let Some(node) = self.nodes.back_mut()
+            && self.limits.admits(node, &element)
+        {
+            node.push_back(&element);
+            return;
+        }
+        let node = self.limits.node(&element);
+        self.nodes.push_back(node);
+    }
+
+    /// [`Quicklist::push_front`] that keeps the allocation of a large element.
+    pub fn push_front_vec(&mut self, element: Vec<u8>) {
+        if self.limits.too_large(&Encoded::from(&element)) {
+            self.len += 1;
+            self.nodes.push_front(Node::Plain(element));
+        } else {
+            self.push_front(&element);
+        }
+    }
+
+    /// [`Quicklist::push_back`] that keeps the allocation of a large element.
+    pub fn push_back_vec(&mut self, element: Vec<u8>) {
+        if self.limits.too_large(&Encoded::from(&element)) {
+            self.len += 1;
+            self.nodes.push_back(Node::Plain(element));
+        } else {
+            self.push_back(&element);
+        }
+    }
+
+    pub fn front(&self) -> Option<Entry<'_>> {
+        Some(self.nodes.front()?.first())
+    }
+
+    pub fn back(&self) -> Option<Entry<'_>> {
+        Some(self.nodes.back()?.last())
+    }
+
+    /// Removes the first element after showing it to `look`, which can reply with it uncopied.
+    pub fn pop_front_with<R>(&mut self, look: impl FnOnce(Entry<'_>) -> R) -> Option<R> {
+        let seen = look(self.front()?);
+        self.len -= 1;
+        let node = self.nodes.front_mut()?;
+        if node.count() == 1 {
+            self.nodes.pop_front();
+        } else if let Some(short) = self.limits.cut_short(node) {
+            self.nodes.push_front(short);
+            self.remove_in_node(0, 0, 1);
+        } else {
+            node.remove(0, 1);
+        }
+        Some(seen)
+    }
+
+    /// Removes the last element after showing it to `look`.
+    pub fn pop_back_with<R>(&mut self, look: impl FnOnce(Entry<'_>) -> R) -> Option<R> {
+        let seen = look(self.back()?);
+        self.len -= 1;
+        let last = self.nodes.len() - 1;
+        self.remove_in_node(last, self.nodes[last].count() - 1, 1);
+        Some(seen)
+    }
+
+    pub fn pop_front(&mut self) -> Option<Vec<u8>> {
+        self.pop_front_with(|entry| entry.to_vec())
+    }
+
+    pub fn pop_back(&mut self) -> Option<Vec<u8>> {
+        self.pop_back_with(|entry| entry.to_vec())
+    }
+
+    // Finding.
+
+    /// `index` as a place from the front, if there is an element; -1 is the last.
+    pub fn resolve(&self, index: i64) -> Option<usize> {
+        let index = if index < 0 { index.checked_add(self.len as i64)? } else { index };
+        usize::try_from(index).ok().filter(|&index| index < self.len)
+    }
+
+    /// The node that the element at `index` (less than `len`) is in, and its index there.
+    fn locate(&self, index: usize) -> (usize, usize) {
+        if index < self.len / 2 {
+            let mut left = index;
+            for (at, node) in self.nodes.iter().enumerate() {
+                if left < node.count() {
+                    return (at, left);
+                }
+                left -= node.count();
+            }
+        } else {
+            let mut left = self.len - index;
+            for (at, node) in self.nodes.iter().enumerate().rev() {
+                if left <= node.count() {
+                    return (at, node.count() - left);
+                }
+                left -= node.count();
+            }
+        }
+        unreachable!("the length is the sum of the nodes' counts, and callers checked the index")
+    }
+
+    /// The element at `index`, -1 being the last.
+    pub fn get(&self, index: i64) -> Option<Entry<'_>> {
+        let (at, within) = self.locate(self.resolve(index)?);
+        Some(self.nodes[at].get(within))
+    }
+
+    /// The index of the first element whose text is `text`.
+    pub fn position(&self, text: &[u8]) -> Option<usize> {
+        let needle = Encoded::from(text);
+        let mut before = 0;
+        for node in &self.nodes {
+            if let Some(within) = node.position(text, &needle) {
+                return Some(before + within);
+            }
+            before += node.count();
+        }
+        None
+    }
+
+    pub fn iter(&self) -> Iter<'_> {
+        self.range(0, self.len)
+    }
+
+    /// Up to `n` elements from `start` on. `range(0, i + 1).rev()` walks back from `i`.
+    pub fn range(&self, start: usize, n: usize) -> Iter<'_> {
+        let start = start.min(self.len);
+        Iter::new(self, start, start.saturating_add(n).min(self.len))
+    }
+}
+
+impl PartialEq for Quicklist {
+    fn eq(&self, other: &Quicklist) -> bool {
+        self.len == other.len && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Quicklist {}
+
+impl fmt::Debug for Quicklist {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl<'a> IntoIterator for &'a Quicklist {
+    type Item = Entry<'a>;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
