@@ -20,13 +20,32 @@
 //! | `args.rs` | a command's arguments, borrowed from the read buffer or owned when they are large |
 //! | `num.rs` | numbers as Redis reads and prints them |
 //! | `error.rs` | the errors that clients see, in Redis's words |
+//! | `command.rs` | a command table's entry, and running a command |
+//! | `commands/` | the commands, a family a file |
+//! | `effects.rs` | what a command changed, for the log |
+//! | `entry.rs` | a key and its value as one allocation |
+//! | `glob.rs` | patterns |
+//! | `hasher.rs`, `table/` | the hash table |
+//! | `keyspace.rs` | the databases: lookup, expiry, and all that follows a change |
+//! | `types/`, `value.rs` | the data types |
 //! | `resp/` | the protocol: reading requests, writing replies |
 
 pub mod args;
+pub mod command;
+pub mod commands;
+pub mod effects;
+pub mod entry;
 pub mod error;
+pub mod glob;
+pub mod hasher;
+pub mod keyspace;
 pub mod num;
 pub mod resp;
+pub mod table;
+pub mod types;
+pub mod value;
 
 pub use args::{Args, OwnedArgs, Span};
 pub use error::Error;
+pub use keyspace::Keyspace;
 pub use resp::reply::Reply;
