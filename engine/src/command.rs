@@ -337,22 +337,25 @@ pub enum Written {
     Effects,
 }
 
-/// Runs a command whose arity was checked. An error becomes the reply.
+/// Runs a command whose arity was checked; an error is the caller's to reply.
 ///
 /// `Keyspace::effects` holds what must go to the log before the command itself (keys that turned
 /// out to be expired) or instead of it.
 #[inline]
-pub fn call(ctx: &mut Ctx<'_>, run: Handler, args: &mut Args<'_>) -> Written {
+pub fn call(
+    ctx: &mut Ctx<'_>,
+    run: Handler,
+    args: &mut Args<'_>,
+) -> (Written, Result<(), Error>) {
     let before = ctx.ks.dirty;
     ctx.replaced = false;
-    if let Err(error) = run(ctx, args) {
-        ctx.reply.error(&error);
-    }
-    match (ctx.replaced, ctx.ks.dirty != before) {
+    let result = run(ctx, args);
+    let written = match (ctx.replaced, ctx.ks.dirty != before) {
         (false, true) => Written::AsItCame,
         _ if ctx.ks.effects.is_empty() => Written::Nothing,
         _ => Written::Effects,
-    }
+    };
+    (written, result)
 }
 
 /// The bytes of a command for the log: the request itself if it is RESP already, else encoded into

@@ -36,7 +36,10 @@ impl Bench {
         let mut owned = OwnedArgs::new(words);
         let mut args = owned.args();
         let mut ctx = Ctx::new(&mut self.ks, 0, &mut reply);
-        let written = call(&mut ctx, command.run, &mut args);
+        let (written, result) = call(&mut ctx, command.run, &mut args);
+        if let Err(error) = result {
+            reply.error(&error);
+        }
         self.effects.clear();
         let text = |resp: &[u8]| {
             let all = String::from_utf8_lossy(resp).into_owned();
