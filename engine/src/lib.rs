@@ -26,6 +26,14 @@
 //! | `intset.rs` | the small set of integers in RDB's bytes |
 //! | `quicklist/` | the large list: a queue of listpacks |
 //! | `thin.rs` | the one-word owning pointer under listpack and intset |
+//! | `command.rs` | a command table's entry, and running a command |
+//! | `commands/` | the commands, a family a file |
+//! | `effects.rs` | what a command changed, for the log |
+//! | `entry.rs` | a key and its value as one allocation |
+//! | `glob.rs` | patterns |
+//! | `hasher.rs`, `table/` | the hash table |
+//! | `keyspace.rs` | the databases: lookup, expiry, and all that follows a change |
+//! | `types/`, `value.rs` | the data types |
 //! | `resp/` | the protocol: reading requests, writing replies |
 //! | `table/` | the hash table of entries: keyspace, expiry index, large collections |
 //! | `hasher.rs` | the keyed hash of keys, fields and members |
@@ -37,12 +45,23 @@ pub mod hasher;
 pub mod member;
 pub mod intset;
 pub mod listpack;
+pub mod command;
+pub mod commands;
+pub mod effects;
+pub mod entry;
+pub mod error;
+pub mod glob;
+pub mod hasher;
+pub mod keyspace;
 pub mod num;
 pub mod quicklist;
 pub mod resp;
 pub mod table;
 mod thin;
+pub mod types;
+pub mod value;
 
 pub use args::{Args, OwnedArgs, Span};
 pub use error::Error;
+pub use keyspace::Keyspace;
 pub use resp::reply::Reply;

@@ -244,6 +244,17 @@ impl Reply {
         self.raw(b"\r\n");
     }
 
+    /// What `<command> HELP` answers: a line of usage, `lines`, and the line for `HELP` itself.
+    pub fn help(&mut self, command: &str, lines: &[&str]) {
+        self.array(lines.len() + 3);
+        self.simple(&format!("{command} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+        for line in lines {
+            self.simple(line);
+        }
+        self.simple("HELP");
+        self.simple("    Prints this help.");
+    }
+
     /// Leaves room for an aggregate's header whose count is not known yet. Write the elements, then
     /// the header with [`Reply::end_array`] or its like. Deferred headers nest.
     pub fn deferred(&mut self) -> Deferred {

@@ -1,0 +1,370 @@
+//! The command table's entries, and the one way to run a command on data.
+//!
+//! Everything about a command stands in one place: its [`Spec`], beside the function that runs it.
+//! Arity checks, ACL categories, `COMMAND`, the router and the log all read it from there.
+
+use crate::args::Args;
+use crate::effects;
+use crate::error::Error;
+use crate::keyspace::Keyspace;
+use crate::resp::reply::Reply;
+
+/// Command flags, as bits; the names are those of `COMMAND INFO`.
+pub mod flag {
+    pub const WRITE: u32 = 1 << 0;
+    pub const READONLY: u32 = 1 << 1;
+    pub const DENYOOM: u32 = 1 << 2;
+    pub const ADMIN: u32 = 1 << 3;
+    pub const PUBSUB: u32 = 1 << 4;
+    pub const NOSCRIPT: u32 = 1 << 5;
+    pub const BLOCKING: u32 = 1 << 6;
+    pub const LOADING: u32 = 1 << 7;
+    pub const STALE: u32 = 1 << 8;
+    pub const SKIP_MONITOR: u32 = 1 << 9;
+    pub const SKIP_SLOWLOG: u32 = 1 << 10;
+    pub const ASKING: u32 = 1 << 11;
+    pub const FAST: u32 = 1 << 12;
+    pub const NO_AUTH: u32 = 1 << 13;
+    pub const MAY_REPLICATE: u32 = 1 << 14;
+    pub const NO_MULTI: u32 = 1 << 15;
+    pub const MOVABLE_KEYS: u32 = 1 << 16;
+    pub const ALLOW_BUSY: u32 = 1 << 17;
+
+    /// The flags in the order and with the names that `COMMAND INFO` shows.
+    pub const NAMES: &[(u32, &str)] = &[
+        (WRITE, "write"),
+        (READONLY, "readonly"),
+        (DENYOOM, "denyoom"),
+        (ADMIN, "admin"),
+        (PUBSUB, "pubsub"),
+        (NOSCRIPT, "noscript"),
+        (BLOCKING, "blocking"),
+        (LOADING, "loading"),
+        (STALE, "stale"),
+        (SKIP_MONITOR, "skip_monitor"),
+        (SKIP_SLOWLOG, "skip_slowlog"),
+        (ASKING, "asking"),
+        (FAST, "fast"),
+        (NO_AUTH, "no_auth"),
+        (MAY_REPLICATE, "may_replicate"),
+        (NO_MULTI, "no_multi"),
+        (MOVABLE_KEYS, "movablekeys"),
+        (ALLOW_BUSY, "allow_busy"),
+    ];
+}
+
+/// ACL categories, as bits. `read`, `write`, `fast`, `slow`, `admin`, `dangerous`, `blocking` and
+/// `pubsub` follow from the flags and are not named in a [`Spec`].
+pub mod category {
+    pub const KEYSPACE: u32 = 1 << 0;
+    pub const READ: u32 = 1 << 1;
+    pub const WRITE: u32 = 1 << 2;
+    pub const SET: u32 = 1 << 3;
+    pub const SORTEDSET: u32 = 1 << 4;
+    pub const LIST: u32 = 1 << 5;
+    pub const HASH: u32 = 1 << 6;
+    pub const STRING: u32 = 1 << 7;
+    pub const BITMAP: u32 = 1 << 8;
+    pub const HYPERLOGLOG: u32 = 1 << 9;
+    pub const GEO: u32 = 1 << 10;
+    pub const STREAM: u32 = 1 << 11;
+    pub const PUBSUB: u32 = 1 << 12;
+    pub const ADMIN: u32 = 1 << 13;
+    pub const FAST: u32 = 1 << 14;
+    pub const SLOW: u32 = 1 << 15;
+    pub const BLOCKING: u32 = 1 << 16;
+    pub const DANGEROUS: u32 = 1 << 17;
+    pub const CONNECTION: u32 = 1 << 18;
+    pub const TRANSACTION: u32 = 1 << 19;
+    pub const SCRIPTING: u32 = 1 << 20;
+
+    pub const NAMES: &[(u32, &str)] = &[
+        (KEYSPACE, "keyspace"),
+        (READ, "read"),
+        (WRITE, "write"),
+        (SET, "set"),
+        (SORTEDSET, "sortedset"),
+        (LIST, "list"),
+        (HASH, "hash"),
+        (STRING, "string"),
+        (BITMAP, "bitmap"),
+        (HYPERLOGLOG, "hyperloglog"),
+        (GEO, "geo"),
+        (STREAM, "stream"),
+        (PUBSUB, "pubsub"),
+        (ADMIN, "admin"),
+        (FAST, "fast"),
+        (SLOW, "slow"),
+        (BLOCKING, "blocking"),
+        (DANGEROUS, "dangerous"),
+        (CONNECTION, "connection"),
+        (TRANSACTION, "transaction"),
+        (SCRIPTING, "scripting"),
+    ];
+}
+
+/// Where a command's keys stand among its arguments.
+#[derive(Clone, Copy)]
+pub enum Keys {
+    None,
+    /// First, last (negative: from the end, -1 the last) and step.
+    Range(i32, i32, i32),
+    /// The argument at the index says how many keys follow it: `ZINTER numkeys key …`.
+    Counted(usize),
+    /// A first key at the first index, then as [`Keys::Counted`] from the second: `ZUNIONSTORE`.
+    AndCounted(usize, usize),
+    /// Found by looking: `SORT … STORE key`.
+    Special(fn(&Args<'_>) -> Vec<usize>),
+}
+
+impl Keys {
+    /// One key at index 1.
+    pub const ONE: Keys = Keys::Range(1, 1, 1);
+    /// Keys at 1 and 2.
+    pub const TWO: Keys = Keys::Range(1, 2, 1);
+    /// Every argument from 1 on.
+    pub const ALL: Keys = Keys::Range(1, -1, 1);
+
+    /// First key, last key and step as `COMMAND INFO` shows them.
+    pub fn range(&self) -> (i32, i32, i32) {
+        match *self {
+            Keys::None => (0, 0, 0),
+            Keys::Range(first, last, step) => (first, last, step),
+            Keys::Counted(_) => (0, 0, 0),
+            Keys::AndCounted(first, _) => (first as i32, first as i32, 1),
+            Keys::Special(_) => (1, 1, 1),
+        }
+    }
+
+    /// The indexes of the keys in `args`, whose arity was checked. Empty if the arguments make no
+    /// sense.
+    pub fn indexes(&self, args: &Args<'_>) -> Vec<usize> {
+        let counted = |at: usize| -> Vec<usize> {
+            let n = args.get(at).and_then(crate::num::parse_int).unwrap_or(0);
+            if n < 1 || n as usize > args.len() - at - 1 {
+                return Vec::new();
+            }
+            (at + 1..=at + n as usize).collect()
+        };
+        match *self {
+            Keys::None => Vec::new(),
+            Keys::Range(first, last, step) => {
+                let last = if last < 0 { args.len() as i32 + last } else { last };
+                (first..=last)
+                    .step_by(step as usize)
+                    .map(|i| i as usize)
+                    .take_while(|&i| i < args.len())
+                    .collect()
+            }
+            Keys::Counted(at) => counted(at),
+            Keys::AndCounted(first, at) => {
+                let mut keys = counted(at);
+                if !keys.is_empty() {
+                    keys.insert(0, first);
+                }
+                keys
+            }
+            Keys::Special(find) => find(args),
+        }
+    }
+}
+
+/// What there is to know about a command.
+pub struct Spec {
+    /// Lower case; a subcommand is `container|sub`.
+    pub name: &'static str,
+    /// The number of arguments with the name; negative: at least so many. For a subcommand both
+    /// words count.
+    pub arity: i32,
+    pub flags: u32,
+    /// ACL categories beyond those that follow from the flags.
+    pub categories: u32,
+    pub keys: Keys,
+    pub group: &'static str,
+    pub since: &'static str,
+    pub complexity: &'static str,
+    pub summary: &'static str,
+}
+
+impl Spec {
+    pub const fn new(
+        name: &'static str,
+        arity: i32,
+        flags: u32,
+        categories: u32,
+        keys: Keys,
+    ) -> Spec {
+        Spec {
+            name,
+            arity,
+            flags,
+            categories,
+            keys,
+            group: "",
+            since: "",
+            complexity: "",
+            summary: "",
+        }
+    }
+
+    /// Group, version of Redis it came with, cost, and one sentence: `COMMAND DOCS`.
+    pub const fn doc(
+        mut self,
+        group: &'static str,
+        since: &'static str,
+        complexity: &'static str,
+        summary: &'static str,
+    ) -> Spec {
+        self.group = group;
+        self.since = since;
+        self.complexity = complexity;
+        self.summary = summary;
+        self
+    }
+
+    pub fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Whether `n` arguments are a possible number.
+    pub fn takes(&self, n: usize) -> bool {
+        match self.arity {
+            exact @ 0.. => n == exact as usize,
+            least => n >= least.unsigned_abs() as usize,
+        }
+    }
+
+    /// All ACL categories, those that follow from the flags included.
+    pub fn all_categories(&self) -> u32 {
+        let mut c = self.categories;
+        let implied = [
+            (flag::WRITE, category::WRITE),
+            (flag::READONLY, category::READ),
+            (flag::ADMIN, category::ADMIN | category::DANGEROUS),
+            (flag::PUBSUB, category::PUBSUB),
+            (flag::FAST, category::FAST),
+            (flag::BLOCKING, category::BLOCKING),
+        ];
+        for (flag, categories) in implied {
+            if self.has(flag) {
+                c |= categories;
+            }
+        }
+        // Scripting commands are neither.
+        if self.has(flag::READONLY) && c & category::SCRIPTING != 0 {
+            c &= !category::READ;
+        }
+        if !self.has(flag::FAST) {
+            c |= category::SLOW;
+        }
+        c
+    }
+}
+
+/// A command on data.
+pub type Handler = fn(&mut Ctx<'_>, &mut Args<'_>) -> Result<(), Error>;
+
+/// An entry of a command table: what it is, and what runs it.
+pub struct Command<F: 'static> {
+    pub spec: Spec,
+    pub run: F,
+}
+
+/// What a client that blocks gets when its time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTimeout {
+    Null,
+    NullArray,
+}
+
+/// A command that found nothing and wants to be run again when one of `keys` has something.
+#[derive(Debug)]
+pub struct Block {
+    pub keys: Vec<Box<[u8]>>,
+    /// When to give up, Unix ms; never if `None`.
+    pub until_ms: Option<i64>,
+    pub on_timeout: OnTimeout,
+}
+
+/// What a running command can reach.
+pub struct Ctx<'a> {
+    pub ks: &'a mut Keyspace,
+    /// The database that the client selected.
+    pub db: usize,
+    pub reply: &'a mut Reply,
+    /// Set by a blocking command that found nothing; it must have written no reply.
+    pub block: Option<Block>,
+    /// False in a transaction and for commands from the log: a blocking command then answers as if
+    /// its time were over.
+    pub may_block: bool,
+    replaced: bool,
+}
+
+impl<'a> Ctx<'a> {
+    pub fn new(ks: &'a mut Keyspace, db: usize, reply: &'a mut Reply) -> Ctx<'a> {
+        Ctx { ks, db, reply, block: None, may_block: true, replaced: false }
+    }
+
+    /// One change to a key: see [`Keyspace::changed`].
+    #[inline]
+    pub fn changed(&mut self, key: &[u8], class: u32, name: &'static str) {
+        self.ks.changed(self.db, key, class, name);
+    }
+
+    /// Says what the log gets *instead* of the command as it came. May be called several times; all
+    /// are atomic together.
+    pub fn effect<'p>(
+        &mut self,
+        parts: impl IntoIterator<Item = &'p [u8], IntoIter: ExactSizeIterator>,
+    ) {
+        self.ks.effects.push(self.db, parts.into_iter());
+        self.replaced = true;
+    }
+
+    /// The log gets nothing from this command, whatever it changed (beyond effects already said).
+    pub fn no_effect(&mut self) {
+        self.replaced = true;
+    }
+}
+
+/// What a command left for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    Nothing,
+    /// The command as it came, after whatever stands in `Keyspace::effects`.
+    AsItCame,
+    /// What stands in `Keyspace::effects`, and only that.
+    Effects,
+}
+
+/// Runs a command whose arity was checked; an error is the caller's to reply.
+///
+/// `Keyspace::effects` holds what must go to the log before the command itself (keys that turned
+/// out to be expired) or instead of it.
+#[inline]
+pub fn call(
+    ctx: &mut Ctx<'_>,
+    run: Handler,
+    args: &mut Args<'_>,
+) -> (Written, Result<(), Error>) {
+    let before = ctx.ks.dirty;
+    ctx.replaced = false;
+    let result = run(ctx, args);
+    let written = match (ctx.replaced, ctx.ks.dirty != before) {
+        (false, true) => Written::AsItCame,
+        _ if ctx.ks.effects.is_empty() => Written::Nothing,
+        _ => Written::Effects,
+    };
+    (written, result)
+}
+
+/// The bytes of a command for the log: the request itself if it is RESP already, else encoded into
+/// `room`.
+pub fn as_resp<'r>(args: &'r Args<'_>, room: &'r mut Vec<u8>) -> &'r [u8] {
+    if let Some(raw) = args.raw() {
+        return raw;
+    }
+    room.clear();
+    effects::encode(room, args.iter());
+    room
+}

@@ -1,0 +1,542 @@
+//! Keys of any type: finding, naming, moving, expiring and removing them.
+
+use super::scan::Scan;
+use super::util::{int, is};
+use crate::command::{Command, Ctx, Handler, Keys, Spec, category, flag::*};
+use crate::entry::Entry;
+use crate::keyspace::{AccessClock, Origin, event};
+use crate::{Args, Error, glob};
+
+type Done = Result<(), Error>;
+
+fn del_all(ctx: &mut Ctx, args: &mut Args, lazy: bool) -> Done {
+    let mut n = 0;
+    for key in args.iter().skip(1) {
+        n += ctx.ks.delete(ctx.db, key, lazy) as i64;
+    }
+    ctx.reply.int(n);
+    Ok(())
+}
+
+fn del(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let lazy = ctx.ks.lazy.user_del;
+    del_all(ctx, args, lazy)
+}
+
+fn unlink(ctx: &mut Ctx, args: &mut Args) -> Done {
+    del_all(ctx, args, true)
+}
+
+fn exists(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let mut n = 0;
+    for key in args.iter().skip(1) {
+        n += ctx.ks.read(ctx.db, key).is_some() as i64;
+    }
+    ctx.reply.int(n);
+    Ok(())
+}
+
+fn type_of(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let name = ctx.ks.peek(ctx.db, &args[1]).map_or("none", |e| e.type_of().name());
+    ctx.reply.simple(name);
+    Ok(())
+}
+
+/// Whether an entry is past its time: shown to nobody, even before somebody removes it.
+fn gone(ctx: &Ctx, entry: &Entry) -> bool {
+    ctx.ks.origin != Origin::Log && entry.expire().is_some_and(|at| at <= ctx.ks.now_ms)
+}
+
+fn keys(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let pattern = &args[1];
+    let place = ctx.reply.deferred();
+    let mut n = 0;
+    if !pattern.iter().any(|b| b"*?[\\".contains(b)) {
+        // A pattern without wildcards is a lookup.
+        if ctx.ks.peek(ctx.db, pattern).is_some() {
+            ctx.reply.bulk(pattern);
+            n = 1;
+        }
+    } else {
+        for entry in ctx.ks.dbs[ctx.db].keys().iter() {
+            if (pattern == b"*" || glob::matches(pattern, entry.key(), false)) && !gone(ctx, entry)
+            {
+                ctx.reply.bulk(entry.key());
+                n += 1;
+            }
+        }
+    }
+    ctx.reply.end_array(place, n);
+    Ok(())
+}
+
+fn scan(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let scan = Scan::parse(args, 1, true)?;
+    let mut cursor = scan.cursor;
+    let mut found: Vec<u8> = Vec::new();
+    let (mut n, mut visited, mut expired) = (0, 0, Vec::<Box<[u8]>>::new());
+    // Empty buckets count too, so that a sparse table can not hold the loop.
+    let mut buckets = scan.count.saturating_mul(10);
+    let mut itoa = itoa::Buffer::new();
+    loop {
+        let now = ctx.ks.now_ms;
+        let holds = ctx.ks.origin == Origin::Log;
+        cursor = ctx.ks.dbs[ctx.db].keys().scan(cursor, |entry| {
+            visited += 1;
+            if !scan.matches(entry.key()) || !scan.wants(entry.type_of()) {
+                return;
+            }
+            if !holds && entry.expire().is_some_and(|at| at <= now) {
+                expired.push(entry.key().into());
+                return;
+            }
+            n += 1;
+            found.push(b'$');
+            found.extend_from_slice(itoa.format(entry.key().len()).as_bytes());
+            found.extend_from_slice(b"\r\n");
+            found.extend_from_slice(entry.key());
+            found.extend_from_slice(b"\r\n");
+        });
+        buckets -= 1;
+        if cursor == 0 || visited >= scan.count || buckets == 0 {
+            break;
+        }
+    }
+    for key in expired {
+        ctx.ks.peek(ctx.db, &key);
+    }
+    ctx.reply.array(2);
+    ctx.reply.bulk(itoa::Buffer::new().format(cursor).as_bytes());
+    ctx.reply.array(n);
+    ctx.reply.raw(&found);
+    Ok(())
+}
+
+fn randomkey(ctx: &mut Ctx, _: &mut Args) -> Done {
+    // If all that is left has expired, a replica, which may not delete, must still come to an end.
+    for _ in 0..100 {
+        let mut words = [ctx.ks.random(), ctx.ks.random()];
+        let mut rng = || {
+            words[0] ^= words[0] << 13;
+            words[0] ^= words[0] >> 7;
+            words[0] ^= words[0] << 17;
+            words[0].wrapping_add(words[1])
+        };
+        let Some(entry) = ctx.ks.dbs[ctx.db].keys().sample(&mut rng) else { break };
+        if !gone(ctx, entry) {
+            ctx.reply.bulk(entry.key());
+            return Ok(());
+        }
+        let key: Box<[u8]> = entry.key().into();
+        ctx.ks.peek(ctx.db, &key);
+    }
+    ctx.reply.null();
+    Ok(())
+}
+
+fn rename_to(ctx: &mut Ctx, args: &mut Args, only_if_free: bool) -> Done {
+    let (from, to) = (&args[1], &args[2]);
+    if ctx.ks.write(ctx.db, from).is_none() {
+        return Err(Error::NO_SUCH_KEY);
+    }
+    if from == to {
+        if only_if_free {
+            ctx.reply.int(0);
+        } else {
+            ctx.reply.ok();
+        }
+        return Ok(());
+    }
+    if ctx.ks.exists(ctx.db, to) {
+        if only_if_free {
+            ctx.reply.int(0);
+            return Ok(());
+        }
+        let old = ctx.ks.remove(ctx.db, to).expect("just found");
+        let lazy = ctx.ks.lazy.server_del;
+        ctx.ks.free(old, lazy);
+        ctx.ks.touched(ctx.db, to);
+    }
+    let entry = ctx.ks.remove(ctx.db, from).expect("found above");
+    let expire = entry.expire();
+    let renamed = entry.moved_to(to, expire);
+    ctx.ks.put(ctx.db, renamed);
+    ctx.ks.touched(ctx.db, from);
+    ctx.ks.touched(ctx.db, to);
+    ctx.ks.notify(event::GENERIC, "rename_from", ctx.db, from);
+    ctx.ks.notify(event::GENERIC, "rename_to", ctx.db, to);
+    ctx.ks.dirty += 1;
+    if only_if_free {
+        ctx.reply.int(1);
+    } else {
+        ctx.reply.ok();
+    }
+    Ok(())
+}
+
+fn rename(ctx: &mut Ctx, args: &mut Args) -> Done {
+    rename_to(ctx, args, false)
+}
+
+fn renamenx(ctx: &mut Ctx, args: &mut Args) -> Done {
+    rename_to(ctx, args, true)
+}
+
+/// A database index as an argument.
+pub fn db_index(ctx: &Ctx, arg: &[u8]) -> Result<usize, Error> {
+    let n = int(arg)?;
+    if n < 0 || n as usize >= ctx.ks.dbs.len() {
+        return Err(Error::new("ERR DB index is out of range"));
+    }
+    Ok(n as usize)
+}
+
+fn move_key(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let to = db_index(ctx, &args[2])?;
+    if to == ctx.db {
+        return Err(Error::new("ERR source and destination objects are the same"));
+    }
+    let key = &args[1];
+    if ctx.ks.write(ctx.db, key).is_none() || ctx.ks.exists(to, key) {
+        ctx.reply.int(0);
+        return Ok(());
+    }
+    let entry = ctx.ks.remove(ctx.db, key).expect("found above");
+    ctx.ks.put(to, entry);
+    ctx.ks.touched(ctx.db, key);
+    ctx.ks.touched(to, key);
+    ctx.ks.notify(event::GENERIC, "move_from", ctx.db, key);
+    ctx.ks.notify(event::GENERIC, "move_to", to, key);
+    ctx.ks.dirty += 1;
+    ctx.reply.int(1);
+    Ok(())
+}
+
+fn copy(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let (mut to_db, mut replace) = (ctx.db, false);
+    let mut i = 3;
+    while i < args.len() {
+        match &args[i] {
+            w if is(w, "replace") => replace = true,
+            w if is(w, "db") && i + 1 < args.len() => {
+                to_db = db_index(ctx, &args[i + 1])?;
+                i += 1;
+            }
+            _ => return Err(Error::SYNTAX),
+        }
+        i += 1;
+    }
+    let (from, to) = (&args[1], &args[2]);
+    if to_db == ctx.db && from == to {
+        return Err(Error::new("ERR source and destination objects are the same"));
+    }
+    let there = ctx.ks.exists(to_db, to);
+    let Some(entry) = ctx.ks.read(ctx.db, from) else {
+        ctx.reply.int(0);
+        return Ok(());
+    };
+    if there && !replace {
+        ctx.reply.int(0);
+        return Ok(());
+    }
+    let copied = entry.copy_as(to, entry.expire());
+    if there {
+        let old = ctx.ks.remove(to_db, to).expect("just found");
+        let lazy = ctx.ks.lazy.server_del;
+        ctx.ks.free(old, lazy);
+    }
+    ctx.ks.put(to_db, copied);
+    ctx.ks.changed(to_db, to, event::GENERIC, "copy_to");
+    ctx.reply.int(1);
+    Ok(())
+}
+
+/// Makes a key that is there expire at `at_ms`: deletes it if that is past and the deletion is this
+/// server's to make.
+pub fn expire_key(ctx: &mut Ctx, key: &[u8], at_ms: i64) {
+    if at_ms <= ctx.ks.now_ms && ctx.ks.origin == Origin::Client {
+        let lazy = ctx.ks.lazy.expire;
+        if let Some(entry) = ctx.ks.remove(ctx.db, key) {
+            ctx.ks.free(entry, lazy);
+        }
+        ctx.changed(key, event::GENERIC, "del");
+        ctx.effect([if lazy { &b"UNLINK"[..] } else { b"DEL" }, key]);
+        return;
+    }
+    ctx.ks.set_expire(ctx.db, key, Some(at_ms));
+    ctx.changed(key, event::GENERIC, "expire");
+    ctx.effect([b"PEXPIREAT", key, itoa::Buffer::new().format(at_ms).as_bytes()]);
+}
+
+/// `EXPIRE`'s family: `unit_ms` 1 or 1000, relative to `base_ms`.
+fn expire_in(ctx: &mut Ctx, args: &mut Args, unit_ms: i64, base_ms: i64, command: &str) -> Done {
+    let n = int(&args[2])?;
+    let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
+    for word in args.iter().skip(3) {
+        match word {
+            w if is(w, "nx") => nx = true,
+            w if is(w, "xx") => xx = true,
+            w if is(w, "gt") => gt = true,
+            w if is(w, "lt") => lt = true,
+            w => {
+                return Err(Error::err(format_args!(
+                    "Unsupported option {}",
+                    String::from_utf8_lossy(w)
+                )));
+            }
+        }
+    }
+    if nx && (xx || gt || lt) {
+        return Err(Error::new(
+            "ERR NX and XX, GT or LT options at the same time are not compatible",
+        ));
+    }
+    if gt && lt {
+        return Err(Error::new("ERR GT and LT options at the same time are not compatible"));
+    }
+    let at = n
+        .checked_mul(unit_ms)
+        .and_then(|n| n.checked_add(base_ms))
+        .ok_or_else(|| Error::invalid_expire(command))?;
+    let Some(entry) = ctx.ks.write(ctx.db, &args[1]) else {
+        ctx.reply.int(0);
+        return Ok(());
+    };
+    let old = entry.expire();
+    let refused = nx && old.is_some()
+        || xx && old.is_none()
+        // No time to live is the longest there is.
+        || gt && old.is_none_or(|old| at <= old)
+        || lt && old.is_some_and(|old| at >= old);
+    if refused {
+        ctx.reply.int(0);
+        return Ok(());
+    }
+    expire_key(ctx, &args[1], at);
+    ctx.reply.int(1);
+    Ok(())
+}
+
+fn expire(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let now = ctx.ks.now_ms;
+    expire_in(ctx, args, 1000, now, "expire")
+}
+
+fn pexpire(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let now = ctx.ks.now_ms;
+    expire_in(ctx, args, 1, now, "pexpire")
+}
+
+fn expireat(ctx: &mut Ctx, args: &mut Args) -> Done {
+    expire_in(ctx, args, 1000, 0, "expireat")
+}
+
+fn pexpireat(ctx: &mut Ctx, args: &mut Args) -> Done {
+    expire_in(ctx, args, 1, 0, "pexpireat")
+}
+
+/// -2 without the key, -1 without a time to live, else what `show` makes of it (Unix ms).
+fn reply_expire(ctx: &mut Ctx, key: &[u8], show: impl Fn(i64, i64) -> i64) -> Done {
+    let now = ctx.ks.now_ms;
+    let n = match ctx.ks.peek(ctx.db, key).map(Entry::expire) {
+        None => -2,
+        Some(None) => -1,
+        Some(Some(at)) => show(at, now),
+    };
+    ctx.reply.int(n);
+    Ok(())
+}
+
+fn ttl(ctx: &mut Ctx, args: &mut Args) -> Done {
+    reply_expire(ctx, &args[1], |at, now| ((at - now).max(0) + 500) / 1000)
+}
+
+fn pttl(ctx: &mut Ctx, args: &mut Args) -> Done {
+    reply_expire(ctx, &args[1], |at, now| (at - now).max(0))
+}
+
+fn expiretime(ctx: &mut Ctx, args: &mut Args) -> Done {
+    reply_expire(ctx, &args[1], |at, _| (at + 500) / 1000)
+}
+
+fn pexpiretime(ctx: &mut Ctx, args: &mut Args) -> Done {
+    reply_expire(ctx, &args[1], |at, _| at)
+}
+
+fn persist(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let had = ctx.ks.write(ctx.db, &args[1]).is_some_and(|e| e.expire().is_some());
+    if had {
+        ctx.ks.set_expire(ctx.db, &args[1], None);
+        ctx.changed(&args[1], event::GENERIC, "persist");
+    }
+    ctx.reply.int(had as i64);
+    Ok(())
+}
+
+fn touch(ctx: &mut Ctx, args: &mut Args) -> Done {
+    exists(ctx, args)
+}
+
+fn dbsize(ctx: &mut Ctx, _: &mut Args) -> Done {
+    ctx.reply.int(ctx.ks.dbs[ctx.db].len() as i64);
+    Ok(())
+}
+
+/// `[ASYNC|SYNC]` at index 1.
+fn flush_lazily(ctx: &Ctx, args: &Args, default: bool) -> Result<bool, Error> {
+    let _ = ctx;
+    match args.get(1) {
+        None => Ok(default),
+        Some(w) if args.len() == 2 && is(w, "async") => Ok(true),
+        Some(w) if args.len() == 2 && is(w, "sync") => Ok(false),
+        Some(_) => Err(Error::SYNTAX),
+    }
+}
+
+/// Whether `FLUSHALL` and `FLUSHDB` without a word leave the freeing to another thread is set by
+/// `lazyfree-lazy-user-flush`, which the daemon turns into the word `ASYNC`.
+fn flushdb(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let lazy = flush_lazily(ctx, args, ctx.ks.lazy.user_flush)?;
+    ctx.ks.dirty += ctx.ks.flush(ctx.db, lazy) as u64 + 1;
+    ctx.reply.ok();
+    Ok(())
+}
+
+fn flushall(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let lazy = flush_lazily(ctx, args, ctx.ks.lazy.user_flush)?;
+    for db in 0..ctx.ks.dbs.len() {
+        ctx.ks.dirty += ctx.ks.flush(db, lazy) as u64;
+    }
+    ctx.ks.dirty += 1;
+    ctx.reply.ok();
+    Ok(())
+}
+
+fn swapdb(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let index = |arg: &[u8], which: &str| {
+        crate::num::parse_int(arg)
+            .ok_or_else(|| Error::err(format_args!("invalid {which} DB index")))
+    };
+    let (a, b) = (index(&args[1], "first")?, index(&args[2], "second")?);
+    let valid = |n: i64| n >= 0 && (n as usize) < ctx.ks.dbs.len();
+    if !valid(a) || !valid(b) {
+        return Err(Error::new("ERR DB index is out of range"));
+    }
+    ctx.ks.swap(a as usize, b as usize);
+    ctx.ks.dirty += 1;
+    ctx.reply.ok();
+    Ok(())
+}
+
+fn object_entry<'k>(ctx: &'k mut Ctx, key: &[u8]) -> Result<&'k Entry, ()> {
+    ctx.ks.peek(ctx.db, key).ok_or(())
+}
+
+fn object_encoding(ctx: &mut Ctx, args: &mut Args) -> Done {
+    match object_entry(ctx, &args[2]).map(Entry::encoding) {
+        Ok(word) => ctx.reply.bulk(word.as_bytes()),
+        Err(()) => ctx.reply.null(),
+    }
+    Ok(())
+}
+
+fn object_refcount(ctx: &mut Ctx, args: &mut Args) -> Done {
+    match object_entry(ctx, &args[2]).is_ok() {
+        true => ctx.reply.int(1),
+        false => ctx.reply.null(),
+    }
+    Ok(())
+}
+
+fn object_idletime(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let lfu = ctx.ks.access_clock == AccessClock::Lfu;
+    let Ok(_) = object_entry(ctx, &args[2]) else {
+        ctx.reply.null();
+        return Ok(());
+    };
+    if lfu {
+        return Err(Error::new(
+            "ERR An LFU maxmemory policy is selected, idle time not tracked. Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.",
+        ));
+    }
+    let entry = ctx.ks.dbs[ctx.db].peek(&args[2]).expect("found above");
+    ctx.reply.int(ctx.ks.idle_seconds(entry) as i64);
+    Ok(())
+}
+
+fn object_freq(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let lfu = ctx.ks.access_clock == AccessClock::Lfu;
+    let Ok(_) = object_entry(ctx, &args[2]) else {
+        ctx.reply.null();
+        return Ok(());
+    };
+    if !lfu {
+        return Err(Error::new(
+            "ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when switching between policies at runtime LRU and LFU data will take some time to adjust.",
+        ));
+    }
+    let entry = ctx.ks.dbs[ctx.db].peek(&args[2]).expect("found above");
+    ctx.reply.int(ctx.ks.frequency(entry) as i64);
+    Ok(())
+}
+
+fn object_help(ctx: &mut Ctx, _: &mut Args) -> Done {
+    ctx.reply.help(
+        "OBJECT",
+        &[
+            "ENCODING <key>",
+            "    How the value at <key> is kept in memory.",
+            "FREQ <key>",
+            "    The access counter of <key>, under an LFU policy.",
+            "IDLETIME <key>",
+            "    Seconds since <key> was last used, under an LRU policy.",
+            "REFCOUNT <key>",
+            "    The number of references to the value at <key>.",
+        ],
+    );
+    Ok(())
+}
+
+const fn spec(name: &'static str, arity: i32, flags: u32, keys: Keys) -> Spec {
+    Spec::new(name, arity, flags, category::KEYSPACE, keys)
+}
+const fn dangerous(name: &'static str, arity: i32, flags: u32, keys: Keys) -> Spec {
+    Spec::new(name, arity, flags, category::KEYSPACE | category::DANGEROUS, keys)
+}
+const N: Keys = Keys::None;
+const SUB: Keys = Keys::Range(2, 2, 1);
+
+/// One entry a command.
+#[rustfmt::skip]
+pub const COMMANDS: &[Command<Handler>] = &[
+    Command { run: del, spec: spec("del", -2, WRITE, Keys::ALL).doc("generic", "1.0.0", "O(N) in the keys, plus the elements of large values", "Removes keys with their values.") },
+    Command { run: unlink, spec: spec("unlink", -2, WRITE | FAST, Keys::ALL).doc("generic", "4.0.0", "O(1) a key; the memory is freed elsewhere", "Removes keys now and frees their memory later.") },
+    Command { run: exists, spec: spec("exists", -2, READONLY | FAST, Keys::ALL).doc("generic", "1.0.0", "O(N) in the keys", "Counts how many of the keys are there.") },
+    Command { run: type_of, spec: spec("type", 2, READONLY | FAST, Keys::ONE).doc("generic", "1.0.0", "O(1)", "Tells the type of a key's value.") },
+    Command { run: keys, spec: dangerous("keys", 2, READONLY, N).doc("generic", "1.0.0", "O(N) in the keys of the database", "Lists the keys that match a pattern.") },
+    Command { run: scan, spec: spec("scan", -2, READONLY, N).doc("generic", "2.8.0", "O(1) a call, O(N) for the whole database", "Walks through the keys of the database a few at a time.") },
+    Command { run: randomkey, spec: spec("randomkey", 1, READONLY, N).doc("generic", "1.0.0", "O(1)", "Picks a key at random.") },
+    Command { run: rename, spec: spec("rename", 3, WRITE, Keys::TWO).doc("generic", "1.0.0", "O(1), plus freeing what stood under the new name", "Gives a key another name, over whatever has that name.") },
+    Command { run: renamenx, spec: spec("renamenx", 3, WRITE | FAST, Keys::TWO).doc("generic", "1.0.0", "O(1)", "Gives a key another name if that is free.") },
+    Command { run: move_key, spec: spec("move", 3, WRITE | FAST, Keys::ONE).doc("generic", "1.0.0", "O(1)", "Moves a key to another database.") },
+    Command { run: copy, spec: spec("copy", -3, WRITE | DENYOOM, Keys::TWO).doc("generic", "6.2.0", "O(N) in the elements of the value", "Copies a value to another key.") },
+    Command { run: expire, spec: spec("expire", -3, WRITE | FAST, Keys::ONE).doc("generic", "1.0.0", "O(1)", "Sets how many seconds a key still lives.") },
+    Command { run: pexpire, spec: spec("pexpire", -3, WRITE | FAST, Keys::ONE).doc("generic", "2.6.0", "O(1)", "Sets how many milliseconds a key still lives.") },
+    Command { run: expireat, spec: spec("expireat", -3, WRITE | FAST, Keys::ONE).doc("generic", "1.2.0", "O(1)", "Sets the Unix second at which a key expires.") },
+    Command { run: pexpireat, spec: spec("pexpireat", -3, WRITE | FAST, Keys::ONE).doc("generic", "2.6.0", "O(1)", "Sets the Unix millisecond at which a key expires.") },
+    Command { run: ttl, spec: spec("ttl", 2, READONLY | FAST, Keys::ONE).doc("generic", "1.0.0", "O(1)", "Tells how many seconds a key still lives.") },
+    Command { run: pttl, spec: spec("pttl", 2, READONLY | FAST, Keys::ONE).doc("generic", "2.6.0", "O(1)", "Tells how many milliseconds a key still lives.") },
+    Command { run: expiretime, spec: spec("expiretime", 2, READONLY | FAST, Keys::ONE).doc("generic", "7.0.0", "O(1)", "Tells the Unix second at which a key expires.") },
+    Command { run: pexpiretime, spec: spec("pexpiretime", 2, READONLY | FAST, Keys::ONE).doc("generic", "7.0.0", "O(1)", "Tells the Unix millisecond at which a key expires.") },
+    Command { run: persist, spec: spec("persist", 2, WRITE | FAST, Keys::ONE).doc("generic", "2.2.0", "O(1)", "Lets a key live for ever.") },
+    Command { run: touch, spec: spec("touch", -2, READONLY | FAST, Keys::ALL).doc("generic", "3.2.1", "O(N) in the keys", "Counts the keys that are there and marks them as just used.") },
+    Command { run: dbsize, spec: spec("dbsize", 1, READONLY | FAST, N).doc("server", "1.0.0", "O(1)", "Counts the keys of the database.") },
+    Command { run: flushdb, spec: dangerous("flushdb", -1, WRITE, N).doc("server", "1.0.0", "O(N) in the keys of the database", "Empties the database.") },
+    Command { run: flushall, spec: dangerous("flushall", -1, WRITE, N).doc("server", "1.0.0", "O(N) in all keys", "Empties all databases.") },
+    Command { run: swapdb, spec: dangerous("swapdb", 3, WRITE | FAST, N).doc("server", "4.0.0", "O(N) in the clients that watch or wait for keys", "Exchanges two databases.") },
+    Command { run: object_encoding, spec: spec("object|encoding", 3, READONLY, SUB).doc("generic", "2.2.3", "O(1)", "Tells how a value is kept in memory.") },
+    Command { run: object_refcount, spec: spec("object|refcount", 3, READONLY, SUB).doc("generic", "2.2.3", "O(1)", "Tells how many references to a value there are.") },
+    Command { run: object_idletime, spec: spec("object|idletime", 3, READONLY, SUB).doc("generic", "2.2.3", "O(1)", "Tells how many seconds ago a key was last used.") },
+    Command { run: object_freq, spec: spec("object|freq", 3, READONLY, SUB).doc("generic", "4.0.0", "O(1)", "Tells the access counter of a key.") },
+    Command { run: object_help, spec: spec("object|help", 2, LOADING | STALE, N).doc("generic", "6.2.0", "O(1)", "Lists the subcommands.") },
+];

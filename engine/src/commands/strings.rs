@@ -1,0 +1,531 @@
+//! Strings: whole values, ranges and counters.
+
+use super::util::{double, int, is, range};
+use crate::command::{Command, Ctx, Handler, Keys, Spec, category, flag::*};
+use crate::entry::{Payload, Str};
+use crate::keyspace::event;
+use crate::num::{add_decimals, parse_int};
+use crate::{Args, Error};
+
+type Done = Result<(), Error>;
+
+fn reply_string(ctx: &mut Ctx, key: &[u8]) -> Done {
+    match ctx.ks.read_string(ctx.db, key)? {
+        None => ctx.reply.null(),
+        Some(Str::Bytes(b)) => ctx.reply.bulk(b),
+        Some(Str::Int(n)) => ctx.reply.bulk_int(n),
+    }
+    Ok(())
+}
+
+fn get(ctx: &mut Ctx, args: &mut Args) -> Done {
+    reply_string(ctx, &args[1])
+}
+
+/// Sets a key to the argument at `at`, which keeps its allocation if it has one.
+fn store(ctx: &mut Ctx, args: &mut Args, at: usize, expire_ms: Option<i64>) {
+    if args[at].len() > crate::entry::EMBED_MAX {
+        let value = args.take(at);
+        ctx.ks.set(ctx.db, &args[1], Payload::owned_string(value), expire_ms);
+    } else {
+        ctx.ks.set(ctx.db, &args[1], Payload::string(&args[at]), expire_ms);
+    }
+    ctx.ks.notify(event::STRING, "set", ctx.db, &args[1]);
+    ctx.ks.dirty += 1;
+}
+
+/// The words that say when a key expires, in `SET`, `GETEX`.
+enum Expiry {
+    Keep,
+    None,
+    /// Unix ms.
+    At(i64),
+}
+
+/// A time of expiry as `command` takes it: `unit_ms` 1 or 1000, relative to `base_ms`.
+fn expire_at(arg: &[u8], unit_ms: i64, base_ms: i64, command: &str) -> Result<i64, Error> {
+    let n = int(arg)?;
+    if n <= 0 {
+        return Err(Error::invalid_expire(command));
+    }
+    n.checked_mul(unit_ms)
+        .and_then(|n| n.checked_add(base_ms))
+        .ok_or_else(|| Error::invalid_expire(command))
+}
+
+/// Reads `EX|PX|EXAT|PXAT n` at `i`; `None` if the word there is another.
+fn expiry_option(ctx: &Ctx, args: &Args, i: usize, command: &str) -> Result<Option<i64>, Error> {
+    let (unit, base) = match &args[i] {
+        w if is(w, "ex") => (1000, ctx.ks.now_ms),
+        w if is(w, "px") => (1, ctx.ks.now_ms),
+        w if is(w, "exat") => (1000, 0),
+        w if is(w, "pxat") => (1, 0),
+        _ => return Ok(None),
+    };
+    let n = args.get(i + 1).ok_or(Error::SYNTAX)?;
+    expire_at(n, unit, base, command).map(Some)
+}
+
+fn set(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let (mut nx, mut xx, mut want_old) = (false, false, false);
+    let mut expiry = Expiry::None;
+    // The options are checked for sense as a whole before any number among them is read.
+    let mut expiry_at = None;
+    let mut i = 3;
+    while i < args.len() {
+        let word = &args[i];
+        let timed = ["ex", "px", "exat", "pxat"].iter().any(|w| is(word, w));
+        match word {
+            w if is(w, "nx") && !xx => nx = true,
+            w if is(w, "xx") && !nx => xx = true,
+            w if is(w, "get") => want_old = true,
+            w if is(w, "keepttl") && expiry_at.is_none() => expiry = Expiry::Keep,
+            _ if timed
+                && expiry_at.is_none()
+                && matches!(expiry, Expiry::None)
+                && i + 1 < args.len() =>
+            {
+                expiry_at = Some(i);
+                i += 1;
+            }
+            _ => return Err(Error::SYNTAX),
+        }
+        i += 1;
+    }
+    if let Some(i) = expiry_at {
+        expiry = Expiry::At(expiry_option(ctx, args, i, "set")?.expect("one of the four words"));
+    }
+    if want_old {
+        reply_string(ctx, &args[1])?;
+    }
+    if nx || xx || matches!(expiry, Expiry::Keep) {
+        let there = ctx.ks.exists(ctx.db, &args[1]);
+        if nx && there || xx && !there {
+            if !want_old {
+                ctx.reply.null();
+            }
+            return Ok(());
+        }
+    }
+    let at_ms = match expiry {
+        Expiry::None => None,
+        Expiry::At(ms) => Some(ms),
+        Expiry::Keep => ctx.ks.peek(ctx.db, &args[1]).and_then(|e| e.expire()),
+    };
+    if let Expiry::At(ms) = expiry {
+        let ms = itoa::Buffer::new().format(ms).to_owned();
+        ctx.effect([b"SET", &args[1], &args[2], b"PXAT", ms.as_bytes()]);
+        store(ctx, args, 2, at_ms);
+        ctx.ks.notify(event::GENERIC, "expire", ctx.db, &args[1]);
+    } else {
+        // `GET` and the conditions are of no use to whoever reads the log, but they do no harm: the
+        // condition held here, so it holds there.
+        store(ctx, args, 2, at_ms);
+    }
+    if !want_old {
+        ctx.reply.ok();
+    }
+    Ok(())
+}
+
+fn setnx(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let absent = !ctx.ks.exists(ctx.db, &args[1]);
+    if absent {
+        store(ctx, args, 2, None);
+    }
+    ctx.reply.int(absent as i64);
+    Ok(())
+}
+
+fn setex_in(ctx: &mut Ctx, args: &mut Args, unit_ms: i64, command: &str) -> Done {
+    let at = expire_at(&args[2], unit_ms, ctx.ks.now_ms, command)?;
+    let ms = itoa::Buffer::new().format(at).to_owned();
+    ctx.effect([b"SET", &args[1], &args[3], b"PXAT", ms.as_bytes()]);
+    store(ctx, args, 3, Some(at));
+    ctx.ks.notify(event::GENERIC, "expire", ctx.db, &args[1]);
+    ctx.reply.ok();
+    Ok(())
+}
+
+fn setex(ctx: &mut Ctx, args: &mut Args) -> Done {
+    setex_in(ctx, args, 1000, "setex")
+}
+
+fn psetex(ctx: &mut Ctx, args: &mut Args) -> Done {
+    setex_in(ctx, args, 1, "psetex")
+}
+
+fn getset(ctx: &mut Ctx, args: &mut Args) -> Done {
+    reply_string(ctx, &args[1])?;
+    store(ctx, args, 2, None);
+    ctx.effect([b"SET", &args[1], &args[2]]);
+    Ok(())
+}
+
+fn getdel(ctx: &mut Ctx, args: &mut Args) -> Done {
+    reply_string(ctx, &args[1])?;
+    let lazy = ctx.ks.lazy.server_del;
+    if ctx.ks.delete(ctx.db, &args[1], lazy) {
+        ctx.effect([b"DEL", &args[1]]);
+    }
+    Ok(())
+}
+
+fn getex(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let mut expiry = Expiry::Keep;
+    match args.len() {
+        2 => {}
+        3 if is(&args[2], "persist") => expiry = Expiry::None,
+        4 => match expiry_option(ctx, args, 2, "getex") {
+            Ok(Some(at)) => expiry = Expiry::At(at),
+            Ok(None) => return Err(Error::SYNTAX),
+            Err(e) => {
+                // A value of another type is reported before a bad time, as the key is read first.
+                ctx.ks.read_string(ctx.db, &args[1])?;
+                return Err(e);
+            }
+        },
+        _ => return Err(Error::SYNTAX),
+    }
+    let Some(_) = ctx.ks.read_string(ctx.db, &args[1])? else {
+        ctx.reply.null();
+        return Ok(());
+    };
+    ctx.ks.stats.hits -= 1; // the reply reads it again
+    reply_string(ctx, &args[1])?;
+    match expiry {
+        Expiry::Keep => {}
+        Expiry::None => {
+            if ctx.ks.peek(ctx.db, &args[1]).is_some_and(|e| e.expire().is_some()) {
+                ctx.ks.set_expire(ctx.db, &args[1], None);
+                ctx.changed(&args[1], event::GENERIC, "persist");
+                ctx.effect([b"PERSIST", &args[1]]);
+            }
+        }
+        Expiry::At(at) => super::keys::expire_key(ctx, &args[1], at),
+    }
+    Ok(())
+}
+
+fn mget(ctx: &mut Ctx, args: &mut Args) -> Done {
+    ctx.reply.array(args.len() - 1);
+    for key in args.iter().skip(1) {
+        if reply_string(ctx, key).is_err() {
+            ctx.reply.null();
+        }
+    }
+    Ok(())
+}
+
+fn mset_all(ctx: &mut Ctx, args: &mut Args) {
+    for i in (1..args.len()).step_by(2) {
+        if args[i + 1].len() > crate::entry::EMBED_MAX {
+            let value = args.take(i + 1);
+            ctx.ks.set(ctx.db, &args[i], Payload::owned_string(value), None);
+        } else {
+            ctx.ks.set(ctx.db, &args[i], Payload::string(&args[i + 1]), None);
+        }
+        ctx.ks.notify(event::STRING, "set", ctx.db, &args[i]);
+        ctx.ks.dirty += 1;
+    }
+}
+
+fn mset(ctx: &mut Ctx, args: &mut Args) -> Done {
+    if args.len() % 2 == 0 {
+        return Err(Error::arity("mset"));
+    }
+    mset_all(ctx, args);
+    ctx.reply.ok();
+    Ok(())
+}
+
+fn msetnx(ctx: &mut Ctx, args: &mut Args) -> Done {
+    if args.len() % 2 == 0 {
+        return Err(Error::arity("msetnx"));
+    }
+    let free = (1..args.len()).step_by(2).all(|i| !ctx.ks.exists(ctx.db, &args[i]));
+    if free {
+        mset_all(ctx, args);
+    }
+    ctx.reply.int(free as i64);
+    Ok(())
+}
+
+fn append(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let old = match ctx.ks.write(ctx.db, &args[1]) {
+        None => None,
+        Some(entry) => Some(entry.string().ok_or(Error::WRONG_TYPE)?.len()),
+    };
+    let len = match old {
+        None => {
+            let value = Payload::string(&args[2]);
+            ctx.ks.set(ctx.db, &args[1], value, None);
+            args[2].len()
+        }
+        Some(len) => {
+            check_length(ctx, len as u64 + args[2].len() as u64)?;
+            let text = ctx.ks.edit_string(ctx.db, &args[1])?;
+            text.extend_from_slice(&args[2]);
+            text.len()
+        }
+    };
+    ctx.changed(&args[1], event::STRING, "append");
+    ctx.reply.int(len as i64);
+    Ok(())
+}
+
+fn check_length(ctx: &Ctx, len: u64) -> Done {
+    if len > ctx.ks.limits.max_string as u64 { Err(Error::TOO_LONG) } else { Ok(()) }
+}
+
+fn strlen(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let len = ctx.ks.read_string(ctx.db, &args[1])?.map_or(0, |s| s.len());
+    ctx.reply.int(len as i64);
+    Ok(())
+}
+
+fn setrange(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let offset = int(&args[2])?;
+    if offset < 0 {
+        return Err(Error::new("ERR offset is out of range"));
+    }
+    let len = ctx
+        .ks
+        .write(ctx.db, &args[1])
+        .map_or(Ok(0), |entry| entry.string().map(|s| s.len()).ok_or(Error::WRONG_TYPE))?;
+    if args[3].is_empty() {
+        ctx.reply.int(len as i64);
+        return Ok(());
+    }
+    let end = (offset as u64).saturating_add(args[3].len() as u64);
+    check_length(ctx, end)?;
+    let (start, end) = (offset as usize, end as usize);
+    let text = ctx.ks.edit_string(ctx.db, &args[1])?;
+    if text.len() < end {
+        text.resize(end, 0);
+    }
+    text[start..end].copy_from_slice(&args[3]);
+    let len = text.len();
+    ctx.changed(&args[1], event::STRING, "setrange");
+    ctx.reply.int(len as i64);
+    Ok(())
+}
+
+fn getrange(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let (start, end) = (int(&args[2])?, int(&args[3])?);
+    let mut room = itoa::Buffer::new();
+    match ctx.ks.read_string(ctx.db, &args[1])? {
+        None => ctx.reply.bulk(b""),
+        Some(text) => {
+            let bytes = text.bytes(&mut room);
+            // Two negative ends in the wrong order are empty even before they are clamped.
+            match start < 0 && end < 0 && start > end {
+                true => ctx.reply.bulk(b""),
+                false => {
+                    let end = if end < 0 { (bytes.len() as i64 + end).max(0) } else { end };
+                    ctx.reply.bulk(&bytes[range(start, end, bytes.len())]);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn add_to(ctx: &mut Ctx, key: &[u8], by: i64) -> Done {
+    let (old, expire) = match ctx.ks.write(ctx.db, key) {
+        None => (0, None),
+        Some(entry) => {
+            let n = match entry.string().ok_or(Error::WRONG_TYPE)? {
+                Str::Int(n) => n,
+                Str::Bytes(b) => parse_int(b).ok_or(Error::NOT_INT)?,
+            };
+            if let Some(new) = n.checked_add(by)
+                && matches!(entry.string(), Some(Str::Int(_)))
+            {
+                // In place: the entry neither moves nor changes its time to live.
+                entry.set_payload(Payload::Int(new), entry.expire());
+                ctx.changed(key, event::STRING, "incrby");
+                ctx.reply.int(new);
+                return Ok(());
+            }
+            (n, entry.expire())
+        }
+    };
+    let new = old.checked_add(by).ok_or(Error::OVERFLOW)?;
+    ctx.ks.set(ctx.db, key, Payload::Int(new), expire);
+    ctx.ks.notify(event::STRING, "incrby", ctx.db, key);
+    ctx.ks.dirty += 1;
+    ctx.reply.int(new);
+    Ok(())
+}
+
+fn incr(ctx: &mut Ctx, args: &mut Args) -> Done {
+    add_to(ctx, &args[1], 1)
+}
+
+fn decr(ctx: &mut Ctx, args: &mut Args) -> Done {
+    add_to(ctx, &args[1], -1)
+}
+
+fn incrby(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let by = int(&args[2])?;
+    add_to(ctx, &args[1], by)
+}
+
+fn decrby(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let by = int(&args[2])?;
+    let by = by.checked_neg().ok_or(Error::new("ERR decrement would overflow"))?;
+    add_to(ctx, &args[1], by)
+}
+
+fn incrbyfloat(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let mut room = itoa::Buffer::new();
+    let (old, expire) = match ctx.ks.write(ctx.db, &args[1]) {
+        None => (b"0".to_vec(), None),
+        Some(entry) => {
+            let text = entry.string().ok_or(Error::WRONG_TYPE)?;
+            (text.bytes(&mut room).to_vec(), entry.expire())
+        }
+    };
+    let (value, by) = (double(&old)?, double(&args[2])?);
+    let text = add_decimals(&old, value, &args[2], by)
+        .ok_or(Error::new("ERR increment would produce NaN or Infinity"))?;
+    ctx.ks.set(ctx.db, &args[1], Payload::string(text.as_bytes()), expire);
+    ctx.ks.notify(event::STRING, "incrbyfloat", ctx.db, &args[1]);
+    ctx.ks.dirty += 1;
+    // Another machine's arithmetic may differ in the last digit: the log says the outcome.
+    ctx.effect([b"SET", &args[1], text.as_bytes(), b"KEEPTTL"]);
+    ctx.reply.bulk(text.as_bytes());
+    Ok(())
+}
+
+fn lcs(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let (mut want_len, mut want_idx, mut with_len, mut min_len) = (false, false, false, 0);
+    let mut i = 3;
+    while i < args.len() {
+        match &args[i] {
+            w if is(w, "len") => want_len = true,
+            w if is(w, "idx") => want_idx = true,
+            w if is(w, "withmatchlen") => with_len = true,
+            w if is(w, "minmatchlen") && i + 1 < args.len() => {
+                min_len = int(&args[i + 1])?.max(0);
+                i += 1;
+            }
+            _ => return Err(Error::SYNTAX),
+        }
+        i += 1;
+    }
+    if want_len && want_idx {
+        return Err(Error::new(
+            "ERR If you want both the length and indexes, please just use IDX.",
+        ));
+    }
+    let not_strings = Error::new("ERR The specified keys must contain string values");
+    let mut load = |key: &[u8]| -> Result<Vec<u8>, Error> {
+        let text = ctx.ks.read_string(ctx.db, key).map_err(|_| not_strings.clone())?;
+        Ok(text.map_or(Vec::new(), |s| s.bytes(&mut itoa::Buffer::new()).to_vec()))
+    };
+    let (a, b) = (load(&args[1])?, load(&args[2])?);
+    let cells = (a.len() as u64 + 1) * (b.len() as u64 + 1) * 4;
+    if a.len() >= u32::MAX as usize - 1 || b.len() >= u32::MAX as usize - 1 {
+        return Err(Error::new("ERR String too long for LCS"));
+    }
+    if cells > isize::MAX as u64 {
+        return Err(Error::new(
+            "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len",
+        ));
+    }
+    if cells > ctx.ks.limits.max_string as u64 {
+        return Err(Error::new(
+            "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len",
+        ));
+    }
+    let width = b.len() + 1;
+    let mut table = vec![0u32; (a.len() + 1) * width];
+    for i in 1..=a.len() {
+        for j in 1..=b.len() {
+            table[i * width + j] = if a[i - 1] == b[j - 1] {
+                table[(i - 1) * width + j - 1] + 1
+            } else {
+                table[(i - 1) * width + j].max(table[i * width + j - 1])
+            };
+        }
+    }
+    let total = table[a.len() * width + b.len()];
+    if want_len {
+        ctx.reply.int(total as i64);
+        return Ok(());
+    }
+    // Walks back through the table; a match is a run of equal bytes in both.
+    let mut common = vec![0u8; total as usize];
+    let mut matches: Vec<(usize, usize, usize)> = Vec::new(); // start in a, start in b, length
+    let (mut i, mut j, mut at) = (a.len(), b.len(), total as usize);
+    while i > 0 && j > 0 {
+        if a[i - 1] == b[j - 1] {
+            at -= 1;
+            common[at] = a[i - 1];
+            (i, j) = (i - 1, j - 1);
+            match matches.last_mut() {
+                Some((x, y, n)) if *x == i + 1 && *y == j + 1 => (*x, *y, *n) = (i, j, *n + 1),
+                _ => matches.push((i, j, 1)),
+            }
+        } else if table[(i - 1) * width + j] > table[i * width + j - 1] {
+            i -= 1;
+        } else {
+            j -= 1;
+        }
+    }
+    if !want_idx {
+        ctx.reply.bulk(&common);
+        return Ok(());
+    }
+    matches.retain(|&(_, _, n)| n as i64 >= min_len);
+    ctx.reply.map(2);
+    ctx.reply.bulk(b"matches");
+    ctx.reply.array(matches.len());
+    for (x, y, n) in matches {
+        ctx.reply.array(2 + with_len as usize);
+        for start in [x, y] {
+            ctx.reply.array(2);
+            ctx.reply.int(start as i64);
+            ctx.reply.int((start + n - 1) as i64);
+        }
+        if with_len {
+            ctx.reply.int(n as i64);
+        }
+    }
+    ctx.reply.bulk(b"len");
+    ctx.reply.int(total as i64);
+    Ok(())
+}
+
+const fn spec(name: &'static str, arity: i32, flags: u32, keys: Keys) -> Spec {
+    Spec::new(name, arity, flags, category::STRING, keys)
+}
+
+/// One entry a command.
+#[rustfmt::skip]
+pub const COMMANDS: &[Command<Handler>] = &[
+    Command { run: get, spec: spec("get", 2, READONLY | FAST, Keys::ONE).doc("string", "1.0.0", "O(1)", "Gives the string at a key.") },
+    Command { run: set, spec: spec("set", -3, WRITE | DENYOOM, Keys::ONE).doc("string", "1.0.0", "O(1)", "Sets a key to a string, whatever it held.") },
+    Command { run: setnx, spec: spec("setnx", 3, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "1.0.0", "O(1)", "Sets a key to a string if the key is free.") },
+    Command { run: setex, spec: spec("setex", 4, WRITE | DENYOOM, Keys::ONE).doc("string", "2.0.0", "O(1)", "Sets a key to a string for so many seconds.") },
+    Command { run: psetex, spec: spec("psetex", 4, WRITE | DENYOOM, Keys::ONE).doc("string", "2.6.0", "O(1)", "Sets a key to a string for so many milliseconds.") },
+    Command { run: getset, spec: spec("getset", 3, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "1.0.0", "O(1)", "Sets a key to a string and gives what it held.") },
+    Command { run: getdel, spec: spec("getdel", 2, WRITE | FAST, Keys::ONE).doc("string", "6.2.0", "O(1)", "Gives the string at a key and removes the key.") },
+    Command { run: getex, spec: spec("getex", -2, WRITE | FAST, Keys::ONE).doc("string", "6.2.0", "O(1)", "Gives the string at a key and changes when it expires.") },
+    Command { run: mget, spec: spec("mget", -2, READONLY | FAST, Keys::ALL).doc("string", "1.0.0", "O(N) in the keys", "Gives the strings at several keys.") },
+    Command { run: mset, spec: spec("mset", -3, WRITE | DENYOOM, Keys::Range(1, -1, 2)).doc("string", "1.0.1", "O(N) in the keys", "Sets several keys at once.") },
+    Command { run: msetnx, spec: spec("msetnx", -3, WRITE | DENYOOM, Keys::Range(1, -1, 2)).doc("string", "1.0.1", "O(N) in the keys", "Sets several keys at once if all of them are free.") },
+    Command { run: append, spec: spec("append", 3, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "2.0.0", "O(1) amortised", "Adds bytes to the end of a string.") },
+    Command { run: strlen, spec: spec("strlen", 2, READONLY | FAST, Keys::ONE).doc("string", "2.2.0", "O(1)", "Gives the length of a string.") },
+    Command { run: setrange, spec: spec("setrange", 4, WRITE | DENYOOM, Keys::ONE).doc("string", "2.2.0", "O(1), plus the bytes written", "Overwrites part of a string from an offset on.") },
+    Command { run: getrange, spec: spec("getrange", 4, READONLY, Keys::ONE).doc("string", "2.4.0", "O(N) in the bytes returned", "Gives part of a string.") },
+    Command { run: getrange, spec: spec("substr", 4, READONLY, Keys::ONE).doc("string", "1.0.0", "O(N) in the bytes returned", "Gives part of a string; the old name of GETRANGE.") },
+    Command { run: incr, spec: spec("incr", 2, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "1.0.0", "O(1)", "Adds one to a number.") },
+    Command { run: decr, spec: spec("decr", 2, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "1.0.0", "O(1)", "Takes one from a number.") },
+    Command { run: incrby, spec: spec("incrby", 3, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "1.0.0", "O(1)", "Adds to a number.") },
+    Command { run: decrby, spec: spec("decrby", 3, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "1.0.0", "O(1)", "Takes from a number.") },
+    Command { run: incrbyfloat, spec: spec("incrbyfloat", 3, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "2.6.0", "O(1)", "Adds to a floating point number.") },
+    Command { run: lcs, spec: spec("lcs", -3, READONLY, Keys::TWO).doc("string", "7.0.0", "O(N*M) in the two lengths", "Finds the longest subsequence that two strings share.") },
+];

@@ -1,0 +1,106 @@
+//! Commands run against a keyspace, their replies and effects as text.
+
+use super::all;
+use crate::command::{Ctx, Written, as_resp, call};
+use crate::{Keyspace, OwnedArgs, Reply};
+
+/// A keyspace and a client of it.
+pub struct Bench {
+    pub ks: Keyspace,
+    /// The effects of the last command, a line each, arguments separated by spaces.
+    pub effects: Vec<String>,
+}
+
+impl Bench {
+    pub fn new() -> Bench {
+        let mut ks = Keyspace::new(16, 42);
+        ks.now_ms = 1_700_000_000_000;
+        Bench { ks, effects: Vec::new() }
+    }
+
+    /// Runs `line`, split at spaces, in database 0; the reply as RESP text with CRLF as `|`.
+    pub fn run(&mut self, line: &str) -> String {
+        let words: Vec<&str> = line.split(' ').collect();
+        self.run_args(&words)
+    }
+
+    pub fn run_args(&mut self, words: &[&str]) -> String {
+        let name = words[0].to_lowercase();
+        let sub = words.get(1).map(|w| format!("{name}|{}", w.to_lowercase()));
+        let find = |n: &str| all().find(|c| c.spec.name == n);
+        let command = find(&name)
+            .or_else(|| sub.and_then(|n| find(&n)))
+            .unwrap_or_else(|| panic!("no command {name}"));
+        assert!(command.spec.takes(words.len()), "wrong arity in the test: {words:?}");
+        let mut reply = Reply::new();
+        let mut owned = OwnedArgs::new(words);
+        let mut args = owned.args();
+        let mut ctx = Ctx::new(&mut self.ks, 0, &mut reply);
+        let (written, result) = call(&mut ctx, command.run, &mut args);
+        if let Err(error) = result {
+            reply.error(&error);
+        }
+        self.effects.clear();
+        let text = |resp: &[u8]| {
+            let all = String::from_utf8_lossy(resp).into_owned();
+            let parts: Vec<&str> = all.split("\r\n").skip(2).step_by(2).collect();
+            parts.join(" ").trim().to_owned()
+        };
+        for op in self.ks.effects.ops() {
+            self.effects.push(text(self.ks.effects.bytes(op)));
+        }
+        if written == Written::AsItCame {
+            self.effects.push(text(as_resp(&args, &mut Vec::new())));
+        }
+        self.ks.effects.clear();
+        String::from_utf8_lossy(&reply.to_vec()).replace("\r\n", "|")
+    }
+}
+
+#[test]
+fn a_write_is_its_own_effect_unless_time_or_chance_is_in_it() {
+    let mut b = Bench::new();
+    assert_eq!(b.run("SET k v"), "+OK|");
+    assert_eq!(b.effects, ["SET k v"]);
+    assert_eq!(b.run("GET k"), "$1|v|");
+    assert!(b.effects.is_empty());
+    b.run("SET k v EX 10");
+    assert_eq!(b.effects, ["SET k v PXAT 1700000010000"]);
+    b.run("INCRBYFLOAT f 1.5");
+    assert_eq!(b.effects, ["SET f 1.5 KEEPTTL"]);
+    b.run("EXPIRE f 5");
+    assert_eq!(b.effects, ["PEXPIREAT f 1700000005000"]);
+    b.run("EXPIRE f -1");
+    assert_eq!(b.effects, ["DEL f"]);
+    assert_eq!(b.run("SETNX k other"), ":0|");
+    assert!(b.effects.is_empty());
+}
+
+#[test]
+fn an_expired_key_leaves_its_deletion_before_the_command() {
+    let mut b = Bench::new();
+    b.run("SET k v PX 5");
+    b.ks.now_ms += 5;
+    assert_eq!(b.run("APPEND k x"), ":1|");
+    assert_eq!(b.effects, ["DEL k", "APPEND k x"]);
+    assert_eq!(b.ks.dbs[0].expires().len(), 0);
+}
+
+#[test]
+fn the_expiry_index_follows_every_move_of_an_entry() {
+    let mut b = Bench::new();
+    for i in 0..200 {
+        b.run(&format!("SET key:{i} {} PX 100000", "v".repeat(i * 7)));
+        b.run(&format!("APPEND key:{i} tail"));
+        b.run(&format!("RENAME key:{i} new:{i}"));
+        b.run(&format!("SETRANGE new:{i} 3000 x"));
+        if i % 2 == 0 {
+            b.run(&format!("PERSIST new:{i}"));
+        }
+    }
+    let db = &b.ks.dbs[0];
+    assert_eq!((db.len(), db.expires().len()), (200, 100));
+    b.ks.now_ms += 200_000;
+    assert_eq!(b.run("EXISTS new:1 new:2"), ":1|");
+    assert!(b.ks.dbs[0].peek(b"new:2").is_some());
+}

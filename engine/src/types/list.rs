@@ -1,0 +1,18 @@
+//! The list.
+
+#[derive(Clone)]
+pub struct List;
+
+impl List {
+    pub fn encoding(&self) -> &'static str {
+        "listpack"
+    }
+
+    pub fn memory(&self) -> usize {
+        0
+    }
+
+    pub fn free_effort(&self) -> usize {
+        1
+    }
+}

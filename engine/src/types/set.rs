@@ -1,0 +1,18 @@
+//! The set.
+
+#[derive(Clone)]
+pub struct Set;
+
+impl Set {
+    pub fn encoding(&self) -> &'static str {
+        "listpack"
+    }
+
+    pub fn memory(&self) -> usize {
+        0
+    }
+
+    pub fn free_effort(&self) -> usize {
+        1
+    }
+}

@@ -1,0 +1,81 @@
+//! What a key can hold.
+
+use crate::types::{hash::Hash, list::List, set::Set, zset::Zset};
+
+/// A value that does not live in its key's entry.
+#[derive(Clone)]
+pub enum Value {
+    Str(Vec<u8>),
+    List(List),
+    Hash(Hash),
+    Set(Set),
+    Zset(Zset),
+}
+
+/// The five types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    String,
+    List,
+    Hash,
+    Set,
+    Zset,
+}
+
+impl Type {
+    /// The word that `TYPE` answers and `SCAN … TYPE` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Type::String => "string",
+            Type::List => "list",
+            Type::Hash => "hash",
+            Type::Set => "set",
+            Type::Zset => "zset",
+        }
+    }
+}
+
+impl Value {
+    pub fn type_of(&self) -> Type {
+        match self {
+            Value::Str(_) => Type::String,
+            Value::List(_) => Type::List,
+            Value::Hash(_) => Type::Hash,
+            Value::Set(_) => Type::Set,
+            Value::Zset(_) => Type::Zset,
+        }
+    }
+
+    /// The word that `OBJECT ENCODING` answers.
+    pub fn encoding(&self) -> &'static str {
+        match self {
+            Value::Str(_) => "raw",
+            Value::List(v) => v.encoding(),
+            Value::Hash(v) => v.encoding(),
+            Value::Set(v) => v.encoding(),
+            Value::Zset(v) => v.encoding(),
+        }
+    }
+
+    /// Bytes allocated for the value.
+    pub fn memory(&self) -> usize {
+        match self {
+            Value::Str(v) => v.capacity(),
+            Value::List(v) => v.memory(),
+            Value::Hash(v) => v.memory(),
+            Value::Set(v) => v.memory(),
+            Value::Zset(v) => v.memory(),
+        }
+    }
+
+    /// How many allocations freeing it takes: above some tens it is worth another thread.
+    pub fn free_effort(&self) -> usize {
+        match self {
+            Value::Str(_) => 1,
+            Value::List(v) => v.free_effort(),
+            Value::Hash(v) => v.free_effort(),
+            Value::Set(v) => v.free_effort(),
+            Value::Zset(v) => v.free_effort(),
+        }
+    }
+}

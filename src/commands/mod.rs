@@ -1,0 +1,16 @@
+//! The daemon's own commands: connections, transactions, pub/sub, the server itself.
+
+pub mod connection;
+pub mod pubsub;
+pub mod transactions;
+
+use crate::server::registry::ServerHandler;
+use varve_engine::command::Command;
+
+/// Every command of the daemon.
+pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
+    [connection::COMMANDS, pubsub::COMMANDS, transactions::COMMANDS].into_iter().flatten()
+}
+
+/// The result of a command of the daemon.
+pub type Done = Result<(), varve_engine::Error>;

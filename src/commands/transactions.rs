@@ -1,0 +1,131 @@
+//! Transactions: queueing, watching, executing.
+
+use super::Done;
+use crate::server::Server;
+use crate::server::client::{Client, Multi};
+use crate::server::dispatch::Call;
+use crate::server::registry::ServerHandler;
+use varve_engine::command::{Command, Keys, Spec, category, flag::*};
+use varve_engine::{Args, Error};
+use varve_net::{ConnId, Net};
+
+fn multi(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
+    if call.client.multi.is_some() {
+        return Err(Error::new("ERR MULTI calls can not be nested"));
+    }
+    call.client.multi = Some(Multi::default());
+    call.reply.ok();
+    Ok(())
+}
+
+fn discard(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
+    if call.client.multi.is_none() {
+        return Err(Error::new("ERR DISCARD without MULTI"));
+    }
+    s.discard(call.client);
+    call.reply.ok();
+    Ok(())
+}
+
+fn exec(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
+    let Some(mut multi) = call.client.multi.take() else {
+        return Err(Error::new("ERR EXEC without MULTI"));
+    };
+    let watch_failed = call.client.watch_failed || s.watched_key_expired(call.client);
+    s.unwatch(call.client);
+    if multi.aborted {
+        return Err(Error::new(
+            "EXECABORT Transaction discarded because of previous errors.",
+        ));
+    }
+    if watch_failed {
+        call.reply.null_array();
+        return Ok(());
+    }
+    call.reply.array(multi.queue.len());
+    s.in_exec = Some(());
+    let own = call.command;
+    for (id, args) in &mut multi.queue {
+        call.command = *id;
+        s.run(call, *id, &mut args.args());
+    }
+    call.command = own;
+    s.in_exec = None;
+    Ok(())
+}
+
+fn watch(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
+    if call.client.multi.is_some() {
+        return Err(Error::new("ERR WATCH inside MULTI is not allowed"));
+    }
+    let db = call.client.db;
+    for key in args.iter().skip(1) {
+        if call.client.watched.iter().any(|(d, k)| *d == db && &**k == key) {
+            continue;
+        }
+        // A key that has expired already counts as gone, not as a change to come.
+        s.ks.now_ms = s.clock.now_ms();
+        let _ = s.ks.exists(db, key);
+        s.ks.watch(db, key, call.id);
+        call.client.watched.push((db, key.into()));
+    }
+    call.reply.ok();
+    Ok(())
+}
+
+fn unwatch(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
+    s.unwatch(call.client);
+    call.reply.ok();
+    Ok(())
+}
+
+impl Server {
+    /// Ends a transaction that is being queued, and all watches.
+    pub fn discard(&mut self, client: &mut Client) {
+        client.multi = None;
+        self.unwatch(client);
+    }
+
+    pub fn unwatch(&mut self, client: &mut Client) {
+        for (db, key) in std::mem::take(&mut client.watched) {
+            self.ks.unwatch(db, &key, client.id);
+        }
+        client.watch_failed = false;
+    }
+
+    /// Whether a watched key's time is over though nobody has removed it yet.
+    fn watched_key_expired(&self, client: &Client) -> bool {
+        let now = self.clock.now_ms();
+        client.watched.iter().any(|(db, key)| {
+            let entry = self.ks.dbs[*db].peek(key);
+            entry.and_then(|e| e.expire()).is_some_and(|at| at <= now)
+        })
+    }
+
+    /// Marks the clients whose watched keys the last command changed.
+    pub fn fail_watchers(&mut self, net: &mut Net<Client>, own: ConnId, client: &mut Client) {
+        for id in std::mem::take(&mut self.ks.watchers_hit) {
+            if id == own {
+                client.watch_failed = !client.watched.is_empty();
+            } else if let Some(conn) = net.conn_mut(id) {
+                conn.session.watch_failed = true;
+            }
+        }
+    }
+}
+
+const fn spec(name: &'static str, arity: i32, flags: u32, keys: Keys) -> Spec {
+    Spec::new(name, arity, flags, category::TRANSACTION, keys)
+}
+
+const ANY: u32 = NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY;
+
+/// One entry a command.
+#[rustfmt::skip]
+pub const COMMANDS: &[Command<ServerHandler>] = &[
+    Command { run: multi, spec: spec("multi", 1, ANY, Keys::None).doc("transactions", "1.2.0", "O(1)", "Begins a transaction.") },
+    Command { run: exec, spec: spec("exec", 1, NOSCRIPT | LOADING | STALE | SKIP_SLOWLOG, Keys::None).doc("transactions", "1.2.0", "That of the commands in it", "Runs the commands of the transaction, nothing between them.") },
+    Command { run: discard, spec: spec("discard", 1, ANY, Keys::None).doc("transactions", "2.0.0", "O(N) in the watched keys", "Drops the transaction.") },
+    Command { run: watch, spec: spec("watch", -2, ANY, Keys::ALL).doc("transactions", "2.2.0", "O(1) a key", "Lets the next transaction run only if the keys stay as they are.") },
+    Command { run: unwatch, spec: spec("unwatch", 1, ANY, Keys::None).doc("transactions", "2.2.0", "O(1)", "Forgets all watched keys.") },
+];

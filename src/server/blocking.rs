@@ -1,0 +1,272 @@
+//! Clients that wait: for keys, for replicas, for disks, for the end of a pause.
+//!
+//! A blocked client's connection is held: what it sends stays unread in its buffer, and what it
+//! asked is kept with it. Waiting for a key is fair: who waited longest is served first, and is
+//! served by running its command again, so that one piece of code pops for all.
+
+use super::Server;
+use super::client::{Blocked, BlockedOn, Client, Kind};
+use super::dispatch::Call;
+use super::registry::{CommandId, Run};
+use std::collections::{HashMap, VecDeque};
+use varve_engine::command::{Block, Ctx, OnTimeout, flag};
+use varve_engine::keyspace::Origin;
+use varve_engine::{Args, Error, OwnedArgs, Reply};
+use varve_net::{ConnId, Net};
+
+/// Who waits for which key, in the order in which they came.
+#[derive(Default)]
+pub struct Waiters {
+    by_key: HashMap<(usize, Box<[u8]>), VecDeque<ConnId>>,
+    /// Clients with a time limit, by that (Unix ms).
+    limits: std::collections::BTreeSet<(i64, ConnId)>,
+    /// Clients in `WAIT` and `WAITAOF`.
+    on_replicas: Vec<ConnId>,
+    blocked: usize,
+}
+
+impl Waiters {
+    /// Clients blocked on anything but a pause.
+    pub fn blocked(&self) -> usize {
+        self.blocked
+    }
+
+    /// When the next client's time is over, Unix ms.
+    pub fn next_limit_ms(&self) -> Option<i64> {
+        self.limits.first().map(|&(at, _)| at)
+    }
+
+    pub fn clients_on_timeout(&self) -> usize {
+        self.limits.len()
+    }
+
+    pub fn any_on_replicas(&self) -> bool {
+        !self.on_replicas.is_empty()
+    }
+}
+
+impl Server {
+    /// Blocks a client whose command found nothing.
+    pub fn block_on_keys(
+        &mut self,
+        call: &mut Call<'_>,
+        command: CommandId,
+        args: &mut Args<'_>,
+        block: Block,
+    ) {
+        let db = call.client.db;
+        let mut keys = block.keys;
+        let mut seen = std::collections::HashSet::new();
+        keys.retain(|k| seen.insert(k.clone()));
+        for key in &keys {
+            self.ks.wait_for(db, key);
+            self.waiters.by_key.entry((db, key.clone())).or_default().push_back(call.id);
+        }
+        let args = OwnedArgs::from_args(args);
+        let on = BlockedOn::Keys { db, keys, command, args, on_timeout: block.on_timeout };
+        self.block(call, on, block.until_ms);
+    }
+
+    /// Blocks a client until something unblocks it, or its time is over.
+    pub fn block(&mut self, call: &mut Call<'_>, on: BlockedOn, until_ms: Option<i64>) {
+        if let Some(at) = until_ms {
+            self.waiters.limits.insert((at, call.id));
+        }
+        if matches!(on, BlockedOn::Replicas { .. } | BlockedOn::Disks { .. }) {
+            self.waiters.on_replicas.push(call.id);
+        }
+        self.waiters.blocked += 1;
+        call.client.blocked = Some(Blocked { on, until_ms });
+    }
+
+    /// Takes a client out of all that it waits for. The caller says what it gets.
+    pub fn unblock(&mut self, id: ConnId, client: &mut Client) -> Option<BlockedOn> {
+        let blocked = client.blocked.take()?;
+        if let Some(at) = blocked.until_ms {
+            self.waiters.limits.remove(&(at, id));
+        }
+        match &blocked.on {
+            BlockedOn::Pause { .. } => {
+                self.paused.retain(|&p| p != id);
+                return Some(blocked.on);
+            }
+            BlockedOn::Keys { db, keys, .. } => {
+                for key in keys {
+                    self.ks.stop_waiting(*db, key);
+                    let place = (*db, key.clone());
+                    if let Some(queue) = self.waiters.by_key.get_mut(&place) {
+                        queue.retain(|&w| w != id);
+                        if queue.is_empty() {
+                            self.waiters.by_key.remove(&place);
+                        }
+                    }
+                }
+            }
+            BlockedOn::Replicas { .. } | BlockedOn::Disks { .. } => {
+                self.waiters.on_replicas.retain(|&w| w != id);
+            }
+            BlockedOn::Shutdown => {}
+        }
+        self.waiters.blocked -= 1;
+        Some(blocked.on)
+    }
+
+    /// Runs the commands of clients that wait for keys which may now have something.
+    pub fn serve_ready(&mut self, net: &mut Net<Client>) {
+        // Serving one client may make a key ready for another (`BLMOVE`): until nothing is left.
+        while !self.ks.ready.is_empty() {
+            for (db, key) in std::mem::take(&mut self.ks.ready) {
+                let place = (db, key);
+                let waiting: Vec<ConnId> = match self.waiters.by_key.get(&place) {
+                    Some(queue) => queue.iter().copied().collect(),
+                    None => continue,
+                };
+                for id in waiting {
+                    if !self.ks.exists(db, &place.1) {
+                        break;
+                    }
+                    self.serve(net, id);
+                }
+            }
+        }
+    }
+
+    /// Runs a blocked client's command again; it stays where it is if there is still nothing.
+    fn serve(&mut self, net: &mut Net<Client>, id: ConnId) {
+        let Some(conn) = net.conn_mut(id) else { return };
+        let Some(Blocked { on: BlockedOn::Keys { command, args, db, .. }, .. }) =
+            &mut conn.session.blocked
+        else {
+            return;
+        };
+        let (command, db) = (*command, *db);
+        let Run::Data(run) = self.commands.get(command).run else { return };
+        let mut args = args.clone();
+        let mut reply = Reply { resp3: conn.output.resp3, ..Reply::new() };
+        self.ks.origin = if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
+        let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);
+        let (written, result) = varve_engine::command::call(&mut ctx, run, &mut args.args());
+        if ctx.block.is_some() {
+            return;
+        }
+        if let Err(error) = result {
+            self.count_error(&error);
+            reply.error(&error);
+        }
+        // The client is whole again before anything else is told.
+        let mut session = std::mem::take(&mut conn.session);
+        conn.output.append(&mut reply);
+        self.unblock(id, &mut session);
+        self.written(&mut session, written, &args.args());
+        if let Some(conn) = net.conn_mut(id) {
+            conn.session = session;
+        }
+        net.mark_dirty(id);
+        net.resume(id);
+    }
+
+    /// Answers the clients whose time is over.
+    pub fn time_out_blocked(&mut self, net: &mut Net<Client>) {
+        let now = self.clock.now_ms();
+        while let Some(&(at, id)) = self.waiters.limits.first() {
+            if at > now {
+                break;
+            }
+            self.waiters.limits.pop_first();
+            self.release(net, id, None);
+        }
+    }
+
+    /// Ends a client's wait as its time's end would, or with an error. Whether it was blocked.
+    pub fn release(&mut self, net: &mut Net<Client>, id: ConnId, error: Option<Error>) -> bool {
+        let Some(conn) = net.conn_mut(id) else { return false };
+        let mut session = std::mem::take(&mut conn.session);
+        let ended = self.unblock(id, &mut session);
+        let Some(conn) = net.conn_mut(id) else { return false };
+        let reply = &mut conn.output;
+        let was_blocked = ended.is_some();
+        match (ended, error) {
+            (None, _) => {}
+            (_, Some(error)) => reply.error(&error),
+            (Some(BlockedOn::Keys { on_timeout, .. }), None) => match on_timeout {
+                OnTimeout::Null => reply.null(),
+                OnTimeout::NullArray => reply.null_array(),
+            },
+            (Some(BlockedOn::Replicas { offset, .. }), None) => {
+                reply.int(self.replicas_at(offset) as i64);
+            }
+            (Some(BlockedOn::Disks { offset, .. }), None) => {
+                reply.array(2);
+                reply.int(self.synced_here(offset) as i64);
+                reply.int(self.replica_disks_at(offset) as i64);
+            }
+            (Some(BlockedOn::Shutdown | BlockedOn::Pause { .. }), None) => {}
+        }
+        conn.session = session;
+        if was_blocked {
+            net.mark_dirty(id);
+            net.resume(id);
+        }
+        was_blocked
+    }
+
+    /// Answers the clients in `WAIT` and `WAITAOF` whose condition now holds.
+    pub fn serve_replica_waiters(&mut self, net: &mut Net<Client>) {
+        for id in self.waiters.on_replicas.clone() {
+            let Some(conn) = net.conn_mut(id) else { continue };
+            let done = match conn.session.blocked.as_ref().map(|b| &b.on) {
+                Some(&BlockedOn::Replicas { count, offset }) => self.replicas_at(offset) >= count,
+                Some(&BlockedOn::Disks { local, count, offset }) => {
+                    self.synced_here(offset) >= local && self.replica_disks_at(offset) >= count
+                }
+                _ => true,
+            };
+            if done {
+                self.release(net, id, None);
+            }
+        }
+    }
+
+    /// Whether `CLIENT PAUSE` holds commands with these flags.
+    pub fn is_paused(&mut self, flags: u32) -> bool {
+        let Some(pause) = &self.pause else { return false };
+        if pause.until_ms <= self.clock.now_ms() {
+            return false;
+        }
+        pause.all || flags & (flag::WRITE | flag::MAY_REPLICATE) != 0
+    }
+
+    /// Ends the pause: what was held runs now, in the order in which it came.
+    pub fn end_pause(&mut self, net: &mut Net<Client>) {
+        self.pause = None;
+        self.ks.hold_expiry = false;
+        for id in std::mem::take(&mut self.paused) {
+            let Some(mut conn) = net.take(id) else { continue };
+            if let Some(BlockedOn::Pause { command, mut args }) = self.unblock(id, &mut conn.session) {
+                let conn_ref = &mut *conn;
+                let mut call = Call {
+                    net,
+                    id,
+                    client: &mut conn_ref.session,
+                    reply: &mut conn_ref.output,
+                    command,
+                };
+                self.run(&mut call, command, &mut args.args());
+                if !self.ks.ready.is_empty() {
+                    self.serve_ready(net);
+                }
+            }
+            net.put_back(conn);
+            net.mark_dirty(id);
+            net.resume(id);
+        }
+    }
+
+    /// A client that is going leaves every list.
+    pub fn forget_blocked(&mut self, id: ConnId, client: &mut Client) {
+        self.unblock(id, client);
+        if client.kind == Kind::Normal {
+            self.monitors.retain(|&m| m != id);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What the daemon keeps account of: counters, rates, the slow log, latency events.
+
+use super::Server;
+use super::dispatch::Call;
+use super::registry::CommandId;
+use std::collections::VecDeque;
+use varve_engine::Args;
+use varve_engine::command::flag;
+
+/// Counters that `INFO stats` shows and `CONFIG RESETSTAT` clears.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    pub connections: u64,
+    pub commands: u64,
+    pub rejected_connections: u64,
+    pub errors: u64,
+    pub auth_failures: u64,
+    pub net_in: u64,
+    pub net_out: u64,
+    pub net_replication_in: u64,
+    pub net_replication_out: u64,
+    pub sync_full: u64,
+    pub sync_partial_ok: u64,
+    pub sync_partial_err: u64,
+    pub forks: u64,
+    pub last_fork_us: u64,
+    pub peak_memory: u64,
+    pub output_limit_disconnections: u64,
+    pub query_limit_disconnections: u64,
+    pub evicted_clients: u64,
+    pub eviction_exceeded_us: u64,
+    pub evicted_scripts: u64,
+    pub unexpected_errors: u64,
+    pub dump_payload_sanitizations: u64,
+}
+
+/// An entry of the slow log.
+pub struct Slow {
+    pub id: u64,
+    pub at_s: i64,
+    pub us: u64,
+    pub args: Vec<Vec<u8>>,
+    pub peer: String,
+    pub name: Vec<u8>,
+}
+
+#[derive(Default)]
+pub struct SlowLog {
+    pub entries: VecDeque<Slow>,
+    next: u64,
+}
+
+/// Arguments and bytes of an argument that the slow log keeps.
+const SLOW_ARGS: usize = 32;
+const SLOW_BYTES: usize = 128;
+
+impl SlowLog {
+    fn add(&mut self, mut slow: Slow, max: usize) {
+        slow.id = self.next;
+        self.next += 1;
+        self.entries.push_front(slow);
+        self.entries.truncate(max);
+    }
+}
+
+/// The latest latencies of one kind of event.
+#[derive(Default)]
+pub struct Latency {
+    /// Unix seconds and ms, oldest first.
+    pub samples: VecDeque<(i64, u64)>,
+    pub max_ms: u64,
+}
+
+const LATENCY_SAMPLES: usize = 160;
+
+/// Commands a second and bytes a second, over the last samples.
+#[derive(Default)]
+pub struct Rate {
+    samples: [u64; 16],
+    at: usize,
+    last_value: u64,
+    last_ms: i64,
+}
+
+impl Rate {
+    /// Takes the value of a counter at an instant.
+    pub fn sample(&mut self, value: u64, now_ms: i64) {
+        let ms = now_ms - self.last_ms;
+        if ms > 0 && self.last_ms != 0 {
+            let delta = value.saturating_sub(self.last_value);
+            self.samples[self.at] = delta * 1000 / ms as u64;
+            self.at = (self.at + 1) % self.samples.len();
+        }
+        (self.last_value, self.last_ms) = (value, now_ms);
+    }
+
+    pub fn per_second(&self) -> u64 {
+        self.samples.iter().sum::<u64>() / self.samples.len() as u64
+    }
+}
+
+impl Server {
+    /// Enters a command that ran for `spent_ns` in the books.
+    pub fn account(&mut self, call: &Call<'_>, id: CommandId, args: &Args<'_>, spent_ns: u64) {
+        let histogram = self.cfg.latency_tracking;
+        let counters = self.commands.counters(id);
+        counters.calls += 1;
+        counters.ns += spent_ns;
+        if histogram {
+            counters.times[(64 - spent_ns.leading_zeros()).min(47) as usize] += 1;
+        }
+        let us = spent_ns / 1000;
+        let slower_than = self.cfg.slowlog_log_slower_than;
+        if slower_than >= 0 && us >= slower_than as u64 {
+            self.slow(call, id, args, us);
+        }
+        let threshold = self.cfg.latency_monitor_threshold;
+        if threshold > 0 && us / 1000 >= threshold as u64 {
+            let fast = self.commands.get(id).spec.has(flag::FAST);
+            self.latency(if fast { "fast-command" } else { "command" }, us / 1000);
+        }
+    }
+
+    #[cold]
+    fn slow(&mut self, call: &Call<'_>, id: CommandId, args: &Args<'_>, us: u64) {
+        if self.commands.get(id).spec.has(flag::SKIP_SLOWLOG) {
+            return;
+        }
+        let shown = if args.len() > SLOW_ARGS { SLOW_ARGS - 1 } else { args.len() };
+        let mut kept: Vec<Vec<u8>> = Vec::with_capacity(SLOW_ARGS);
+        for arg in args.iter().take(shown) {
+            kept.push(match arg.len() > SLOW_BYTES {
+                false => arg.to_vec(),
+                true => {
+                    let more = format!("... ({} more bytes)", arg.len() - SLOW_BYTES);
+                    [&arg[..SLOW_BYTES], more.as_bytes()].concat()
+                }
+            });
+        }
+        if shown < args.len() {
+            kept.push(format!("... ({} more arguments)", args.len() - shown).into_bytes());
+        }
+        let slow = Slow {
+            id: 0,
+            at_s: self.clock.now_ms() / 1000,
+            us,
+            args: kept,
+            peer: call.client.peer.clone(),
+            name: call.client.name.clone(),
+        };
+        self.slowlog.add(slow, self.cfg.slowlog_max_len as usize);
+    }
+
+    /// Notes that an event took long: `LATENCY`.
+    pub fn latency(&mut self, event: &'static str, ms: u64) {
+        let threshold = self.cfg.latency_monitor_threshold;
+        if threshold <= 0 || ms < threshold as u64 {
+            return;
+        }
+        let now = self.clock.now_ms() / 1000;
+        let latency = self.latencies.entry(event).or_default();
+        latency.max_ms = latency.max_ms.max(ms);
+        match latency.samples.back_mut() {
+            // One sample a second: the worst of it.
+            Some((at, worst)) if *at == now => *worst = (*worst).max(ms),
+            _ => latency.samples.push_back((now, ms)),
+        }
+        if latency.samples.len() > LATENCY_SAMPLES {
+            latency.samples.pop_front();
+        }
+    }
+
+    /// Shows a command to those who watch with `MONITOR`.
+    #[cold]
+    pub fn feed_monitors(&mut self, call: &mut Call<'_>, args: &Args<'_>) {
+        let us = self.clock.now_us();
+        let mut line = format!(
+            "+{}.{:06} [{} {}]",
+            us / 1_000_000,
+            us % 1_000_000,
+            call.client.db,
+            call.client.peer
+        )
+        .into_bytes();
+        for arg in args.iter() {
+            line.extend_from_slice(b" \"");
+            escape(arg, &mut line);
+            line.push(b'"');
+        }
+        line.extend_from_slice(b"\r\n");
+        for &id in &self.monitors {
+            if id == call.id {
+                call.reply.raw(&line);
+            } else if let Some(conn) = call.net.conn_mut(id) {
+                conn.output.raw(&line);
+                call.net.mark_dirty(id);
+            }
+        }
+    }
+}
+
+/// Bytes as they stand between quotes.
+pub fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+    for &b in bytes {
+        match b {
+            b'\\' | b'"' => out.extend_from_slice(&[b'\\', b]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            7 => out.extend_from_slice(b"\\a"),
+            8 => out.extend_from_slice(b"\\b"),
+            b' '..=b'~' => out.push(b),
+            _ => out.extend_from_slice(format!("\\x{b:02x}").as_bytes()),
+        }
+    }
+}

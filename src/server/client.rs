@@ -1,0 +1,134 @@
+//! What the daemon knows of a connection.
+
+use super::registry::CommandId;
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use varve_engine::OwnedArgs;
+use varve_engine::command::OnTimeout;
+
+/// What a connection is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    #[default]
+    Normal,
+    /// A replica of this server, from its `PSYNC` on.
+    Replica,
+    /// This server's link to its primary.
+    Primary,
+    /// A snapshot child's pipe.
+    Child,
+}
+
+/// A transaction being queued.
+#[derive(Default)]
+pub struct Multi {
+    pub queue: Vec<(CommandId, OwnedArgs)>,
+    /// A command could not be queued, so `EXEC` will refuse.
+    pub aborted: bool,
+    /// Flags of all queued commands together.
+    pub flags: u32,
+}
+
+/// Why a client waits.
+pub enum BlockedOn {
+    /// A key: the command runs again when one of them has something.
+    Keys { db: usize, keys: Vec<Box<[u8]>>, command: CommandId, args: OwnedArgs, on_timeout: OnTimeout },
+    /// `WAIT`: so many replicas at this offset.
+    Replicas { count: usize, offset: u64 },
+    /// `WAITAOF`: the disk here, and the disks of so many replicas.
+    Disks { local: usize, count: usize, offset: u64 },
+    /// `CLIENT PAUSE`: the command runs when the pause ends.
+    Pause { command: CommandId, args: OwnedArgs },
+    /// `SHUTDOWN` that waits for replicas.
+    Shutdown,
+}
+
+pub struct Blocked {
+    pub on: BlockedOn,
+    /// When it gives up, Unix ms.
+    pub until_ms: Option<i64>,
+}
+
+/// What `CLIENT REPLY` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplyMode {
+    #[default]
+    On,
+    Off,
+    /// Nothing for the command after this one.
+    SkipNext,
+    /// Nothing for this command.
+    Skip,
+}
+
+#[derive(Default)]
+pub struct Client {
+    pub id: u64,
+    pub kind: Kind,
+    pub peer: String,
+    pub local: String,
+    pub socket: Option<SocketAddr>,
+    pub unix: bool,
+    pub name: Vec<u8>,
+    pub lib_name: Vec<u8>,
+    pub lib_ver: Vec<u8>,
+    pub db: usize,
+    pub authenticated: bool,
+    pub created_ms: i64,
+    pub last_used_ms: i64,
+    pub last_command: Option<CommandId>,
+    pub multi: Option<Multi>,
+    pub watched: Vec<(usize, Box<[u8]>)>,
+    /// A watched key was changed.
+    pub watch_failed: bool,
+    pub channels: HashSet<Box<[u8]>>,
+    pub patterns: HashSet<Box<[u8]>>,
+    pub shard_channels: HashSet<Box<[u8]>>,
+    pub blocked: Option<Blocked>,
+    pub reply_mode: ReplyMode,
+    pub no_evict: bool,
+    pub no_touch: bool,
+    pub readonly: bool,
+    pub monitor: bool,
+    pub close_after_reply: bool,
+    /// The log's end after this client's last write: what `WAIT` waits for.
+    pub wrote_to: u64,
+    pub commands: u64,
+    /// Whether the replies go into a push message of their own when they are of the pub/sub kind.
+    pub replica_port: u16,
+}
+
+impl Client {
+    /// The number of subscriptions of all kinds that `SUBSCRIBE` counts.
+    pub fn subscriptions(&self) -> usize {
+        self.channels.len() + self.patterns.len()
+    }
+
+    /// Whether only the pub/sub commands are allowed (RESP 2).
+    pub fn in_pubsub(&self) -> bool {
+        self.subscriptions() + self.shard_channels.len() > 0
+    }
+
+    /// The letters that `CLIENT LIST` shows.
+    pub fn flags(&self) -> String {
+        let mut s = String::new();
+        let mut add = |on: bool, c: char| {
+            if on {
+                s.push(c)
+            }
+        };
+        add(self.kind == Kind::Replica && !self.monitor, 'S');
+        add(self.monitor, 'O');
+        add(self.kind == Kind::Primary, 'M');
+        add(self.in_pubsub(), 'P');
+        add(self.multi.is_some(), 'x');
+        add(self.blocked.is_some(), 'b');
+        add(self.watch_failed, 'd');
+        add(self.close_after_reply, 'c');
+        add(self.unix, 'U');
+        add(self.readonly, 'r');
+        add(self.no_evict, 'e');
+        add(self.no_touch, 'T');
+        if s.is_empty() { "N".into() } else { s }
+    }
+}

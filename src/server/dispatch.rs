@@ -1,0 +1,330 @@
+//! From a request to its reply: what is checked before a command runs, and what follows it.
+//!
+//! The checks stand in the order in which Redis makes them, because a client that breaks two rules
+//! at once expects the same error.
+
+use super::Server;
+use super::client::{Blocked, BlockedOn, Client, Kind, ReplyMode};
+use super::registry::{CommandId, Run, Unknown};
+use crate::config::types::OnOffLocal;
+use varve_engine::command::{Ctx, Written, as_resp, flag};
+use varve_engine::keyspace::Origin;
+use varve_engine::{Args, Error, OwnedArgs, Reply};
+use varve_net::{ConnId, Net};
+
+/// What a running command of the daemon can reach, beside the [`Server`].
+pub struct Call<'a> {
+    pub net: &'a mut Net<Client>,
+    pub id: ConnId,
+    pub client: &'a mut Client,
+    pub reply: &'a mut Reply,
+    pub command: CommandId,
+}
+
+const MISCONF_RDB: Error = Error::new(
+    "MISCONF Varve is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that may modify the data set are disabled, because this instance is configured to report errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Varve logs for details about the RDB error.",
+);
+
+impl Server {
+    /// Runs one request of a client.
+    pub fn execute(&mut self, call: &mut Call<'_>, args: &mut Args<'_>) {
+        call.client.last_used_ms = self.clock.now_ms();
+        call.client.commands += 1;
+        self.stats.commands += 1;
+        match call.client.reply_mode {
+            ReplyMode::SkipNext => {
+                call.client.reply_mode = ReplyMode::Skip;
+                call.reply.muted = true;
+            }
+            ReplyMode::Skip => {
+                call.client.reply_mode = ReplyMode::On;
+                call.reply.muted = false;
+            }
+            ReplyMode::On | ReplyMode::Off => {}
+        }
+        let id = match self.commands.find(args) {
+            Ok(id) if self.commands.get(id).spec.takes(args.len()) => id,
+            Ok(id) => return self.reject(call, Some(id), Error::arity(self.commands.get(id).spec.name)),
+            Err(Unknown::Bare(name)) => return self.reject(call, None, Error::arity(&name)),
+            Err(why) => return self.reject(call, None, unknown(why, args)),
+        };
+        if let Err(error) = self.check(call, id) {
+            return self.reject(call, Some(id), error);
+        }
+        call.client.last_command = Some(id);
+        let spec = self.commands.get(id).spec;
+        if let Some(multi) = &mut call.client.multi
+            && !matches!(spec.name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
+        {
+            multi.flags |= spec.flags;
+            multi.queue.push((id, OwnedArgs::from_args(args)));
+            call.reply.simple("QUEUED");
+            return;
+        }
+        if self.is_paused(spec.flags) && call.client.kind == Kind::Normal && !spec.has(flag::ADMIN) {
+            call.client.blocked =
+                Some(Blocked { on: BlockedOn::Pause { command: id, args: OwnedArgs::from_args(args) }, until_ms: None });
+            self.paused.push(call.id);
+            return;
+        }
+        self.run(call, id, args);
+        if !self.ks.ready.is_empty() {
+            self.serve_ready(call.net);
+        }
+    }
+
+    /// A request that is not run: the error, and a transaction being queued will not be executed.
+    fn reject(&mut self, call: &mut Call<'_>, id: Option<CommandId>, error: Error) {
+        if let Some(id) = id {
+            self.commands.counters(id).rejected += 1;
+        }
+        if let Some(multi) = &mut call.client.multi {
+            multi.aborted = true;
+        }
+        self.count_error(&error);
+        // A transaction that can not run any more says so with the error's own words.
+        if id.is_some_and(|id| self.commands.get(id).spec.name == "exec") {
+            self.discard(call.client);
+            let text = error.0.strip_prefix("ERR ").unwrap_or(&error.0);
+            let error = Error::text(format!("EXECABORT Transaction discarded because of: {text}"));
+            call.reply.error(&error);
+            return;
+        }
+        call.reply.error(&error);
+    }
+
+    pub fn count_error(&mut self, error: &Error) {
+        self.stats.errors += 1;
+        let word = error.0.split(' ').next().unwrap_or_default();
+        match self.error_counts.get_mut(word) {
+            Some(n) => *n += 1,
+            // A client can make up words (`EVAL` will allow it); the list must not grow with them.
+            None if self.error_counts.len() < 128 => {
+                self.error_counts.insert(word.to_owned(), 1);
+            }
+            None => {}
+        }
+    }
+
+    /// Whether the command may run now, for this client.
+    fn check(&mut self, call: &mut Call<'_>, id: CommandId) -> Result<(), Error> {
+        let spec = self.commands.get(id).spec;
+        let (is_write, client) = (spec.has(flag::WRITE), &*call.client);
+        // What a transaction will do counts when it is executed.
+        let (writes, denies_oom) = match &client.multi {
+            Some(multi) if spec.name == "exec" => {
+                (multi.flags & flag::WRITE != 0, multi.flags & flag::DENYOOM != 0)
+            }
+            _ => (is_write, spec.has(flag::DENYOOM)),
+        };
+        if !client.authenticated && !spec.has(flag::NO_AUTH) {
+            return Err(Error::new("NOAUTH Authentication required."));
+        }
+        if client.multi.is_some() && spec.has(flag::NO_MULTI) {
+            return Err(Error::new("ERR Command not allowed inside a transaction"));
+        }
+        if spec.name == "debug" || spec.name.starts_with("debug|") {
+            let allowed = match self.cfg.enable_debug_command {
+                OnOffLocal::Yes => true,
+                OnOffLocal::Local => client.unix || client.socket.is_none_or(|s| s.ip().is_loopback()),
+                OnOffLocal::No => false,
+            };
+            if !allowed {
+                return Err(Error::new(
+                    "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
+                ));
+            }
+        }
+        if self.cfg.maxmemory > 0 && self.over_memory() && denies_oom {
+            return Err(Error::OOM);
+        }
+        if self.is_primary() && writes {
+            if self.cfg.stop_writes_on_bgsave_error
+                && !self.cfg.save.is_empty()
+                && !self.snapshots.last_ok
+            {
+                return Err(MISCONF_RDB);
+            }
+            if let Some(why) = self.log.write_error() {
+                return Err(Error::text(format!("MISCONF Errors writing to the AOF file: {why}")));
+            }
+            if !self.enough_good_replicas() {
+                return Err(Error::new("NOREPLICAS Not enough good replicas to write."));
+            }
+        }
+        if !self.is_primary()
+            && self.cfg.replica_read_only
+            && client.kind != Kind::Primary
+            && writes
+        {
+            return Err(Error::new("READONLY You can't write against a read only replica."));
+        }
+        if client.in_pubsub()
+            && !call.reply.resp3
+            && !matches!(
+                spec.name,
+                "ping" | "subscribe" | "ssubscribe" | "sunsubscribe" | "psubscribe" | "unsubscribe"
+                    | "punsubscribe" | "quit" | "reset"
+            )
+        {
+            return Err(Error::err(format_args!(
+                "Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+                spec.name
+            )));
+        }
+        if !self.is_primary()
+            && !self.link_is_up()
+            && !self.cfg.replica_serve_stale_data
+            && !spec.has(flag::STALE)
+        {
+            return Err(Error::new(
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            ));
+        }
+        if self.loading.is_some() && !spec.has(flag::LOADING) {
+            return Err(Error::new("LOADING Varve is loading the dataset in memory"));
+        }
+        Ok(())
+    }
+
+    /// Runs a command that passed the checks, appends what it changed to the log, and keeps the
+    /// books: counters, slow log, monitors.
+    pub fn run(&mut self, call: &mut Call<'_>, id: CommandId, args: &mut Args<'_>) {
+        let started = self.clock.now_ns();
+        let spec = self.commands.get(id).spec;
+        if !self.monitors.is_empty() && !spec.has(flag::SKIP_MONITOR | flag::ADMIN) {
+            self.feed_monitors(call, args);
+        }
+        match self.commands.get(id).run {
+            Run::Data(run) => {
+                self.ks.now_ms = self.clock.now_ms();
+                self.ks.origin = if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
+                let mut ctx = Ctx::new(&mut self.ks, call.client.db, call.reply);
+                ctx.may_block = self.in_exec.is_none();
+                let (written, result) = varve_engine::command::call(&mut ctx, run, args);
+                let block = ctx.block.take();
+                if let Err(error) = result {
+                    self.fail(call, id, &error);
+                }
+                self.written(call.client, written, args);
+                if let Some(block) = block {
+                    self.block_on_keys(call, id, args, block);
+                }
+            }
+            Run::Server(run) => {
+                if let Err(error) = run(self, call, args) {
+                    self.fail(call, id, &error);
+                }
+                if !self.ks.effects.is_empty() && self.in_exec.is_none() {
+                    self.written(call.client, Written::Effects, args);
+                }
+            }
+        }
+        let spent_ns = self.clock.tick_ns() - started;
+        self.account(call, id, args, spent_ns);
+        if !self.ks.watchers_hit.is_empty() {
+            self.fail_watchers(call.net, call.id, call.client);
+        }
+        if !self.ks.events.is_empty() {
+            self.publish_events(call.net);
+        }
+        if !self.ks.garbage.is_empty() {
+            self.collect_garbage();
+        }
+    }
+
+    fn fail(&mut self, call: &mut Call<'_>, id: CommandId, error: &Error) {
+        self.count_error(error);
+        self.commands.counters(id).failed += 1;
+        call.reply.error(error);
+    }
+
+    /// Takes what a command left for the log there; inside a transaction it is gathered first.
+    fn written(&mut self, client: &mut Client, written: Written, args: &Args<'_>) {
+        if written == Written::Nothing {
+            return;
+        }
+        if self.in_exec.is_some() {
+            if written == Written::AsItCame {
+                let mut room = std::mem::take(&mut self.scratch);
+                self.ks.effects.push_raw(client.db, as_resp(args, &mut room));
+                self.scratch = room;
+            }
+            return;
+        }
+        if written == Written::AsItCame && self.ks.effects.is_empty() {
+            let mut room = std::mem::take(&mut self.scratch);
+            self.append(client.db, as_resp(args, &mut room));
+            self.scratch = room;
+        } else {
+            if written == Written::AsItCame {
+                self.ks.effects.push_raw(client.db, as_resp(args, &mut Vec::new()));
+            }
+            self.append_effects();
+        }
+        client.wrote_to = self.log.end().0;
+    }
+
+    /// Appends all effects that wait, as a transaction if they are several.
+    pub fn append_effects(&mut self) {
+        let effects = std::mem::take(&mut self.ks.effects);
+        let many = effects.len() > 1;
+        if many {
+            let db = effects.ops()[0].db;
+            self.append(db, b"*1\r\n$5\r\nMULTI\r\n");
+        }
+        for op in effects.ops() {
+            self.append(op.db, effects.bytes(op));
+        }
+        if many {
+            let db = effects.ops()[effects.len() - 1].db;
+            self.append(db, b"*1\r\n$4\r\nEXEC\r\n");
+        }
+        self.ks.effects = effects;
+        self.ks.effects.clear();
+    }
+
+    /// Appends effects that have nothing to do with each other (expiry, eviction), one by one.
+    pub fn append_effects_singly(&mut self) {
+        let effects = std::mem::take(&mut self.ks.effects);
+        for op in effects.ops() {
+            self.append(op.db, effects.bytes(op));
+        }
+        self.ks.effects = effects;
+        self.ks.effects.clear();
+    }
+
+    /// The one way into the log for what this server changed. A replica changes nothing: what its
+    /// clients write to a writable replica is not part of the history.
+    fn append(&mut self, db: usize, resp: &[u8]) {
+        if self.is_primary() && self.loading.is_none() {
+            self.log.append_in_db(db, resp);
+        }
+    }
+}
+
+/// The error for a first word, or a second, that names nothing.
+fn unknown(why: Unknown, args: &Args<'_>) -> Error {
+    let show = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).into_owned();
+    match why {
+        Unknown::Subcommand(container) => Error::err(format_args!(
+            "unknown subcommand '{}'. Try {} HELP.",
+            show(&args[1]),
+            container.to_uppercase()
+        )),
+        Unknown::Bare(container) => Error::arity(&container),
+        Unknown::Command => {
+            let mut text = format!("ERR unknown command '{}', with args beginning with: ", show(&args[0]));
+            let mut room = 128usize;
+            for arg in args.iter().skip(1) {
+                if room == 0 {
+                    break;
+                }
+                let part = &arg[..arg.len().min(room)];
+                text.push_str(&format!("'{}' ", String::from_utf8_lossy(part)));
+                room = room.saturating_sub(part.len() + 3);
+            }
+            Error::text(text)
+        }
+    }
+}

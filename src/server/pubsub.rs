@@ -1,0 +1,184 @@
+//! Who listens to which channel, and telling them.
+
+use super::Server;
+use super::client::Client;
+use super::dispatch::Call;
+use std::collections::{BTreeSet, HashMap};
+use varve_engine::keyspace::event;
+use varve_engine::{Reply, glob};
+use varve_net::{ConnId, Net};
+
+/// What a subscription is to: its words in messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listening {
+    Channel,
+    Pattern,
+    Shard,
+}
+
+type Listeners = HashMap<Box<[u8]>, BTreeSet<ConnId>>;
+
+#[derive(Default)]
+pub struct PubSub {
+    pub channels: Listeners,
+    pub patterns: Listeners,
+    pub shard_channels: Listeners,
+}
+
+impl PubSub {
+    pub fn of(&mut self, kind: Listening) -> &mut Listeners {
+        match kind {
+            Listening::Channel => &mut self.channels,
+            Listening::Pattern => &mut self.patterns,
+            Listening::Shard => &mut self.shard_channels,
+        }
+    }
+}
+
+impl Listening {
+    pub fn of(self, client: &mut Client) -> &mut std::collections::HashSet<Box<[u8]>> {
+        match self {
+            Listening::Channel => &mut client.channels,
+            Listening::Pattern => &mut client.patterns,
+            Listening::Shard => &mut client.shard_channels,
+        }
+    }
+
+    fn subscribed(self) -> &'static [u8] {
+        match self {
+            Listening::Channel => b"subscribe",
+            Listening::Pattern => b"psubscribe",
+            Listening::Shard => b"ssubscribe",
+        }
+    }
+
+    fn unsubscribed(self) -> &'static [u8] {
+        match self {
+            Listening::Channel => b"unsubscribe",
+            Listening::Pattern => b"punsubscribe",
+            Listening::Shard => b"sunsubscribe",
+        }
+    }
+
+    fn count(self, client: &Client) -> i64 {
+        match self {
+            Listening::Shard => client.shard_channels.len() as i64,
+            _ => client.subscriptions() as i64,
+        }
+    }
+}
+
+fn message(reply: &mut Reply, parts: &[&[u8]]) {
+    // Messages come between replies even where `CLIENT REPLY OFF` silences those.
+    let muted = std::mem::replace(&mut reply.muted, false);
+    reply.push(parts.len());
+    parts.iter().for_each(|p| reply.bulk(p));
+    reply.muted = muted;
+}
+
+impl Server {
+    pub fn subscribe(&mut self, call: &mut Call<'_>, kind: Listening, name: &[u8]) {
+        if kind.of(call.client).insert(name.into()) {
+            self.pubsub.of(kind).entry(name.into()).or_default().insert(call.id);
+        }
+        call.reply.push(3);
+        call.reply.bulk(kind.subscribed());
+        call.reply.bulk(name);
+        call.reply.int(kind.count(call.client));
+    }
+
+    /// Ends one subscription, whether there was one or not; `None` answers that there was none.
+    pub fn unsubscribe(&mut self, call: &mut Call<'_>, kind: Listening, name: Option<&[u8]>) {
+        if let Some(name) = name
+            && kind.of(call.client).remove(name)
+        {
+            self.stop_listening(kind, name, call.id);
+        }
+        call.reply.push(3);
+        call.reply.bulk(kind.unsubscribed());
+        match name {
+            Some(name) => call.reply.bulk(name),
+            None => call.reply.null(),
+        }
+        call.reply.int(kind.count(call.client));
+    }
+
+    fn stop_listening(&mut self, kind: Listening, name: &[u8], id: ConnId) {
+        let listeners = self.pubsub.of(kind);
+        if let Some(ids) = listeners.get_mut(name) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                listeners.remove(name);
+            }
+        }
+    }
+
+    /// A client that is going, or that was reset, listens to nothing.
+    pub fn forget_subscriptions(&mut self, id: ConnId, client: &mut Client) {
+        for kind in [Listening::Channel, Listening::Pattern, Listening::Shard] {
+            for name in std::mem::take(kind.of(client)) {
+                self.stop_listening(kind, &name, id);
+            }
+        }
+    }
+
+    /// Sends a message to all who listen. `own` is the client whose command this is: its connection
+    /// is not in `net` meanwhile. How many got it.
+    pub fn publish(
+        &mut self,
+        net: &mut Net<Client>,
+        own: Option<(ConnId, &mut Reply)>,
+        kind: Listening,
+        channel: &[u8],
+        text: &[u8],
+    ) -> usize {
+        let word: &[u8] = if kind == Listening::Shard { b"smessage" } else { b"message" };
+        let mut got = 0;
+        let (own_id, mut own_reply) = match own {
+            Some((id, reply)) => (Some(id), Some(reply)),
+            None => (None, None),
+        };
+        let mut send = |id: ConnId, parts: &[&[u8]]| {
+            if Some(id) == own_id {
+                if let Some(reply) = &mut own_reply {
+                    message(reply, parts);
+                }
+            } else if let Some(conn) = net.conn_mut(id) {
+                message(&mut conn.output, parts);
+                net.mark_dirty(id);
+            }
+        };
+        if let Some(ids) = self.pubsub.of(kind).get(channel) {
+            for &id in ids {
+                send(id, &[word, channel, text]);
+                got += 1;
+            }
+        }
+        if kind == Listening::Channel {
+            for (pattern, ids) in &self.pubsub.patterns {
+                if glob::matches(pattern, channel, false) {
+                    for &id in ids {
+                        send(id, &[b"pmessage", pattern, channel, text]);
+                        got += 1;
+                    }
+                }
+            }
+        }
+        got
+    }
+
+    /// Publishes the keyspace events that commands left.
+    pub fn publish_events(&mut self, net: &mut Net<Client>) {
+        for e in std::mem::take(&mut self.ks.events) {
+            let flags = self.cfg.notify_keyspace_events;
+            if flags & event::KEYSPACE != 0 {
+                let channel = [format!("__keyspace@{}__:", e.db).as_bytes(), &e.key].concat();
+                self.publish(net, None, Listening::Channel, &channel, e.name.as_bytes());
+            }
+            if flags & event::KEYEVENT != 0 {
+                let channel = format!("__keyevent@{}__:{}", e.db, e.name).into_bytes();
+                self.publish(net, None, Listening::Channel, &channel, &e.key);
+            }
+        }
+    }
+}

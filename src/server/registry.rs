@@ -1,0 +1,200 @@
+//! Every command that this daemon knows, by name.
+//!
+//! The engine's commands on data and the daemon's own come together here. What is known of a
+//! command stands in its [`Spec`]; what is counted of it stands here.
+
+use super::Server;
+use super::dispatch::Call;
+use std::collections::HashMap;
+use varve_engine::command::{Command, Handler, Spec};
+use varve_engine::{Args, Error};
+
+/// A command of the daemon itself.
+pub type ServerHandler = fn(&mut Server, &mut Call<'_>, &mut Args<'_>) -> Result<(), Error>;
+
+#[derive(Clone, Copy)]
+pub enum Run {
+    Data(Handler),
+    Server(ServerHandler),
+}
+
+/// What `INFO commandstats` and `LATENCY HISTOGRAM` show.
+#[derive(Clone)]
+pub struct Counters {
+    pub calls: u64,
+    pub ns: u64,
+    pub rejected: u64,
+    pub failed: u64,
+    /// Calls by the logarithm of their time: place `i` counts those below `2^i` ns.
+    pub times: [u64; 48],
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters { calls: 0, ns: 0, rejected: 0, failed: 0, times: [0; 48] }
+    }
+}
+
+pub struct Registered {
+    pub spec: &'static Spec,
+    pub run: Run,
+    pub counters: Counters,
+}
+
+/// An index into [`Registry::all`].
+pub type CommandId = u16;
+
+/// What a first word names.
+#[derive(Clone, Copy)]
+enum Named {
+    Command(CommandId),
+    Container,
+}
+
+pub struct Registry {
+    all: Vec<Registered>,
+    /// First words, lower case, as clients say them (after `rename-command`).
+    words: HashMap<Box<[u8]>, Named, foldhash::fast::RandomState>,
+    /// `container|sub`.
+    subcommands: HashMap<Box<[u8]>, CommandId, foldhash::fast::RandomState>,
+    /// The containers' own names, by the words that clients say.
+    containers: HashMap<Box<[u8]>, Box<[u8]>, foldhash::fast::RandomState>,
+}
+
+/// Why a request names no command.
+pub enum Unknown {
+    Command,
+    /// The container, lower case.
+    Subcommand(String),
+    /// A container without a subcommand: the wrong number of arguments.
+    Bare(String),
+}
+
+/// Longest name with its subcommand; longer words name nothing.
+const LONGEST: usize = 64;
+
+impl Registry {
+    pub fn new(own: impl Iterator<Item = &'static Command<ServerHandler>>) -> Registry {
+        let data = varve_engine::commands::all()
+            .map(|c| Registered { spec: &c.spec, run: Run::Data(c.run), counters: Counters::default() });
+        let own =
+            own.map(|c| Registered { spec: &c.spec, run: Run::Server(c.run), counters: Counters::default() });
+        let all: Vec<Registered> = data.chain(own).collect();
+        let mut words = HashMap::default();
+        let mut subcommands = HashMap::default();
+        let mut containers = HashMap::default();
+        for (id, c) in all.iter().enumerate() {
+            let name = c.spec.name.as_bytes();
+            match c.spec.name.split_once('|') {
+                None => {
+                    words.insert(name.into(), Named::Command(id as CommandId));
+                }
+                Some((container, _)) => {
+                    let container: Box<[u8]> = container.as_bytes().into();
+                    // A command that is also a container (none of Redis's data commands is) wins.
+                    words.entry(container.clone()).or_insert(Named::Container);
+                    containers.insert(container.clone(), container);
+                    subcommands.insert(name.into(), id as CommandId);
+                }
+            }
+        }
+        Registry { all, words, subcommands, containers }
+    }
+
+    pub fn all(&self) -> &[Registered] {
+        &self.all
+    }
+
+    pub fn get(&self, id: CommandId) -> &Registered {
+        &self.all[id as usize]
+    }
+
+    pub fn counters(&mut self, id: CommandId) -> &mut Counters {
+        &mut self.all[id as usize].counters
+    }
+
+    pub fn reset_counters(&mut self) {
+        self.all.iter_mut().for_each(|c| c.counters = Counters::default());
+    }
+
+    /// `rename-command`: an empty new name removes the command. An error says what is wrong.
+    pub fn rename(&mut self, old: &str, new: &str) -> Result<(), String> {
+        let old = old.to_ascii_lowercase().into_bytes();
+        let Some(named) = self.words.remove(&old[..]) else {
+            return Err("No such command in rename-command".into());
+        };
+        let container = self.containers.remove(&old[..]);
+        if new.is_empty() {
+            return Ok(());
+        }
+        let new = new.to_ascii_lowercase().into_bytes();
+        if self.words.contains_key(&new[..]) {
+            return Err("Target command name already exists".into());
+        }
+        if let Some(container) = container {
+            self.containers.insert(new.clone().into(), container);
+        }
+        self.words.insert(new.into(), named);
+        Ok(())
+    }
+
+    /// The command that the first words of `args` name.
+    #[inline]
+    pub fn find(&self, args: &Args<'_>) -> Result<CommandId, Unknown> {
+        self.find_words(&args[0], args.get(1))
+    }
+
+    pub fn find_words(&self, name: &[u8], sub: Option<&[u8]>) -> Result<CommandId, Unknown> {
+        let mut room = [0u8; LONGEST];
+        let word = lower(name, &mut room).ok_or(Unknown::Command)?;
+        match self.words.get(word) {
+            None => Err(Unknown::Command),
+            Some(Named::Command(id)) => Ok(*id),
+            Some(Named::Container) => {
+                let container = &self.containers[word];
+                let text = || String::from_utf8_lossy(container).into_owned();
+                let Some(sub) = sub else { return Err(Unknown::Bare(text())) };
+                let mut full = [0u8; LONGEST];
+                let n = container.len();
+                if n + 1 + sub.len() > LONGEST {
+                    return Err(Unknown::Subcommand(text()));
+                }
+                full[..n].copy_from_slice(container);
+                full[n] = b'|';
+                let end = n + 1 + sub.len();
+                full[n + 1..end].copy_from_slice(sub);
+                full[n + 1..end].make_ascii_lowercase();
+                let found = self.subcommands.get(&full[..end]);
+                found.copied().ok_or_else(|| Unknown::Subcommand(text()))
+            }
+        }
+    }
+
+    /// By its own full name, whatever clients call it.
+    pub fn by_name(&self, name: &str) -> Option<CommandId> {
+        self.all.iter().position(|c| c.spec.name == name).map(|i| i as CommandId)
+    }
+
+    /// Names of first words as clients say them, with the command or container each names.
+    pub fn words(&self) -> impl Iterator<Item = (&[u8], Option<CommandId>)> {
+        self.words.iter().map(|(word, named)| match named {
+            Named::Command(id) => (&word[..], Some(*id)),
+            Named::Container => (&word[..], None),
+        })
+    }
+
+    /// The subcommands of a container, by its own name.
+    pub fn subcommands_of(&self, container: &str) -> impl Iterator<Item = CommandId> {
+        self.all.iter().enumerate().filter_map(move |(i, c)| {
+            let (of, _) = c.spec.name.split_once('|')?;
+            (of == container).then_some(i as CommandId)
+        })
+    }
+}
+
+fn lower<'r>(word: &[u8], room: &'r mut [u8; LONGEST]) -> Option<&'r [u8]> {
+    let part = room.get_mut(..word.len())?;
+    part.copy_from_slice(word);
+    part.make_ascii_lowercase();
+    Some(part)
+}
