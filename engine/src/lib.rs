@@ -19,11 +19,13 @@
 //! | --- | --- |
 //! | `args.rs` | a command's arguments, borrowed from the read buffer or owned when they are large |
 //! | `num.rs` | numbers as Redis reads and prints them |
+//! | `glob.rs` | patterns: `KEYS`, `SCAN MATCH`, `PSUBSCRIBE`, `CONFIG GET` |
 //! | `error.rs` | the errors that clients see, in Redis's words |
 //! | `resp/` | the protocol: reading requests, writing replies |
 
 pub mod args;
 pub mod error;
+pub mod glob;
 pub mod num;
 pub mod resp;
 
