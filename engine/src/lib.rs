@@ -21,6 +21,7 @@
 //! | `btree/` | the counted B+-tree that orders large sorted sets |
 //! | `member.rs` | a sorted set's member: score and bytes in one allocation |
 //! | `num.rs` | numbers as Redis reads and prints them |
+//! | `glob.rs` | patterns: `KEYS`, `SCAN MATCH`, `PSUBSCRIBE`, `CONFIG GET` |
 //! | `error.rs` | the errors that clients see, in Redis's words |
 //! | `listpack/` | the small list in RDB's bytes |
 //! | `intset.rs` | the small set of integers in RDB's bytes |
@@ -53,6 +54,7 @@ pub mod error;
 pub mod glob;
 pub mod hasher;
 pub mod keyspace;
+pub mod glob;
 pub mod num;
 pub mod quicklist;
 pub mod resp;
