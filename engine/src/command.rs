@@ -342,11 +342,7 @@ pub enum Written {
 /// `Keyspace::effects` holds what must go to the log before the command itself (keys that turned
 /// out to be expired) or instead of it.
 #[inline]
-pub fn call(
-    ctx: &mut Ctx<'_>,
-    run: Handler,
-    args: &mut Args<'_>,
-) -> (Written, Result<(), Error>) {
+pub fn call(ctx: &mut Ctx<'_>, run: Handler, args: &mut Args<'_>) -> (Written, Result<(), Error>) {
     let before = ctx.ks.dirty;
     ctx.replaced = false;
     let result = run(ctx, args);

@@ -31,8 +31,6 @@
 //! | `commands/` | the commands, a family a file |
 //! | `effects.rs` | what a command changed, for the log |
 //! | `entry.rs` | a key and its value as one allocation |
-//! | `glob.rs` | patterns |
-//! | `hasher.rs`, `table/` | the hash table |
 //! | `keyspace.rs` | the databases: lookup, expiry, and all that follows a change |
 //! | `types/`, `value.rs` | the data types |
 //! | `resp/` | the protocol: reading requests, writing replies |
@@ -41,11 +39,6 @@
 
 pub mod args;
 pub mod btree;
-pub mod error;
-pub mod hasher;
-pub mod member;
-pub mod intset;
-pub mod listpack;
 pub mod command;
 pub mod commands;
 pub mod effects;
@@ -53,8 +46,10 @@ pub mod entry;
 pub mod error;
 pub mod glob;
 pub mod hasher;
+pub mod intset;
 pub mod keyspace;
-pub mod glob;
+pub mod listpack;
+pub mod member;
 pub mod num;
 pub mod quicklist;
 pub mod resp;
