@@ -21,6 +21,7 @@
 //! | `btree/` | the counted B+-tree that orders large sorted sets |
 //! | `member.rs` | a sorted set's member: score and bytes in one allocation |
 //! | `num.rs` | numbers as Redis reads and prints them |
+//! | `expire.rs` | keys that leave by themselves: the expiry cycle, eviction |
 //! | `glob.rs` | patterns: `KEYS`, `SCAN MATCH`, `PSUBSCRIBE`, `CONFIG GET` |
 //! | `error.rs` | the errors that clients see, in Redis's words |
 //! | `listpack/` | the small list in RDB's bytes |
@@ -44,6 +45,7 @@ pub mod commands;
 pub mod effects;
 pub mod entry;
 pub mod error;
+pub mod expire;
 pub mod glob;
 pub mod hasher;
 pub mod intset;

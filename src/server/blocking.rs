@@ -5,7 +5,7 @@
 //! served by running its command again, so that one piece of code pops for all.
 
 use super::Server;
-use super::client::{Blocked, BlockedOn, Client, Kind};
+use super::client::{Blocked, BlockedOn, Client};
 use super::dispatch::Call;
 use super::registry::{CommandId, Run};
 use std::collections::{HashMap, VecDeque};
@@ -139,9 +139,8 @@ impl Server {
         else {
             return;
         };
-        let (command, db) = (*command, *db);
+        let (command, db, mut args) = (*command, *db, args.clone());
         let Run::Data(run) = self.commands.get(command).run else { return };
-        let mut args = args.clone();
         let mut reply = Reply { resp3: conn.output.resp3, ..Reply::new() };
         self.ks.origin = if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
         let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);
@@ -153,16 +152,11 @@ impl Server {
             self.count_error(&error);
             reply.error(&error);
         }
-        // The client is whole again before anything else is told.
-        let mut session = std::mem::take(&mut conn.session);
-        conn.output.append(&mut reply);
-        self.unblock(id, &mut session);
-        self.written(&mut session, written, &args.args());
-        if let Some(conn) = net.conn_mut(id) {
-            conn.session = session;
-        }
-        net.mark_dirty(id);
-        net.resume(id);
+        self.with_client(net, id, |s, call| {
+            s.unblock(call.id, call.client);
+            call.reply.append(&mut reply);
+            s.written(call.client, written, &args.args());
+        });
     }
 
     /// Answers the clients whose time is over.
@@ -179,35 +173,32 @@ impl Server {
 
     /// Ends a client's wait as its time's end would, or with an error. Whether it was blocked.
     pub fn release(&mut self, net: &mut Net<Client>, id: ConnId, error: Option<Error>) -> bool {
-        let Some(conn) = net.conn_mut(id) else { return false };
-        let mut session = std::mem::take(&mut conn.session);
-        let ended = self.unblock(id, &mut session);
-        let Some(conn) = net.conn_mut(id) else { return false };
-        let reply = &mut conn.output;
-        let was_blocked = ended.is_some();
-        match (ended, error) {
-            (None, _) => {}
-            (_, Some(error)) => reply.error(&error),
-            (Some(BlockedOn::Keys { on_timeout, .. }), None) => match on_timeout {
-                OnTimeout::Null => reply.null(),
-                OnTimeout::NullArray => reply.null_array(),
-            },
-            (Some(BlockedOn::Replicas { offset, .. }), None) => {
-                reply.int(self.replicas_at(offset) as i64);
-            }
-            (Some(BlockedOn::Disks { offset, .. }), None) => {
-                reply.array(2);
-                reply.int(self.synced_here(offset) as i64);
-                reply.int(self.replica_disks_at(offset) as i64);
-            }
-            (Some(BlockedOn::Shutdown | BlockedOn::Pause { .. }), None) => {}
+        let blocked = |c: &Client| {
+            c.blocked.as_ref().is_some_and(|b| !matches!(b.on, BlockedOn::Pause { .. }))
+        };
+        if !net.conn(id).is_some_and(|conn| blocked(&conn.session)) {
+            return false;
         }
-        conn.session = session;
-        if was_blocked {
-            net.mark_dirty(id);
-            net.resume(id);
-        }
-        was_blocked
+        self.with_client(net, id, |s, call| {
+            let on = s.unblock(id, call.client);
+            match (on, error) {
+                (_, Some(error)) => call.reply.error(&error),
+                (Some(BlockedOn::Keys { on_timeout, .. }), None) => match on_timeout {
+                    OnTimeout::Null => call.reply.null(),
+                    OnTimeout::NullArray => call.reply.null_array(),
+                },
+                (Some(BlockedOn::Replicas { offset, .. }), None) => {
+                    call.reply.int(s.replicas_at(offset) as i64);
+                }
+                (Some(BlockedOn::Disks { offset, .. }), None) => {
+                    call.reply.array(2);
+                    call.reply.int(s.synced_here(offset) as i64);
+                    call.reply.int(s.replica_disks_at(offset) as i64);
+                }
+                _ => {}
+            }
+        });
+        true
     }
 
     /// Answers the clients in `WAIT` and `WAITAOF` whose condition now holds.
@@ -241,32 +232,19 @@ impl Server {
         self.pause = None;
         self.ks.hold_expiry = false;
         for id in std::mem::take(&mut self.paused) {
-            let Some(mut conn) = net.take(id) else { continue };
-            if let Some(BlockedOn::Pause { command, mut args }) = self.unblock(id, &mut conn.session) {
-                let conn_ref = &mut *conn;
-                let mut call = Call {
-                    net,
-                    id,
-                    client: &mut conn_ref.session,
-                    reply: &mut conn_ref.output,
-                    command,
-                };
-                self.run(&mut call, command, &mut args.args());
-                if !self.ks.ready.is_empty() {
-                    self.serve_ready(net);
+            self.with_client(net, id, |s, call| {
+                if let Some(BlockedOn::Pause { command, mut args }) = s.unblock(id, call.client) {
+                    call.command = command;
+                    s.run(call, command, &mut args.args());
                 }
-            }
-            net.put_back(conn);
-            net.mark_dirty(id);
-            net.resume(id);
+            });
+            self.serve_ready(net);
         }
     }
 
     /// A client that is going leaves every list.
     pub fn forget_blocked(&mut self, id: ConnId, client: &mut Client) {
         self.unblock(id, client);
-        if client.kind == Kind::Normal {
-            self.monitors.retain(|&m| m != id);
-        }
+        self.monitors.retain(|&m| m != id);
     }
 }

@@ -240,7 +240,7 @@ impl Server {
     }
 
     /// Takes what a command left for the log there; inside a transaction it is gathered first.
-    fn written(&mut self, client: &mut Client, written: Written, args: &Args<'_>) {
+    pub fn written(&mut self, client: &mut Client, written: Written, args: &Args<'_>) {
         if written == Written::Nothing {
             return;
         }

@@ -1,0 +1,131 @@
+//! Keys that leave by themselves: the active expiry cycle and eviction.
+//!
+//! A key past its time is removed when it is met. One that nobody asks for would stay for ever, so
+//! a cycle walks the expiry index a little at a time, longer where much has expired.
+
+use crate::hasher::hash;
+use crate::keyspace::{Keyspace, event};
+
+/// Keys looked at between two looks at the clock.
+const STEP: usize = 20;
+/// The cycle leaves a database when less than one in so many keys had expired.
+const WORTHWHILE: usize = 10;
+
+impl Keyspace {
+    /// Removes expired keys until little is left to remove or `out_of_time` says stop. Their
+    /// deletions are in [`Keyspace::effects`].
+    pub fn expire_cycle(&mut self, mut out_of_time: impl FnMut() -> bool) {
+        let (mut seen_all, mut gone_all) = (0usize, 0usize);
+        'databases: for db in 0..self.dbs.len() {
+            loop {
+                let index = self.dbs[db].expires();
+                if index.is_empty() {
+                    break;
+                }
+                let (mut seen, mut due, mut ttl_sum) = (0, Vec::<Box<[u8]>>::new(), 0i64);
+                let mut cursor = self.dbs[db].expire_cursor;
+                // Empty buckets are passed in bounded number as well.
+                for _ in 0..STEP * 8 {
+                    cursor = index.scan(cursor, |word| {
+                        seen += 1;
+                        match word.expire() {
+                            Some(at) if at <= self.now_ms => {
+                                due.push(crate::table::Slot::key(word).into());
+                            }
+                            Some(at) => ttl_sum += at - self.now_ms,
+                            None => {}
+                        }
+                    });
+                    if cursor == 0 || seen >= STEP {
+                        break;
+                    }
+                }
+                let gone = due.len();
+                for key in &due {
+                    self.expire_now(db, key);
+                }
+                let d = &mut self.dbs[db];
+                d.expire_cursor = cursor;
+                if seen > gone {
+                    let ttl = ttl_sum / (seen - gone) as i64;
+                    // A running average: one look says little.
+                    d.avg_ttl = if d.avg_ttl == 0 { ttl } else { d.avg_ttl / 50 * 49 + ttl / 50 };
+                }
+                seen_all += seen;
+                gone_all += gone;
+                if out_of_time() {
+                    self.stats.expired_time_cap_reached += 1;
+                    break 'databases;
+                }
+                if gone * WORTHWHILE <= seen || cursor == 0 {
+                    break;
+                }
+            }
+        }
+        if seen_all > 0 {
+            let now = gone_all as f64 / seen_all as f64 * 100.0;
+            self.stats.expired_stale_perc = now * 0.05 + self.stats.expired_stale_perc * 0.95;
+        }
+    }
+
+    /// Removes a key because memory is short, with all that follows.
+    pub fn evict(&mut self, db: usize, key: &[u8]) {
+        let Some(entry) = self.remove(db, key) else { return };
+        let name: &[u8] = if self.lazy.eviction { b"UNLINK" } else { b"DEL" };
+        self.effects.push(db, [name, key].into_iter());
+        self.stats.evicted += 1;
+        self.notify(event::EVICTED, "evicted", db, key);
+        self.touched(db, key);
+        let lazy = self.lazy.eviction;
+        self.free(entry, lazy);
+    }
+
+    /// About `n` keys at random, only ones with a time to live if `volatile`.
+    pub fn sample_keys(&mut self, db: usize, volatile: bool, n: usize) -> Vec<Box<[u8]>> {
+        let mut state = self.random() | 1;
+        let mut word = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let d = &self.dbs[db];
+        let mut keys = Vec::with_capacity(n);
+        for _ in 0..n {
+            let key = match volatile {
+                true => d.expires().sample(&mut word).map(crate::table::Slot::key),
+                false => d.keys().sample(&mut word).map(|e| e.key()),
+            };
+            keys.extend(key.map(Box::from));
+        }
+        keys
+    }
+
+    /// Whether a key is there and has expired, though nobody has removed it.
+    pub fn is_expired(&self, db: usize, key: &[u8]) -> bool {
+        let entry = self.dbs[db].keys().get(hash(key), key);
+        entry.and_then(|e| e.expire()).is_some_and(|at| at <= self.now_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Keyspace;
+    use crate::entry::Payload;
+
+    #[test]
+    fn the_cycle_removes_all_that_is_due_and_nothing_else() {
+        let mut ks = Keyspace::new(2, 1);
+        ks.now_ms = 1000;
+        for i in 0..10_000 {
+            let at = if i % 2 == 0 { 500 } else { 5_000_000 };
+            ks.set(1, format!("key:{i}").as_bytes(), Payload::Int(i), Some(at));
+        }
+        for _ in 0..10_000 {
+            ks.expire_cycle(|| true);
+        }
+        assert_eq!((ks.dbs[1].len(), ks.dbs[1].expires().len()), (5000, 5000));
+        assert_eq!(ks.effects.len(), 5000);
+        assert_eq!(ks.stats.expired, 5000);
+    }
+}

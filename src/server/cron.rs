@@ -1,0 +1,148 @@
+//! What happens by itself, some times a second.
+
+use super::Server;
+use super::client::{Client, Kind};
+use crate::{allocator, log_warning};
+use std::time::{Duration, Instant};
+use varve_net::Net;
+
+/// When what is due.
+#[derive(Default)]
+pub struct Cron {
+    /// Unix ms of the last round.
+    last_ms: i64,
+    next: Option<Instant>,
+    /// Where the search for idle clients goes on.
+    rounds: u64,
+}
+
+/// Buckets that a round moves in tables that are changing size.
+const REHASH_BUCKETS: usize = 2000;
+
+impl Server {
+    fn period(&self) -> Duration {
+        Duration::from_micros(1_000_000 / self.cfg.hz.clamp(1, 500) as u64)
+    }
+
+    /// When the loop must come back although nothing happens.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let mut next = self.cron.next.unwrap_or_else(Instant::now);
+        let sooner = [self.waiters.next_limit_ms(), self.pause.as_ref().map(|p| p.until_ms)];
+        for at_ms in sooner.into_iter().flatten() {
+            let in_ms = (at_ms - self.clock.now_ms()).max(0) as u64;
+            next = next.min(self.clock.instant() + Duration::from_millis(in_ms));
+        }
+        Some(next)
+    }
+
+    /// Everything that is due.
+    pub fn on_tick(&mut self, net: &mut Net<Client>) {
+        self.clock.sync();
+        self.ks.now_ms = self.clock.now_ms();
+        self.time_out_blocked(net);
+        if self.pause.as_ref().is_some_and(|p| p.until_ms <= self.clock.now_ms()) {
+            self.end_pause(net);
+        }
+        let now = self.clock.instant();
+        if self.cron.next.is_some_and(|next| now < next) {
+            return;
+        }
+        self.cron.next = Some(now + self.period());
+        self.round(net);
+    }
+
+    fn round(&mut self, net: &mut Net<Client>) {
+        let now_ms = self.clock.now_ms();
+        self.cron.rounds += 1;
+        self.stats.peak_memory = self.stats.peak_memory.max(allocator::used());
+        if self.loading.is_none() {
+            self.expire_some(net);
+        }
+        if self.cfg.activerehashing && !self.snapshots.running() {
+            for db in &mut self.ks.dbs {
+                db.rehash_some(REHASH_BUCKETS);
+            }
+        }
+        if self.cfg.maxmemory > 0 && self.loading.is_none() {
+            self.over_memory();
+            self.publish_events(net);
+        }
+        if now_ms - self.cron.last_ms >= 100 {
+            self.commands_rate.sample(self.stats.commands, now_ms);
+            self.net_in_rate.sample(net.stats.bytes_in, now_ms);
+            self.net_out_rate.sample(net.stats.bytes_out, now_ms);
+            self.cron.last_ms = now_ms;
+        }
+        let hz = self.cfg.hz.max(1) as u64;
+        if self.cron.rounds % hz == 0 {
+            self.close_idle(net);
+        }
+        self.log.tick(now_ms);
+        self.snapshot_round(net);
+        self.replication_round(net);
+        self.start_round(net);
+    }
+
+    /// The active expiry cycle: a quarter of the time between two rounds at the usual effort.
+    fn expire_some(&mut self, net: &mut Net<Client>) {
+        if !self.is_primary() || self.ks.hold_expiry {
+            return;
+        }
+        let share = 25 + 2 * (self.cfg.active_expire_effort as u64 - 1);
+        let budget = self.period() * share as u32 / 100;
+        let started = Instant::now();
+        self.ks.now_ms = self.clock.now_ms();
+        self.ks.expire_cycle(|| started.elapsed() >= budget);
+        if !self.ks.effects.is_empty() {
+            self.append_effects_singly();
+            self.collect_garbage();
+            self.publish_events(net);
+            let watchers = std::mem::take(&mut self.ks.watchers_hit);
+            for id in watchers {
+                if let Some(conn) = net.conn_mut(id) {
+                    conn.session.watch_failed = true;
+                }
+            }
+        }
+        self.latency("expire-cycle", started.elapsed().as_millis() as u64);
+    }
+
+    /// Closes clients that have been silent for longer than `timeout`.
+    fn close_idle(&mut self, net: &mut Net<Client>) {
+        let limit_ms = self.cfg.timeout as i64 * 1000;
+        if limit_ms == 0 {
+            return;
+        }
+        let now = self.clock.now_ms();
+        let idle: Vec<u64> = net
+            .iter()
+            .filter(|conn| {
+                let c = &conn.session;
+                c.kind == Kind::Normal
+                    && c.blocked.is_none()
+                    && !c.in_pubsub()
+                    && now - c.last_used_ms > limit_ms
+            })
+            .map(|conn| conn.id)
+            .collect();
+        for id in idle {
+            crate::log_verbose!("Closing idle client {id}");
+            net.kill(id);
+        }
+    }
+
+    /// Warns once about settings of the system that hurt under load.
+    pub fn warn_about_system(&self) {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        if read("/proc/sys/vm/overcommit_memory").trim() == "0" {
+            log_warning!(
+                "Memory overcommit must be enabled! Without it, a background save or replication may fail under low memory condition. To fix this, set vm.overcommit_memory = 1 (packaging/99-varve.conf has the setting)."
+            );
+        }
+        if read("/sys/kernel/mm/transparent_hugepage/enabled").contains("[always]") {
+            log_warning!(
+                "Transparent huge pages are set to 'always': after a fork the first write to a page copies 2 MiB. Set them to 'madvise'."
+            );
+        }
+    }
+}

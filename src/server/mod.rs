@@ -1,0 +1,122 @@
+//! The daemon: one owner of the data, the clients and the log, driven by the event loop.
+//!
+//! | file | what is in it |
+//! | --- | --- |
+//! | `dispatch.rs` | a request's way: checks, running, effects into the log |
+//! | `registry.rs` | all commands by name |
+//! | `client.rs` | what is known of a connection |
+//! | `blocking.rs` | clients that wait |
+//! | `pubsub.rs` | channels, patterns, keyspace events |
+//! | `books.rs` | counters, slow log, latency, monitors |
+//! | `cron.rs` | what happens by itself: expiry, eviction, save points, rehashing |
+//! | `memory.rs` | `maxmemory` and freeing large values elsewhere |
+//! | `service.rs` | what the event loop asks of the daemon |
+//! | `start.rs` | from a configuration to a running daemon, and its end |
+//! | `snapshot.rs` | children that save: `BGSAVE`, the log's base, full syncs |
+//! | `load.rs` | reading a snapshot and the log at start and from a primary |
+//! | `replication.rs` | the links to replicas and to a primary |
+//! | `clock.rs` | the time |
+
+pub mod blocking;
+pub mod books;
+pub mod client;
+pub mod clock;
+pub mod cron;
+pub mod dispatch;
+pub mod load;
+pub mod memory;
+pub mod pubsub;
+pub mod registry;
+pub mod replication;
+pub mod service;
+pub mod snapshot;
+pub mod start;
+
+use crate::config::Config;
+use books::{Latency, Rate, SlowLog, Stats};
+use client::Client;
+use clock::Clock;
+use dispatch::Call;
+use registry::Registry;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use varve_engine::Keyspace;
+use varve_net::{ConnId, Net};
+use varve_persistence::log::Log;
+
+/// `CLIENT PAUSE`.
+pub struct Pause {
+    pub until_ms: i64,
+    /// All commands, not only those that write.
+    pub all: bool,
+}
+
+/// The daemon's state. Everything here belongs to the loop's thread.
+pub struct Server {
+    pub cfg: Config,
+    /// The configuration file, for `CONFIG REWRITE` and `INFO`.
+    pub config_file: Option<PathBuf>,
+    pub ks: Keyspace,
+    pub log: Log,
+    pub commands: Registry,
+    pub clock: Clock,
+    pub started_ms: i64,
+    pub run_id: String,
+    pub stats: Stats,
+    pub commands_rate: Rate,
+    pub net_in_rate: Rate,
+    pub net_out_rate: Rate,
+    pub error_counts: BTreeMap<String, u64>,
+    pub slowlog: SlowLog,
+    pub latencies: HashMap<&'static str, Latency>,
+    pub pubsub: pubsub::PubSub,
+    pub monitors: Vec<ConnId>,
+    pub waiters: blocking::Waiters,
+    pub pause: Option<Pause>,
+    /// Clients that a pause holds, in the order in which they came.
+    pub paused: Vec<ConnId>,
+    /// Set while a transaction runs: its effects are gathered and appended as one.
+    pub in_exec: Option<()>,
+    pub loading: Option<load::Loading>,
+    pub snapshots: snapshot::Snapshots,
+    pub repl: replication::Replication,
+    pub memory: memory::Memory,
+    pub cron: cron::Cron,
+    pub shutdown: Option<start::Shutdown>,
+    pub stopping: bool,
+    /// How many clients there are: replicas, the primary and children are not among them.
+    pub clients: usize,
+    scratch: Vec<u8>,
+}
+
+impl Server {
+    /// Whether this server decides what is written, rather than follow another.
+    #[inline]
+    pub fn is_primary(&self) -> bool {
+        self.repl.is_primary()
+    }
+
+    /// Runs `act` for a client that is not the one at hand, as if its own request were running.
+    pub fn with_client<R>(
+        &mut self,
+        net: &mut Net<Client>,
+        id: ConnId,
+        act: impl FnOnce(&mut Server, &mut Call<'_>) -> R,
+    ) -> Option<R> {
+        let conn = net.conn_mut(id)?;
+        let mut client = std::mem::take(&mut conn.session);
+        let mut reply = std::mem::take(&mut conn.output);
+        let command = client.last_command.unwrap_or_default();
+        let mut call = Call { net, id, client: &mut client, reply: &mut reply, command };
+        let result = act(self, &mut call);
+        if let Some(conn) = net.conn_mut(id) {
+            conn.hold = client.blocked.is_some();
+            conn.close_after_reply |= client.close_after_reply;
+            conn.session = client;
+            conn.output = reply;
+        }
+        net.mark_dirty(id);
+        net.resume(id);
+        Some(result)
+    }
+}
