@@ -34,9 +34,13 @@ impl Slot for Entry {
 
 fn body(n: u64) -> Body {
     let mut key = [0; 23];
-    let text = format!("key:{n:012}");
-    key[..text.len()].copy_from_slice(text.as_bytes());
-    Body { len: text.len() as u8, key, value: n }
+    key[..4].copy_from_slice(b"key:");
+    let mut rest = n;
+    for digit in key[4..16].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    Body { len: 16, key, value: n }
 }
 
 fn insert(table: &mut Table<Entry>, n: u64) {

@@ -108,10 +108,10 @@ impl Memory {
     #[inline]
     pub(super) fn release(&mut self, n: usize) {
         if n < FIRST {
-            if n % 8 == 0 {
+            if n.is_multiple_of(8) {
                 self.release_first(n);
             }
-        } else if n % RELEASE == 0 || n % FIRST == 0 {
+        } else if n.is_multiple_of(RELEASE) || n.is_multiple_of(FIRST) {
             self.release_segment(n);
         }
     }
@@ -137,7 +137,7 @@ impl Memory {
     #[cold]
     fn release_segment(&mut self, n: usize) {
         let (s, at) = segment_of(n);
-        if at % RELEASE == 0 {
+        if at.is_multiple_of(RELEASE) {
             // SAFETY: `segments` is a live box while any bucket at or above FIRST exists.
             let segment = unsafe { (*self.segments)[s] };
             let bytes = (RELEASE * BUCKET).min(segment_bytes(s) - at * BUCKET);

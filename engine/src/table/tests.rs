@@ -56,7 +56,7 @@ struct Owner(Box<Owned>);
 struct Owned {
     key: Vec<u8>,
     version: u32,
-    alive: Rc<()>,
+    _alive: Rc<()>,
 }
 
 impl Slot for Owner {
@@ -128,8 +128,8 @@ impl Checked {
         self.version += 1;
         let key = n.to_string().into_bytes();
         let hash = clumsy_hash(&key);
-        let (version, alive) = (self.version, self.alive.clone());
-        let value = Owner(Box::new(Owned { key: key.clone(), version, alive }));
+        let (version, _alive) = (self.version, self.alive.clone());
+        let value = Owner(Box::new(Owned { key: key.clone(), version, _alive }));
         let before = self.model.insert(key.clone(), version);
         let replaced = match self.version % 4 {
             0 => self.table.replace(hash, value),
@@ -155,7 +155,7 @@ impl Checked {
         let key = n.to_string().into_bytes();
         let hash = clumsy_hash(&key);
         let removed = match self.table.find_slot(hash, &key) {
-            Entry::Occupied(entry) if n % 2 == 0 => Some(entry.remove()),
+            Entry::Occupied(entry) if n.is_multiple_of(2) => Some(entry.remove()),
             _ => self.table.remove(hash, &key),
         };
         assert_eq!(removed.map(|owner| owner.0.version), self.model.remove(&key));
