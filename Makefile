@@ -1,0 +1,46 @@
+# `make build`, `make run`, `make test`; `make conf` after a change to the directive table;
+# `make install` with PREFIX (default /usr) and DESTDIR.
+
+CARGO ?= cargo
+PREFIX ?= /usr
+BINDIR ?= $(PREFIX)/bin
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
+DOCDIR ?= $(PREFIX)/share/doc/varve
+CONFDIR ?= /etc/varve
+TARGET ?= $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: build run test conf install
+
+build:
+	$(CARGO) build --release
+
+run:
+	$(CARGO) run --release --
+
+test:
+	$(CARGO) test --workspace
+
+conf:
+	$(CARGO) build --bin varved
+	$(TARGET)/debug/varved --print-default-config > packaging/varve.conf
+	$(TARGET)/debug/varved --print-config-manual > docs/configuration.md
+
+# An existing configuration is the administrator's: the new default goes beside it.
+install: build
+	install -D -m 755 $(TARGET)/release/varved $(DESTDIR)$(BINDIR)/varved
+	install -d -m 755 $(DESTDIR)$(UNITDIR)
+	sed 's|@BINDIR@|$(BINDIR)|; s|@CONFDIR@|$(CONFDIR)|' packaging/varved.service.in \
+		> $(DESTDIR)$(UNITDIR)/varved.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/varved.service
+	install -D -m 644 packaging/varve.sysusers $(DESTDIR)$(SYSUSERSDIR)/varve.conf
+	install -D -m 644 packaging/varve.tmpfiles $(DESTDIR)$(TMPFILESDIR)/varve.conf
+	install -D -m 644 packaging/varve.sysctl $(DESTDIR)$(DOCDIR)/60-varve.conf
+	install -D -m 644 packaging/varve.conf $(DESTDIR)$(DOCDIR)/varve.conf
+	install -D -m 644 docs/configuration.md $(DESTDIR)$(DOCDIR)/configuration.md
+	if [ -e $(DESTDIR)$(CONFDIR)/varve.conf ]; then \
+		install -m 640 packaging/varve.conf $(DESTDIR)$(CONFDIR)/varve.conf.new; \
+	else \
+		install -D -m 640 packaging/varve.conf $(DESTDIR)$(CONFDIR)/varve.conf; \
+	fi

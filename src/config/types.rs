@@ -1,0 +1,394 @@
+//! The types of the directives that are more than a number, a word or a text.
+
+use super::parse;
+use super::value::{Kind, Setting, choices, not_among};
+
+choices! {
+    /// What the server logs at least.
+    LogLevel {
+        Debug = "debug", Verbose = "verbose", Notice = "notice", Warning = "warning",
+        Nothing = "nothing",
+    }
+}
+
+choices! {
+    /// Which init system is told that the server is ready.
+    Supervised { Upstart = "upstart", Systemd = "systemd", Auto = "auto", No = "no" }
+}
+
+choices! {
+    /// Which keys go when `maxmemory` is reached.
+    MaxmemoryPolicy {
+        VolatileLru = "volatile-lru", VolatileLfu = "volatile-lfu",
+        VolatileRandom = "volatile-random", VolatileTtl = "volatile-ttl",
+        AllkeysLru = "allkeys-lru", AllkeysLfu = "allkeys-lfu",
+        AllkeysRandom = "allkeys-random", NoEviction = "noeviction",
+    }
+}
+
+choices! {
+    /// When the log is synced to the disk.
+    AppendFsync { EverySec = "everysec", Always = "always", No = "no" }
+}
+
+choices! {
+    /// When a replica loads a full sync from the socket instead of a file.
+    DisklessLoad { Disabled = "disabled", OnEmptyDb = "on-empty-db", SwapDb = "swapdb" }
+}
+
+choices! {
+    /// Who may use what can harm the server.
+    Access { No = "no", Yes = "yes", Local = "local" }
+}
+
+impl Access {
+    /// Whether a client may, `local` saying that it came over the loopback or a Unix socket.
+    pub fn allows(self, local: bool) -> bool {
+        match self {
+            Access::No => false,
+            Access::Yes => true,
+            Access::Local => local,
+        }
+    }
+}
+
+choices! {
+    /// What happens when a command from the primary or from the log fails.
+    PropagationError {
+        Ignore = "ignore", Panic = "panic", PanicOnReplicas = "panic-on-replicas",
+    }
+}
+
+/// A snapshot is due when `changes` keys changed and `seconds` passed since the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavePoint {
+    pub seconds: u64,
+    pub changes: u64,
+}
+
+/// The `save` directive: it accumulates over lines, and `""` clears it.
+impl Setting for Vec<SavePoint> {
+    fn assign(&mut self, _: &Kind, words: &[String], more: bool) -> Result<(), String> {
+        const INVALID: &str = "Invalid save parameters";
+        let mut points = Vec::new();
+        if !matches!(words, [one] if one.is_empty()) {
+            if words.is_empty() || !words.len().is_multiple_of(2) {
+                return Err(INVALID.into());
+            }
+            for pair in words.chunks_exact(2) {
+                let number = |text: &str| varve_engine::num::parse_int(text.as_bytes());
+                match (number(&pair[0]), number(&pair[1])) {
+                    (Some(seconds @ 1..), Some(changes @ 0..)) => {
+                        points.push(SavePoint { seconds: seconds as u64, changes: changes as u64 })
+                    }
+                    _ => return Err(INVALID.into()),
+                }
+            }
+        }
+        if more && !points.is_empty() {
+            self.append(&mut points);
+        } else {
+            *self = points;
+        }
+        Ok(())
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        let pairs: Vec<String> =
+            self.iter().map(|p| format!("{} {}", p.seconds, p.changes)).collect();
+        pairs.join(" ")
+    }
+}
+
+/// What a client may leave unread in the server before it is closed; 0 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputLimit {
+    /// Bytes at which it is closed at once.
+    pub hard: u64,
+    /// Bytes at which it is closed when they stand for `soft_seconds`.
+    pub soft: u64,
+    pub soft_seconds: u64,
+}
+
+impl OutputLimit {
+    pub const fn new(hard: u64, soft: u64, soft_seconds: u64) -> OutputLimit {
+        OutputLimit { hard, soft, soft_seconds }
+    }
+}
+
+/// The classes of clients, in the order of `client-output-buffer-limit`'s array: their name in
+/// CONFIG GET and in a file.
+const CLIENT_CLASSES: [(&str, &str); 3] =
+    [("normal", "normal"), ("slave", "replica"), ("pubsub", "pubsub")];
+
+/// Limits for normal clients, replicas and subscribers. A class that is not named keeps its limits.
+impl Setting for [OutputLimit; 3] {
+    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+        if words.is_empty() || !words.len().is_multiple_of(4) {
+            return Err("Wrong number of arguments in buffer limit configuration.".into());
+        }
+        let mut limits = *self;
+        for group in words.chunks_exact(4) {
+            let class = CLIENT_CLASSES
+                .iter()
+                .position(|(a, b)| {
+                    group[0].eq_ignore_ascii_case(a) || group[0].eq_ignore_ascii_case(b)
+                })
+                .ok_or("Invalid client class specified in buffer limit configuration.")?;
+            let seconds = varve_engine::num::parse_int(group[3].as_bytes());
+            let (Some(hard), Some(soft), Some(seconds @ 0..)) =
+                (parse::memory(&group[1]), parse::memory(&group[2]), seconds)
+            else {
+                return Err("Error in hard, soft or soft_seconds setting in buffer limit \
+                            configuration."
+                    .into());
+            };
+            limits[class] = OutputLimit::new(hard, soft, seconds as u64);
+        }
+        *self = limits;
+        Ok(())
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        let classes: Vec<String> = CLIENT_CLASSES
+            .iter()
+            .zip(self)
+            .map(|((name, _), l)| format!("{name} {} {} {}", l.hard, l.soft, l.soft_seconds))
+            .collect();
+        classes.join(" ")
+    }
+
+    fn lines(&self, _: &Kind) -> Vec<String> {
+        let size = parse::show_memory;
+        CLIENT_CLASSES
+            .iter()
+            .zip(self)
+            .map(|((_, name), l)| {
+                format!("{name} {} {} {}", size(l.hard), size(l.soft), l.soft_seconds)
+            })
+            .collect()
+    }
+}
+
+/// Which keyspace events are published: a set of the flags below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events(pub u32);
+
+impl Events {
+    pub const KEYSPACE: u32 = 1 << 0;
+    pub const KEYEVENT: u32 = 1 << 1;
+    pub const GENERIC: u32 = 1 << 2;
+    pub const STRING: u32 = 1 << 3;
+    pub const LIST: u32 = 1 << 4;
+    pub const SET: u32 = 1 << 5;
+    pub const HASH: u32 = 1 << 6;
+    pub const ZSET: u32 = 1 << 7;
+    pub const EXPIRED: u32 = 1 << 8;
+    pub const EVICTED: u32 = 1 << 9;
+    pub const STREAM: u32 = 1 << 10;
+    pub const KEY_MISS: u32 = 1 << 11;
+    pub const MODULE: u32 = 1 << 13;
+    pub const NEW: u32 = 1 << 14;
+    /// What `A` stands for: every class but misses and new keys.
+    pub const ALL: u32 = Self::GENERIC
+        | Self::STRING
+        | Self::LIST
+        | Self::SET
+        | Self::HASH
+        | Self::ZSET
+        | Self::EXPIRED
+        | Self::EVICTED
+        | Self::STREAM
+        | Self::MODULE;
+
+    /// The letters, in the order in which they are shown.
+    const LETTERS: [(char, u32); 14] = [
+        ('g', Self::GENERIC),
+        ('$', Self::STRING),
+        ('l', Self::LIST),
+        ('s', Self::SET),
+        ('h', Self::HASH),
+        ('z', Self::ZSET),
+        ('x', Self::EXPIRED),
+        ('e', Self::EVICTED),
+        ('t', Self::STREAM),
+        ('d', Self::MODULE),
+        ('K', Self::KEYSPACE),
+        ('E', Self::KEYEVENT),
+        ('m', Self::KEY_MISS),
+        ('n', Self::NEW),
+    ];
+
+    /// Whether all of `flags` are set.
+    pub const fn has(self, flags: u32) -> bool {
+        self.0 & flags == flags
+    }
+}
+
+impl Setting for Events {
+    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+        let mut flags = 0;
+        for c in words[0].chars() {
+            flags |= match Self::LETTERS.iter().find(|(letter, _)| *letter == c) {
+                Some((_, flag)) => *flag,
+                None if c == 'A' => Self::ALL,
+                None => {
+                    return Err("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".into());
+                }
+            };
+        }
+        *self = Events(flags);
+        Ok(())
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        let mut text = String::new();
+        let mut rest = self.0;
+        if self.has(Self::ALL) {
+            text.push('A');
+            rest &= !Self::ALL;
+        }
+        text.extend(Self::LETTERS.iter().filter(|(_, f)| rest & f != 0).map(|(c, _)| *c));
+        text
+    }
+
+    fn lines(&self, kind: &Kind) -> Vec<String> {
+        vec![parse::quote(&self.show(kind))]
+    }
+}
+
+/// What a signal asks of the shutdown that it starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShutdownFlags {
+    pub save: bool,
+    pub nosave: bool,
+    pub now: bool,
+    pub force: bool,
+}
+
+impl Setting for ShutdownFlags {
+    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+        let mut flags = ShutdownFlags::default();
+        for word in words {
+            match word.to_ascii_lowercase().as_str() {
+                "default" => {}
+                "save" => flags.save = true,
+                "nosave" => flags.nosave = true,
+                "now" => flags.now = true,
+                "force" => flags.force = true,
+                _ => return Err(not_among(&["default", "save", "nosave", "now", "force"])),
+            }
+        }
+        if flags.save && flags.nosave {
+            return Err("shutdown options SAVE and NOSAVE can't be used simultaneously".into());
+        }
+        *self = flags;
+        Ok(())
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        let words: Vec<&str> = [
+            (self.save, "save"),
+            (self.nosave, "nosave"),
+            (self.now, "now"),
+            (self.force, "force"),
+        ]
+        .iter()
+        .filter_map(|(set, name)| set.then_some(*name))
+        .collect();
+        if words.is_empty() { "default".into() } else { words.join(" ") }
+    }
+}
+
+/// The percentiles that INFO latencystats shows, each 0 to 100.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Percentiles(pub Vec<f64>);
+
+impl Setting for Percentiles {
+    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+        let mut list = Vec::new();
+        for word in words.iter().filter(|w| !w.is_empty()) {
+            let value = varve_engine::num::parse_double(word.as_bytes())
+                .ok_or("Invalid latency-tracking-info-percentiles parameters")?;
+            if !(0.0..=100.0).contains(&value) {
+                return Err("latency-tracking-info-percentiles parameters should sit between \
+                            [0.0,100.0]"
+                    .into());
+            }
+            list.push(value);
+        }
+        *self = Percentiles(list);
+        Ok(())
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        let words: Vec<String> =
+            self.0.iter().map(|p| varve_engine::num::format_double(*p)).collect();
+        words.join(" ")
+    }
+}
+
+/// The address of the primary that this server replicates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Primary {
+    pub host: String,
+    pub port: u16,
+}
+
+/// `replicaof`: a host and a port, or `no one`.
+impl Setting for Option<Primary> {
+    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+        let [host, port] = words else { return Err("wrong number of arguments".into()) };
+        *self = if host.eq_ignore_ascii_case("no") && port.eq_ignore_ascii_case("one") {
+            None
+        } else {
+            let port = port.parse().map_err(|_| "Invalid master port")?;
+            Some(Primary { host: host.clone(), port })
+        };
+        Ok(())
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        match self {
+            Some(primary) => format!("{} {}", primary.host, primary.port),
+            None => String::new(),
+        }
+    }
+
+    fn lines(&self, kind: &Kind) -> Vec<String> {
+        vec![match self {
+            Some(_) => self.show(kind),
+            None => "no one".into(),
+        }]
+    }
+}
+
+/// A command's new name; an empty one removes the command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rename {
+    pub command: String,
+    pub name: String,
+}
+
+/// `rename-command`: one pair a line, accumulating. Whether the commands exist is for whoever holds
+/// the command table to say.
+impl Setting for Vec<Rename> {
+    fn assign(&mut self, _: &Kind, words: &[String], more: bool) -> Result<(), String> {
+        let [command, name] = words else { return Err("wrong number of arguments".into()) };
+        if !more {
+            self.clear();
+        }
+        self.push(Rename { command: command.clone(), name: name.clone() });
+        Ok(())
+    }
+
+    fn show(&self, kind: &Kind) -> String {
+        self.lines(kind).join(" ")
+    }
+
+    fn lines(&self, _: &Kind) -> Vec<String> {
+        self.iter()
+            .map(|r| format!("{} {}", parse::quote(&r.command), parse::quote(&r.name)))
+            .collect()
+    }
+}
