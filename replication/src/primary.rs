@@ -121,11 +121,21 @@ impl RdbFilter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Handshake,
-    WaitBgsaveStart { since_ms: u64 },
-    WaitBgsaveEnd { from: Offset, source: Source },
-    SendBulk { from: Offset, source: Source },
+    WaitBgsaveStart {
+        since_ms: u64,
+    },
+    WaitBgsaveEnd {
+        from: Offset,
+        source: Source,
+    },
+    SendBulk {
+        from: Offset,
+        source: Source,
+    },
     /// `await_ack` holds the place to feed from when the first ACK comes.
-    Online { await_ack: Option<Offset> },
+    Online {
+        await_ack: Option<Offset>,
+    },
     /// An RDB-only replica got its RDB.
     Transmitted,
 }
@@ -147,6 +157,8 @@ struct Peer {
     ack: Offset,
     /// What is on the replica's disk, if it told.
     fack: Option<Offset>,
+    /// The replica loaded its streamed RDB before the caller knew that all of it was sent.
+    early_ack: bool,
     heard_ms: u64,
     progress_ms: u64,
 }
@@ -187,8 +199,10 @@ pub struct Primary {
     peers: Vec<Peer>,
     ping_ms: u64,
     newline_ms: u64,
-    /// Since when there is no replica, until that was told.
+    /// Since when there is no replica.
     lonely_since_ms: Option<u64>,
+    /// Whether [`Output::BacklogExpired`] was said since the last replica left.
+    expiry_told: bool,
     full: u64,
     partial_ok: u64,
     partial_err: u64,
@@ -202,6 +216,7 @@ impl Primary {
             ping_ms: now_ms,
             newline_ms: now_ms,
             lonely_since_ms: Some(now_ms),
+            expiry_told: false,
             full: 0,
             partial_ok: 0,
             partial_err: 0,
@@ -299,6 +314,10 @@ impl Primary {
         }
         match &mut peer.state {
             State::Online { await_ack } => Replconf::Ack { start: await_ack.take() },
+            State::SendBulk { .. } => {
+                peer.early_ack = true;
+                Replconf::Ack { start: None }
+            }
             _ => Replconf::Silent,
         }
     }
@@ -474,11 +493,10 @@ impl Primary {
         if let Some(since_ms) = self.lonely_since_ms
             && is_top
             && self.config.backlog_ttl_ms > 0
-            && since_ms != u64::MAX
+            && !self.expiry_told
             && now_ms.saturating_sub(since_ms) >= self.config.backlog_ttl_ms
         {
-            // Told once, until a replica came and went.
-            self.lonely_since_ms = Some(u64::MAX);
+            self.expiry_told = true;
             out.push(Output::BacklogExpired);
         }
     }
@@ -504,6 +522,7 @@ impl Primary {
 
     fn enter(&mut self, conn: ConnId, state: State, now_ms: u64) -> &mut Peer {
         self.lonely_since_ms = None;
+        self.expiry_told = false;
         let peer = self.peer(conn, now_ms);
         peer.state = state;
         peer.heard_ms = now_ms;
@@ -542,6 +561,7 @@ impl Peer {
             version: None,
             ack: Offset::ZERO,
             fack: None,
+            early_ack: false,
             heard_ms: now_ms,
             progress_ms: now_ms,
         }
@@ -610,3 +630,6 @@ fn continues(id: &[u8], next: i64, log: &LogView) -> Result<Offset, String> {
     }
     Ok(offset)
 }
+
+#[cfg(test)]
+mod tests;

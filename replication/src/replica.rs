@@ -353,7 +353,11 @@ impl Replica {
             self.heard_ms = now_ms;
             self.up(now_ms, out);
         } else {
-            log(out, Level::Notice, "The connection was lost meanwhile: asking for the rest".into());
+            log(
+                out,
+                Level::Notice,
+                "The connection was lost meanwhile: asking for the rest".into(),
+            );
             self.attempts = 0;
             self.state = State::Waiting { until_ms: now_ms };
         }

@@ -55,7 +55,10 @@ pub(crate) fn line(buf: &[u8]) -> Result<Option<(&[u8], usize)>, ProtocolError> 
 
 /// A peer's text, made fit for one line of a log file.
 pub(crate) fn printable(text: &[u8]) -> String {
-    text.iter().take(256).map(|&b| if (b' '..0x7f).contains(&b) { b as char } else { '?' }).collect()
+    text.iter()
+        .take(256)
+        .map(|&b| if (b' '..0x7f).contains(&b) { b as char } else { '?' })
+        .collect()
 }
 
 #[cfg(test)]

@@ -139,10 +139,7 @@ impl Primary {
     /// succeed, whose connections are to be closed; those are forgotten.
     pub fn child_done(&mut self, success: bool, now_ms: u64) -> Vec<ConnId> {
         let waits = |peer: &Peer| {
-            matches!(
-                peer.state,
-                State::WaitBgsaveEnd { source: Source::Child(Target::Disk), .. }
-            )
+            matches!(peer.state, State::WaitBgsaveEnd { source: Source::Child(Target::Disk), .. })
         };
         match success {
             true => self.peers.iter().filter(|peer| waits(peer)).map(|peer| peer.conn).collect(),
@@ -190,7 +187,8 @@ impl Primary {
         }
         peer.ack = peer.ack.max(from);
         // A replica that knows only SYNC never sends an ACK that could be waited for.
-        let wait = source == Source::Child(Target::Socket) && !peer.pre_psync;
+        let streamed = source == Source::Child(Target::Socket);
+        let wait = streamed && !peer.pre_psync && !peer.early_ack;
         peer.state = State::Online { await_ack: wait.then_some(from) };
         Some(if wait { AfterBulk::AwaitAck } else { AfterBulk::Feed { from } })
     }
@@ -206,7 +204,8 @@ impl Primary {
     fn assign(&mut self, from: Offset, source: Source) -> Option<Vec<ConnId>> {
         let mut conns = vec![];
         for peer in &mut self.peers {
-            if matches!(peer.state, State::WaitBgsaveStart { .. }) && peer.filter == RdbFilter::ALL {
+            if matches!(peer.state, State::WaitBgsaveStart { .. }) && peer.filter == RdbFilter::ALL
+            {
                 peer.state = State::WaitBgsaveEnd { from, source };
                 conns.push(peer.conn);
             }
