@@ -1,1 +1,79 @@
 //! The primary and the replica as state machines.
+//!
+//! Replication here is plain state with functions on it: what happened goes in (bytes, a closed
+//! connection, the time in milliseconds), what is to be done comes out as values. Nothing in this
+//! crate opens a socket, writes a file, asks for the time or draws a random number. The daemon drives
+//! the machines from its event loop; a simulation drives many of them through cuts, delays and crashes,
+//! and a seed brings every run back.
+//!
+//! The protocol is Redis's, so that either end may be Redis, Valkey or Varve:
+//!
+//! ```text
+//!  replica                                          primary
+//!     │ PING ─────────────────────────────────────────▶ │
+//!     │ ◀──────────────────────────────── +PONG, -NOAUTH│
+//!     │ AUTH · REPLCONF listening-port, ip-address, capa▶│
+//!     │ ◀─────────────────────────── +OK or -ERR to each│
+//!     │ PSYNC <history> <offset + 1>, or PSYNC ? -1 ───▶│
+//!     │                                                 │
+//!     │ ◀──────────────── +CONTINUE [<its history now>] │  the log has the bytes from there on
+//!     │ ◀════════════════════════════ log bytes ═══════ │
+//!     │                                                 │
+//!     │ ◀───────────────── +FULLRESYNC <history> <offset>│  it has not
+//!     │ ◀──────────────────────────── \n \n \n          │  while the snapshot is made
+//!     │ ◀──── $<size> or $EOF:<mark>, the RDB, (the mark)│
+//!     │ REPLCONF ACK <offset> ─────────────────────────▶│  loaded
+//!     │ ◀════════════════════════════ log bytes ═══════ │
+//!     │ REPLCONF ACK <offset> [FACK <on disk>] ────────▶│  every second, and to REPLCONF GETACK
+//! ```
+//!
+//! The replica's link ([`replica::Replica`]) and a replica in its primary's eyes
+//! ([`primary::Primary`]):
+//!
+//! ```text
+//!  Waiting ─▶ Connecting ─▶ Handshake ─▶ Transfer ─▶ Loading ─▶ Streaming
+//!     ▲                         └──────────── +CONTINUE ───────────▲ │
+//!     └───────────── closed, timeout, garbage, refusal ──────────────┘
+//!
+//!  Handshake ─▶ WaitBgsaveStart ─▶ WaitBgsaveEnd ─▶ SendBulk ─▶ Online
+//!     └──────────────────────── +CONTINUE ────────────────────────▲
+//! ```
+//!
+//! What always holds:
+//!
+//! * **A place is `(history, offset)`**, and two nodes at the same place hold the same data. The
+//!   replica's offset moves by exactly the bytes that [`replica::Output::Stream`] hands out, which are
+//!   the primary's bytes, untouched.
+//! * **Only whole units are handed out**: a command, or a `MULTI` up to its `EXEC`. So the end of a
+//!   replica's log is always a place from which it can go on, and a cut inside a transaction leaves
+//!   nothing of it.
+//! * **Nothing is copied and nothing is looked at twice.** Outputs name ranges of the caller's buffer;
+//!   what is not whole yet stays there.
+//! * **Whatever the peer sends**, memory is bounded by what arrived, and the worst that happens is a
+//!   closed connection and a later attempt. The pause doubles up to a bound, except after a link that
+//!   lasted.
+//! * **A full resync says why** ([`primary::Decision::Full`]), and happens only if the log has not what
+//!   was asked for.
+//! * **A newcomer takes the cheapest snapshot** that the log continues: a file, a running child, a new
+//!   child ([`primary::supply`]).
+//! * **An id names one sequence of bytes.** Whoever is about to append to what another wrote takes a new
+//!   id first ([`node`]), and followers of a node whose id changed are made to ask again.
+//!
+//! | file | what is in it |
+//! | --- | --- |
+//! | `replica.rs` | the link of a replica: handshake, transfer, stream, acknowledgements, attempts |
+//! | `transfer.rs` | the RDB transfer, by size or by end mark |
+//! | `frame.rs` | where the units of the command stream end |
+//! | `primary.rs` | the replicas of a node: `REPLCONF`, `PSYNC`, `WAIT`'s counts, timeouts, `INFO` |
+//! | `primary/supply.rs` | which snapshot the waiting replicas get, and when |
+//! | `node.rs` | the histories of a node through changes of role |
+//! | `wire.rs` | the few bytes that both ends make and read themselves |
+//! | `output.rs` | how loud a log line is |
+
+pub mod frame;
+pub mod node;
+pub mod output;
+pub mod primary;
+pub mod replica;
+mod transfer;
+pub mod wire;

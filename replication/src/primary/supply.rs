@@ -1,0 +1,222 @@
+//! Snapshots for replicas that cannot continue.
+//!
+//! The log keeps every byte since it was told to, so any snapshot at an offset that the log still
+//! reaches will do, and the cheapest is taken: a base that lies on disk, a child that writes one
+//! already, and only then a new child. Redis can let a newcomer join a child only if another replica
+//! waits for the same one, because it must copy that one's buffer; here a place in the log is enough,
+//! so any child that writes a complete RDB to disk can be joined.
+//!
+//! A child that streams to sockets cannot be joined once it runs. So it is started late
+//! (`repl-diskless-sync-delay`), or when enough replicas wait.
+
+use varve_persistence::offset::{HistoryId, Offset};
+
+use super::{ConnId, Peer, Primary, RdbFilter, State};
+
+/// Where a child writes its RDB to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Disk,
+    /// The replicas' connections, with an end mark.
+    Socket,
+}
+
+/// Where a replica's RDB comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file that is complete already.
+    Base,
+    Child(Target),
+}
+
+/// What there is to take from.
+#[derive(Clone, Copy, Debug)]
+pub struct SupplyView {
+    /// The offset of a complete RDB on disk that the log continues, if sending that is wanted.
+    pub base: Option<Offset>,
+    /// The offset of a complete RDB that a child is writing to disk, if the log continues it.
+    pub disk_child: Option<Offset>,
+    /// Whether a child may be started now: none runs, and forks are not forbidden.
+    pub can_fork: bool,
+}
+
+/// What is to be done for some of the replicas that wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Supply {
+    /// Send the RDB that is on disk and holds the log up to `from`. The replies to `PSYNC` come from
+    /// [`Primary::fullresync`]; then [`Primary::bulk_started`] and [`Primary::bulk_done`].
+    Base { from: Offset, conns: Vec<ConnId> },
+    /// The same, once the child that runs has finished its file ([`Primary::child_done`]).
+    Join { from: Offset, conns: Vec<ConnId> },
+    /// Start a child and answer with [`Primary::forked`] or [`Primary::fork_failed`].
+    Fork { target: Target, filter: RdbFilter, conns: Vec<ConnId> },
+}
+
+/// What to do with a replica that has its whole RDB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterBulk {
+    /// Feed the log from here on, now.
+    Feed { from: Offset },
+    /// Feed it when an ACK comes: see [`super::Replconf::Ack`]. A Redis replica looks for the end
+    /// mark at the end of a read only, so nothing may follow it before the replica has seen it.
+    AwaitAck,
+    /// The RDB was all that it wanted: send nothing more.
+    Nothing,
+}
+
+impl Primary {
+    /// The next thing to do for replicas that wait, if there is any now. To be asked until `None`
+    /// after a full sync was decided on, after a child ended, and now and then.
+    pub fn supply(&mut self, view: &SupplyView, now_ms: u64) -> Option<Supply> {
+        if let Some(from) = view.base
+            && let Some(conns) = self.assign(from, Source::Base)
+        {
+            return Some(Supply::Base { from, conns });
+        }
+        if let Some(from) = view.disk_child
+            && let Some(conns) = self.assign(from, Source::Child(Target::Disk))
+        {
+            return Some(Supply::Join { from, conns });
+        }
+        if !view.can_fork {
+            return None;
+        }
+        // One child serves all who want the same; the others' turn comes when it is done.
+        let filter = self.waiting().next()?.0.filter;
+        let group = || self.waiting().filter(|(peer, _)| peer.filter == filter);
+        let conns: Vec<ConnId> = group().map(|(peer, _)| peer.conn).collect();
+        let oldest_ms = group().map(|(_, since_ms)| since_ms).min()?;
+        let streams = self.config.diskless && group().all(|(peer, _)| peer.eof);
+        let enough = self.config.diskless_max_replicas;
+        let due = !self.config.diskless
+            || (enough > 0 && conns.len() >= enough)
+            || now_ms.saturating_sub(oldest_ms) >= self.config.diskless_delay_ms;
+        let target = if streams { Target::Socket } else { Target::Disk };
+        due.then_some(Supply::Fork { target, filter, conns })
+    }
+
+    /// The child for [`Supply::Fork`] runs, and its RDB holds the log up to `from`. Those of `conns`
+    /// that are still there now wait for it; each is due its [`Primary::fullresync`].
+    pub fn forked(
+        &mut self,
+        conns: &[ConnId],
+        target: Target,
+        from: Offset,
+        now_ms: u64,
+    ) -> Vec<ConnId> {
+        let source = Source::Child(target);
+        let mut there = vec![];
+        for peer in self.peers.iter_mut().filter(|peer| conns.contains(&peer.conn)) {
+            if matches!(peer.state, State::WaitBgsaveStart { .. }) {
+                peer.state = State::WaitBgsaveEnd { from, source };
+                peer.progress_ms = now_ms;
+                there.push(peer.conn);
+            }
+        }
+        there
+    }
+
+    /// The child for [`Supply::Fork`] could not be started. Returns whose connections are to be closed,
+    /// after `-ERR BGSAVE failed, replication can't continue`; they are forgotten.
+    pub fn fork_failed(&mut self, conns: &[ConnId], now_ms: u64) -> Vec<ConnId> {
+        self.forget(now_ms, |peer| {
+            conns.contains(&peer.conn) && matches!(peer.state, State::WaitBgsaveStart { .. })
+        })
+    }
+
+    /// The reply to `PSYNC` of a replica that was given a snapshot; nothing for one that said `SYNC`.
+    pub fn fullresync(&self, conn: ConnId, history: HistoryId) -> Option<Vec<u8>> {
+        let peer = self.replica(conn).filter(|peer| !peer.pre_psync)?;
+        match peer.state {
+            State::WaitBgsaveEnd { from, .. } | State::SendBulk { from, .. } => {
+                Some(format!("+FULLRESYNC {history} {from}\r\n").into_bytes())
+            }
+            _ => None,
+        }
+    }
+
+    /// The child that wrote to disk has finished. Returns who waits for its file, or, if it did not
+    /// succeed, whose connections are to be closed; those are forgotten.
+    pub fn child_done(&mut self, success: bool, now_ms: u64) -> Vec<ConnId> {
+        let waits = |peer: &Peer| {
+            matches!(peer.state, State::WaitBgsaveEnd { source: Source::Child(Target::Disk), .. })
+        };
+        match success {
+            true => self.peers.iter().filter(|peer| waits(peer)).map(|peer| peer.conn).collect(),
+            false => self.forget(now_ms, waits),
+        }
+    }
+
+    /// The child that streamed failed. Returns whose connections are to be closed: everyone who did
+    /// not get all of it; they are forgotten.
+    pub fn stream_failed(&mut self, now_ms: u64) -> Vec<ConnId> {
+        self.forget(now_ms, |peer| {
+            matches!(
+                peer.state,
+                State::WaitBgsaveEnd { source: Source::Child(Target::Socket), .. }
+                    | State::SendBulk { source: Source::Child(Target::Socket), .. }
+            )
+        })
+    }
+
+    /// The RDB begins to be sent. No newlines go out from now on.
+    pub fn bulk_started(&mut self, conn: ConnId, now_ms: u64) {
+        if let Some(peer) = self.replica_mut(conn)
+            && let State::WaitBgsaveEnd { from, source } = peer.state
+        {
+            peer.state = State::SendBulk { from, source };
+            peer.progress_ms = now_ms;
+        }
+    }
+
+    /// The connection took some bytes of its RDB.
+    pub fn bulk_progress(&mut self, conn: ConnId, now_ms: u64) {
+        if let Some(peer) = self.replica_mut(conn) {
+            peer.progress_ms = now_ms;
+        }
+    }
+
+    /// The RDB was sent. `None` for a connection that was sent none.
+    pub fn bulk_done(&mut self, conn: ConnId, now_ms: u64) -> Option<AfterBulk> {
+        let peer = self.replica_mut(conn)?;
+        let State::SendBulk { from, source } = peer.state else { return None };
+        peer.heard_ms = now_ms;
+        if peer.rdb_only {
+            peer.state = State::Transmitted;
+            return Some(AfterBulk::Nothing);
+        }
+        peer.ack = peer.ack.max(from);
+        // A replica that knows only SYNC never sends an ACK that could be waited for.
+        let streamed = source == Source::Child(Target::Socket);
+        let wait = streamed && !peer.pre_psync && !peer.early_ack;
+        peer.state = State::Online { await_ack: wait.then_some(from) };
+        Some(if wait { AfterBulk::AwaitAck } else { AfterBulk::Feed { from } })
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = (&Peer, u64)> {
+        self.peers.iter().filter_map(|peer| match peer.state {
+            State::WaitBgsaveStart { since_ms } => Some((peer, since_ms)),
+            _ => None,
+        })
+    }
+
+    /// Gives a complete snapshot to all who wait for one and want all of it.
+    fn assign(&mut self, from: Offset, source: Source) -> Option<Vec<ConnId>> {
+        let mut conns = vec![];
+        for peer in &mut self.peers {
+            if matches!(peer.state, State::WaitBgsaveStart { .. }) && peer.filter == RdbFilter::ALL
+            {
+                peer.state = State::WaitBgsaveEnd { from, source };
+                conns.push(peer.conn);
+            }
+        }
+        (!conns.is_empty()).then_some(conns)
+    }
+
+    fn forget(&mut self, now_ms: u64, which: impl Fn(&Peer) -> bool) -> Vec<ConnId> {
+        let gone = self.peers.iter().filter(|peer| which(peer)).map(|peer| peer.conn).collect();
+        self.peers.retain(|peer| !which(peer));
+        self.note_lonely(now_ms);
+        gone
+    }
+}

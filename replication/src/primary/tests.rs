@@ -1,0 +1,377 @@
+use super::supply::{AfterBulk, Supply, SupplyView};
+use super::*;
+use crate::wire::GETACK;
+use varve_engine::OwnedArgs;
+
+fn id(byte: u8) -> HistoryId {
+    HistoryId::from_random([byte; 20])
+}
+
+fn log() -> LogView {
+    LogView {
+        histories: Histories { current: id(1), second: Some((id(2), Offset(500))) },
+        first: Offset(100),
+        end: Offset(1000),
+        linked: true,
+    }
+}
+
+const FORK: SupplyView = SupplyView { base: None, disk_child: None, can_fork: true };
+
+fn primary() -> Primary {
+    Primary::new(Config::default(), 0)
+}
+
+fn replconf(
+    primary: &mut Primary,
+    conn: ConnId,
+    text: &str,
+    now_ms: u64,
+) -> Result<Replconf, Error> {
+    let mut args = OwnedArgs::new(text.split(' '));
+    primary.replconf(conn, &args.args(), now_ms)
+}
+
+/// Connects a replica that can read streamed RDB files, and lets it ask for everything.
+fn ask_full(primary: &mut Primary, conn: ConnId, now_ms: u64) {
+    replconf(primary, conn, "REPLCONF capa eof capa psync2", now_ms).unwrap();
+    let decision = primary.psync(conn, b"?", -1, &log(), now_ms);
+    assert!(matches!(decision, Decision::Full { .. }), "{decision:?}");
+}
+
+fn online(primary: &mut Primary, conn: ConnId, now_ms: u64) {
+    let decision = primary.psync(conn, id(1).as_bytes(), 101, &log(), now_ms);
+    assert!(matches!(decision, Decision::Continue { .. }), "{decision:?}");
+}
+
+fn reason(id: &[u8], next: i64) -> String {
+    match primary().psync(1, id, next, &log(), 0) {
+        Decision::Full { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn psync_continues_wherever_the_log_reaches() {
+    for (history, next, from) in
+        [(id(1), 101, 100), (id(1), 1001, 1000), (id(2), 501, 500), (id(2), 101, 100)]
+    {
+        let mut primary = primary();
+        replconf(&mut primary, 1, "REPLCONF capa psync2", 0).unwrap();
+        let reply = format!("+CONTINUE {}\r\n", id(1)).into_bytes();
+        assert_eq!(
+            primary.psync(1, history.as_bytes(), next, &log(), 0),
+            Decision::Continue { reply, from: Offset(from) }
+        );
+        assert_eq!(primary.sync_counts(), (0, 1, 0));
+        assert_eq!(primary.psync(1, b"?", -1, &log(), 0), Decision::Ignore);
+    }
+    let mut old = primary();
+    let decision = old.psync(1, id(1).as_bytes(), 200, &log(), 0);
+    assert_eq!(
+        decision,
+        Decision::Continue { reply: b"+CONTINUE\r\n".to_vec(), from: Offset(199) }
+    );
+}
+
+#[test]
+fn a_full_resync_says_why() {
+    for (history, next, word) in [
+        (&b"?"[..], -1, "nothing to continue"),
+        (id(1).as_bytes(), 100, "begins at 100"),
+        (id(1).as_bytes(), 1002, "ahead"),
+        (id(1).as_bytes(), i64::MAX, "ahead"),
+        (id(1).as_bytes(), 0, "no history has"),
+        (id(1).as_bytes(), i64::MIN, "no history has"),
+        (id(2).as_bytes(), 502, "only 500"),
+        (id(3).as_bytes(), 200, "not ours"),
+        (b"garbage\r\n", 200, "'garbage??' is no history"),
+    ] {
+        let reason = reason(history, next);
+        assert!(reason.contains(word), "{reason}");
+    }
+    let mut primary = primary();
+    primary.psync(1, b"?", -1, &log(), 0);
+    primary.psync(2, id(3).as_bytes(), 1, &log(), 0);
+    assert_eq!(primary.sync_counts(), (2, 0, 1));
+}
+
+#[test]
+fn a_replica_without_its_own_primary_refuses() {
+    let view = LogView { linked: false, ..log() };
+    let Decision::Refuse(error) = primary().psync(1, b"?", -1, &view, 0) else { panic!() };
+    assert_eq!(error.0, "NOMASTERLINK Can't SYNC while not connected with my master");
+    assert!(matches!(primary().sync(1, &view, 0), Decision::Refuse(_)));
+}
+
+#[test]
+fn replconf_knows_its_options() {
+    let mut p = primary();
+    for ok in [
+        "listening-port 6380",
+        "LISTENING-PORT 1 ip-address 10.1.1.1",
+        "capa eof capa psync2 capa unknown",
+        "rdb-only 1",
+        "rdb-filter-only functions",
+        "version 8.0.1",
+    ] {
+        assert_eq!(replconf(&mut p, 1, &format!("REPLCONF {ok}"), 0), Ok(Replconf::Ok), "{ok}");
+    }
+    assert_eq!(replconf(&mut p, 1, "REPLCONF ack 12", 0), Ok(Replconf::Silent));
+    assert_eq!(replconf(&mut p, 1, "REPLCONF getack *", 0), Ok(Replconf::GetAck));
+    for (bad, text) in [
+        ("listening-port", "ERR syntax error"),
+        ("listening-port abc", "ERR value is not an integer or out of range"),
+        ("listening-port 65536", "ERR value is not an integer or out of range"),
+        ("colour red", "ERR Unrecognized REPLCONF option: colour"),
+        ("rdb-filter-only keys", "ERR Unsupported rdb-filter-only option: keys"),
+    ] {
+        assert_eq!(replconf(&mut p, 1, &format!("REPLCONF {bad}"), 0).unwrap_err().0, text);
+    }
+    assert!(p.is_empty(), "talking does not make a replica");
+    let long = format!("REPLCONF ip-address {}", "x".repeat(256));
+    assert!(replconf(&mut p, 1, &long, 0).is_err());
+    online(&mut p, 1, 0);
+    let listed: Vec<_> = p.listed(3500).collect();
+    assert_eq!(
+        listed,
+        [Listed {
+            conn: 1,
+            announced_ip: Some("10.1.1.1"),
+            port: 1,
+            state: "online",
+            online: true,
+            offset: Offset(100),
+            lag_s: 3,
+            version: Some("8.0.1"),
+        }]
+    );
+}
+
+#[test]
+fn streams_wait_for_company_or_the_delay() {
+    let mut p = primary();
+    ask_full(&mut p, 1, 0);
+    assert_eq!(p.supply(&FORK, 4999), None);
+    ask_full(&mut p, 2, 4000);
+    let no = SupplyView { can_fork: false, ..FORK };
+    assert_eq!(p.supply(&no, 5000), None);
+    let fork = Supply::Fork { target: Target::Socket, filter: RdbFilter::ALL, conns: vec![1, 2] };
+    assert_eq!(p.supply(&FORK, 5000), Some(fork));
+
+    let mut p = Primary::new(Config { diskless_max_replicas: 2, ..Config::default() }, 0);
+    ask_full(&mut p, 1, 0);
+    assert_eq!(p.supply(&FORK, 10), None);
+    ask_full(&mut p, 2, 10);
+    assert!(matches!(p.supply(&FORK, 10), Some(Supply::Fork { conns, .. }) if conns == [1, 2]));
+
+    // Without EOF, or by configuration, the child writes to disk; then nothing is gained by waiting.
+    let mut p = primary();
+    ask_full(&mut p, 1, 0);
+    p.psync(2, b"?", -1, &log(), 0);
+    let fork = p.supply(&FORK, 5000);
+    assert!(matches!(fork, Some(Supply::Fork { target: Target::Disk, .. })), "{fork:?}");
+    let mut p = Primary::new(Config { diskless: false, ..Config::default() }, 0);
+    ask_full(&mut p, 1, 0);
+    let fork = p.supply(&FORK, 0);
+    assert!(matches!(fork, Some(Supply::Fork { target: Target::Disk, .. })), "{fork:?}");
+}
+
+#[test]
+fn those_who_want_different_things_get_different_children() {
+    let mut p = Primary::new(Config { diskless_delay_ms: 0, ..Config::default() }, 0);
+    replconf(&mut p, 1, "REPLCONF rdb-filter-only functions", 0).unwrap();
+    ask_full(&mut p, 1, 0);
+    ask_full(&mut p, 2, 0);
+    let base = SupplyView { base: Some(Offset(700)), ..FORK };
+    assert_eq!(p.supply(&base, 0), Some(Supply::Base { from: Offset(700), conns: vec![2] }));
+    let filter = RdbFilter { data: false, functions: true };
+    let fork = Supply::Fork { target: Target::Socket, filter, conns: vec![1] };
+    assert_eq!(p.supply(&base, 0), Some(fork));
+}
+
+#[test]
+fn a_streamed_sync_goes_through_its_states() {
+    let mut p = primary();
+    ask_full(&mut p, 1, 0);
+    ask_full(&mut p, 2, 0);
+    p.closed(2, 0);
+    assert_eq!(p.forked(&[1, 2], Target::Socket, Offset(900), 0), [1]);
+    assert_eq!(p.fullresync(1, id(1)), Some(format!("+FULLRESYNC {} 900\r\n", id(1)).into_bytes()));
+    assert_eq!(p.supply(&FORK, 99_000), None, "everyone is served");
+    p.bulk_started(1, 10);
+    assert_eq!(p.listed(0).next().unwrap().state, "wait_bgsave");
+    assert_eq!(p.needed_from(), Some(Offset(900)));
+    assert_eq!(p.bulk_done(1, 20), Some(AfterBulk::AwaitAck));
+    assert_eq!(p.bulk_done(1, 20), None);
+    assert_eq!(p.needed_from(), Some(Offset(900)));
+    let start = Replconf::Ack { start: Some(Offset(900)) };
+    assert_eq!(replconf(&mut p, 1, "REPLCONF ACK 900", 30), Ok(start));
+    let later = Replconf::Ack { start: None };
+    assert_eq!(replconf(&mut p, 1, "REPLCONF ACK 950", 30), Ok(later));
+    assert_eq!(p.needed_from(), Some(Offset(950)));
+}
+
+#[test]
+fn an_ack_may_come_before_the_child_is_known_to_be_done() {
+    let mut p = primary();
+    ask_full(&mut p, 1, 0);
+    p.forked(&[1], Target::Socket, Offset(900), 0);
+    p.bulk_started(1, 0);
+    assert_eq!(replconf(&mut p, 1, "REPLCONF ACK 900", 0), Ok(Replconf::Ack { start: None }));
+    assert_eq!(p.bulk_done(1, 0), Some(AfterBulk::Feed { from: Offset(900) }));
+}
+
+#[test]
+fn a_child_that_writes_to_disk_is_joined_and_shared() {
+    let mut p = primary();
+    ask_full(&mut p, 1, 0);
+    let view = SupplyView { disk_child: Some(Offset(800)), can_fork: false, base: None };
+    assert_eq!(p.supply(&view, 0), Some(Supply::Join { from: Offset(800), conns: vec![1] }));
+    ask_full(&mut p, 2, 0);
+    assert_eq!(p.supply(&view, 0), Some(Supply::Join { from: Offset(800), conns: vec![2] }));
+    assert_eq!(p.supply(&view, 0), None);
+    assert_eq!(p.child_done(true, 0), [1, 2]);
+    for conn in [1, 2] {
+        assert!(p.fullresync(conn, id(1)).unwrap().ends_with(b" 800\r\n"));
+        p.bulk_started(conn, 0);
+        assert_eq!(
+            p.listed(0).next().unwrap().state,
+            if conn == 1 { "send_bulk" } else { "online" }
+        );
+        assert_eq!(p.bulk_done(conn, 0), Some(AfterBulk::Feed { from: Offset(800) }));
+    }
+    assert_eq!(p.child_done(false, 0), []);
+    assert_eq!(p.len(), 2);
+}
+
+#[test]
+fn children_that_fail_take_their_replicas_with_them() {
+    let mut p = primary();
+    ask_full(&mut p, 1, 0);
+    assert_eq!(p.fork_failed(&[1], 0), [1]);
+    assert!(p.is_empty());
+    ask_full(&mut p, 1, 0);
+    ask_full(&mut p, 2, 0);
+    p.forked(&[1], Target::Disk, Offset(900), 0);
+    p.forked(&[2], Target::Socket, Offset(900), 0);
+    online(&mut p, 3, 0);
+    assert_eq!(p.child_done(false, 0), [1]);
+    p.bulk_started(2, 0);
+    assert_eq!(p.stream_failed(0), [2]);
+    assert_eq!(p.len(), 1);
+}
+
+#[test]
+fn sync_and_rdb_only_end_in_their_own_ways() {
+    let mut p = Primary::new(Config { diskless_delay_ms: 0, ..Config::default() }, 0);
+    assert!(matches!(p.sync(1, &log(), 0), Decision::Full { .. }));
+    replconf(&mut p, 2, "REPLCONF rdb-only 1 capa eof", 0).unwrap();
+    ask_full(&mut p, 2, 0);
+    p.forked(&[1, 2], Target::Disk, Offset(900), 0);
+    assert_eq!(p.fullresync(1, id(1)), None);
+    assert!(p.fullresync(2, id(1)).is_some());
+    p.bulk_started(1, 0);
+    p.bulk_started(2, 0);
+    assert_eq!(p.bulk_done(1, 0), Some(AfterBulk::Feed { from: Offset(900) }));
+    assert_eq!(p.bulk_done(2, 0), Some(AfterBulk::Nothing));
+    assert_eq!(p.listed(0).nth(1).unwrap().state, "rdb_transmitted");
+    let mut out = vec![];
+    p.tick(1_000_000, true, &mut out);
+    assert_eq!(out, [Output::Append(PING)], "one that never acknowledges is not late");
+}
+
+#[test]
+fn acknowledgements_are_counted() {
+    let mut p = Primary::new(Config { min_replicas: 2, ..Config::default() }, 0);
+    online(&mut p, 1, 0);
+    assert!(!p.may_write(0));
+    online(&mut p, 2, 0);
+    ask_full(&mut p, 3, 0);
+    assert!(p.may_write(0));
+    assert_eq!(p.acked(Offset(100)), 2);
+    assert_eq!(p.acked(Offset(101)), 0);
+    replconf(&mut p, 1, "REPLCONF ACK 150 FACK 120", 9000).unwrap();
+    replconf(&mut p, 1, "REPLCONF ACK 140 FACK 110", 9000).unwrap();
+    replconf(&mut p, 2, "REPLCONF ACK nonsense", 9000).unwrap();
+    replconf(&mut p, 3, "REPLCONF ACK 900", 9000).unwrap();
+    assert_eq!(p.acked(Offset(150)), 1);
+    assert_eq!(p.acked_on_disk(Offset(120)), 1);
+    assert_eq!(p.acked_on_disk(Offset(121)), 0);
+    assert_eq!(p.acked_on_disk(Offset(0)), 1, "the other did not say that it has a disk");
+    assert_eq!(p.good(10_000), 2);
+    assert_eq!(p.good(10_001), 1);
+    assert!(!p.may_write(10_001));
+    p.newline(2, 10_001);
+    assert!(p.may_write(10_001));
+    assert_eq!(p.drop_all(0).len(), 3);
+    assert_eq!(p.acked(Offset(0)), 0);
+}
+
+fn tick(primary: &mut Primary, now_ms: u64) -> Vec<Output> {
+    let mut out = vec![];
+    primary.tick(now_ms, true, &mut out);
+    out
+}
+
+#[test]
+fn time_brings_pings_newlines_and_timeouts() {
+    let mut p = primary();
+    assert_eq!(tick(&mut p, 10_000), [], "nobody is there to be told");
+    online(&mut p, 1, 10_000);
+    assert_eq!(tick(&mut p, 19_999), []);
+    assert_eq!(tick(&mut p, 20_000), [Output::Append(PING)]);
+    let mut out = vec![];
+    p.tick(30_000, false, &mut out);
+    assert_eq!(out, [], "a replica must not add to what it received");
+    ask_full(&mut p, 2, 31_000);
+    assert_eq!(tick(&mut p, 31_000), [Output::Newline(2)]);
+    assert_eq!(tick(&mut p, 31_500), []);
+    p.forked(&[2], Target::Disk, Offset(900), 31_500);
+    assert_eq!(tick(&mut p, 32_000), [Output::Newline(2)]);
+    p.bulk_started(2, 32_500);
+    assert_eq!(tick(&mut p, 33_000), [], "a newline would be taken for a byte of the RDB");
+    let drops = |out: Vec<Output>| -> Vec<ConnId> {
+        let drop = |output: &Output| match output {
+            Output::Drop { conn, .. } => Some(*conn),
+            _ => None,
+        };
+        out.iter().filter_map(drop).collect()
+    };
+    assert_eq!(drops(tick(&mut p, 70_000)), []);
+    assert_eq!(drops(tick(&mut p, 70_001)), [1]);
+    p.bulk_progress(2, 80_000);
+    assert_eq!(drops(tick(&mut p, 140_000)), []);
+    assert_eq!(drops(tick(&mut p, 140_001)), [2]);
+    assert!(p.is_empty());
+}
+
+#[test]
+fn newlines_stop_before_a_stream_may_begin() {
+    let mut p = primary();
+    ask_full(&mut p, 1, 0);
+    p.forked(&[1], Target::Socket, Offset(900), 0);
+    assert_eq!(tick(&mut p, 2000), []);
+}
+
+#[test]
+fn the_backlog_expires_once_when_nobody_comes() {
+    let mut p = Primary::new(Config { backlog_ttl_ms: 5000, ..Config::default() }, 0);
+    assert_eq!(tick(&mut p, 4999), []);
+    assert_eq!(tick(&mut p, 5000), [Output::BacklogExpired]);
+    assert_eq!(tick(&mut p, 50_000), []);
+    online(&mut p, 1, 50_000);
+    assert_eq!(tick(&mut p, 59_000), []);
+    assert!(p.closed(1, 59_500));
+    assert!(!p.closed(1, 59_500));
+    assert_eq!(tick(&mut p, 64_000), []);
+    assert_eq!(tick(&mut p, 64_500), [Output::BacklogExpired]);
+}
+
+#[test]
+fn a_primary_can_read_the_question_it_asks() {
+    // What GETACK says is an option that REPLCONF knows.
+    let mut framer = crate::frame::Framer::default();
+    assert!(framer.next(GETACK).unwrap().unwrap().getack);
+    assert_eq!(replconf(&mut primary(), 1, "REPLCONF GETACK *", 0), Ok(Replconf::GetAck));
+}

@@ -1,0 +1,703 @@
+//! The replica's end of the link to its primary.
+//!
+//! ```text
+//!              due                    Connected              +PONG, AUTH, REPLCONF…
+//!   ┌─▶ Waiting ───▶ Connecting ─────────────▶ Handshake ◀──┐
+//!   │                                              │  └─────┘
+//!   │                         +FULLRESYNC, or SYNC │ +CONTINUE
+//!   │                     Transfer ◀───────────────┴────────▶ Streaming
+//!   │                        │                                  ▲
+//!   │                        └────▶ Loading ──── RdbLoaded ─────┘
+//!   └── closed, timeout, garbage, refusal: from every state
+//! ```
+//!
+//! The machine holds no bytes. The caller reads the socket into one buffer and hands in what was not
+//! consumed yet; the machine says how many bytes it is done with, and names ranges of the buffer in
+//! its outputs. While a data set loads it consumes nothing, and the caller stops reading: what the
+//! primary sends meanwhile waits on the primary's side, in its log.
+//!
+//! The command stream leaves as whole units only (see [`crate::frame`]), so the place that is asked
+//! for after a cut is always the end of the replica's log.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use varve_persistence::offset::{HistoryId, Offset};
+
+use crate::frame::Framer;
+use crate::output::Level;
+use crate::transfer::{Event, Transfer};
+use crate::wire::{self, ProtocolError, command, printable};
+
+/// A state of the data set: a history, and the bytes of it that are held.
+pub type Place = (HistoryId, Offset);
+
+/// How often the replica says what it holds, or that it is alive, in milliseconds.
+const ACK_PERIOD_MS: u64 = 1000;
+
+/// Where the primary is and how to talk to it. Times are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub host: String,
+    pub port: u16,
+    /// `masteruser`; only used with a password.
+    pub user: Option<String>,
+    /// `masterauth`
+    pub password: Option<String>,
+    /// The port to announce: `replica-announce-port`, else the one that is listened on.
+    pub announce_port: u16,
+    /// `replica-announce-ip`
+    pub announce_ip: Option<String>,
+    /// `repl-timeout`
+    pub timeout_ms: u64,
+    /// The first pause after a failed attempt; it doubles with each further one.
+    pub reconnect_ms: u64,
+    /// The longest pause between attempts.
+    pub reconnect_max_ms: u64,
+    /// Ask the other side to take over as primary (`PSYNC … FAILOVER`).
+    pub failover: bool,
+}
+
+impl Config {
+    /// The defaults of `redis.conf` for the primary at `host` and `port`.
+    pub fn new(host: &str, port: u16, announce_port: u16) -> Config {
+        Config {
+            host: host.into(),
+            port,
+            user: None,
+            password: None,
+            announce_port,
+            announce_ip: None,
+            timeout_ms: 60_000,
+            reconnect_ms: 1000,
+            reconnect_max_ms: 30_000,
+            failover: false,
+        }
+    }
+}
+
+/// What the caller has to do, in order. Ranges are of the buffer handed to [`Replica::bytes`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Open a connection and answer with [`Replica::connected`] or [`Replica::connect_failed`].
+    Connect { host: String, port: u16 },
+    /// Close the connection (or give up opening it) and forget what is buffered of it. No
+    /// [`Replica::closed`] is expected.
+    Disconnect,
+    /// Send to the primary.
+    Send(Vec<u8>),
+    /// An RDB of `size` bytes (unknown for a stream) begins; it holds `place`. After a `SYNC` the
+    /// primary tells no place: the caller begins a history of its own.
+    RdbBegin { size: Option<u64>, place: Option<Place> },
+    /// The next bytes of the RDB.
+    RdbBytes(Range<usize>),
+    /// The RDB is whole: load it and answer with [`Replica::rdb_loaded`] or [`Replica::rdb_failed`].
+    RdbEnd,
+    /// The RDB that began will not come to its end; throw it away.
+    RdbAbort,
+    /// The primary goes on from our place, under a new name if there is one.
+    Continue { new_history: Option<HistoryId> },
+    /// Whole units of the command stream: append them to the log as they are, and execute them.
+    Stream(Range<usize>),
+    /// Streaming began.
+    LinkUp,
+    /// Streaming ended.
+    LinkDown { why: String },
+    /// A line for the log file.
+    Log(Level, String),
+}
+
+/// What a reply is awaited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Ping,
+    Auth,
+    Port,
+    Ip,
+    Capa,
+    Psync,
+}
+
+#[derive(Debug)]
+enum State {
+    Stopped,
+    Waiting { until_ms: u64 },
+    Connecting,
+    Handshake(VecDeque<Step>),
+    Transfer { transfer: Transfer, place: Option<Place> },
+    Loading { open: bool },
+    Streaming { since_ms: u64 },
+}
+
+/// How far the RDB of a full sync came, for `INFO`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub size: Option<u64>,
+    pub received: u64,
+    /// When the last byte came, in milliseconds.
+    pub last_io_ms: u64,
+}
+
+/// The link of one replica.
+#[derive(Debug)]
+pub struct Replica {
+    config: Config,
+    place: Option<Place>,
+    synced: Option<Offset>,
+    state: State,
+    framer: Framer,
+    /// Whether the primary knows offsets; false after a `SYNC`.
+    acks: bool,
+    attempts: u32,
+    heard_ms: u64,
+    sent_ms: u64,
+    down_since_ms: u64,
+}
+
+impl Replica {
+    /// A link that is to be opened at the next [`Replica::tick`]. `place` is what the data set holds,
+    /// `None` if that is nothing a primary could know.
+    pub fn new(config: Config, place: Option<Place>, now_ms: u64) -> Replica {
+        Replica {
+            config,
+            place,
+            synced: None,
+            state: State::Waiting { until_ms: now_ms },
+            framer: Framer::default(),
+            acks: true,
+            attempts: 0,
+            heard_ms: now_ms,
+            sent_ms: now_ms,
+            down_since_ms: now_ms,
+        }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the data set holds: the place that the next `PSYNC` asks to go on from.
+    pub fn place(&self) -> Option<Place> {
+        self.place
+    }
+
+    /// Sets the place when something else than the link changed it: the data set was emptied for a
+    /// load that then failed, or the node took a new name for its history.
+    pub fn set_place(&mut self, place: Option<Place>) {
+        self.place = place;
+    }
+
+    /// Tells how far the log is on disk, for `REPLCONF ACK … FACK`; `None` without a log on disk.
+    pub fn set_synced(&mut self, synced: Option<Offset>) {
+        self.synced = synced;
+    }
+
+    /// Whether the stream of the primary flows: `master_link_status`.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Streaming { .. })
+    }
+
+    /// Whether a full sync runs: `master_sync_in_progress`.
+    pub fn is_syncing(&self) -> bool {
+        matches!(self.state, State::Transfer { .. } | State::Loading { .. })
+    }
+
+    /// The word that `ROLE` has for the link's state.
+    pub fn state_name(&self) -> &'static str {
+        match self.state {
+            State::Stopped => "none",
+            State::Waiting { .. } => "connect",
+            State::Connecting => "connecting",
+            State::Handshake(_) => "handshake",
+            State::Transfer { .. } | State::Loading { .. } => "sync",
+            State::Streaming { .. } => "connected",
+        }
+    }
+
+    /// When the primary was last heard, in milliseconds.
+    pub fn heard_ms(&self) -> u64 {
+        self.heard_ms
+    }
+
+    /// Since when the link is down, in milliseconds; `None` while it is up.
+    pub fn down_since_ms(&self) -> Option<u64> {
+        (!self.is_up()).then_some(self.down_since_ms)
+    }
+
+    /// How far the running transfer came.
+    pub fn progress(&self) -> Option<Progress> {
+        match &self.state {
+            State::Transfer { transfer, .. } if transfer.begun() => Some(Progress {
+                size: transfer.size(),
+                received: transfer.received(),
+                last_io_ms: self.heard_ms,
+            }),
+            _ => None,
+        }
+    }
+
+    /// How many bytes the buffer must hold before [`Replica::bytes`] can go on, 0 if it would consume
+    /// nothing now: stop reading then.
+    pub fn wanted(&self) -> usize {
+        match self.state {
+            State::Handshake(_) | State::Transfer { .. } => 1,
+            State::Streaming { .. } => self.framer.wanted(),
+            _ => 0,
+        }
+    }
+
+    /// The connection that [`Output::Connect`] asked for is open.
+    pub fn connected(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        if !matches!(self.state, State::Connecting) {
+            return;
+        }
+        self.heard_ms = now_ms;
+        self.state = State::Handshake(VecDeque::from([Step::Ping]));
+        log(out, Level::Notice, "Connected to the primary, the handshake begins".into());
+        self.send(command(&[b"PING"]), now_ms, out);
+    }
+
+    /// The connection that [`Output::Connect`] asked for could not be opened.
+    pub fn connect_failed(&mut self, why: &str, now_ms: u64, out: &mut Vec<Output>) {
+        if matches!(self.state, State::Connecting) {
+            let why = format!("Cannot connect to the primary: {why}");
+            self.lose(why, false, now_ms, out);
+        }
+    }
+
+    /// The connection was closed by the other side or failed. What was buffered of it is lost: no
+    /// whole unit can be among it.
+    pub fn closed(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        match &mut self.state {
+            State::Stopped | State::Waiting { .. } => {}
+            // The RDB is all here, so the load goes on; the missing stream is asked for after it.
+            State::Loading { open } => *open = false,
+            _ => self.lose("Connection with the primary lost".into(), false, now_ms, out),
+        }
+    }
+
+    /// Takes in what the primary sent: `buf` is all that was not consumed yet, from the first byte
+    /// on. Returns how many bytes are done with. After a [`Output::Disconnect`] the rest is void.
+    pub fn bytes(&mut self, buf: &[u8], now_ms: u64, out: &mut Vec<Output>) -> usize {
+        if !buf.is_empty() && self.wanted() > 0 {
+            self.heard_ms = now_ms;
+        }
+        let mut at = 0;
+        loop {
+            let taken = match &self.state {
+                State::Handshake(_) => self.reply(&buf[at..], now_ms, out),
+                State::Transfer { .. } => self.rdb(&buf[at..], at, now_ms, out),
+                State::Streaming { .. } => self.stream(buf, at, now_ms, out),
+                State::Stopped
+                | State::Waiting { .. }
+                | State::Connecting
+                | State::Loading { .. } => Ok(None),
+            };
+            match taken {
+                Ok(Some(taken)) => at += taken,
+                Ok(None) => return at,
+                Err(error) => {
+                    let why = format!("Protocol error from the primary: {error}");
+                    self.lose(why, true, now_ms, out);
+                    return at;
+                }
+            }
+        }
+    }
+
+    /// Time passes. To be called several times a second, and also from inside a long load.
+    pub fn tick(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        let silent = now_ms.saturating_sub(self.heard_ms) > self.config.timeout_ms;
+        match self.state {
+            State::Stopped => return,
+            State::Waiting { until_ms } => {
+                if now_ms >= until_ms {
+                    self.connect(now_ms, out);
+                }
+                return;
+            }
+            // Nothing is read while loading, so silence means nothing.
+            State::Loading { .. } => {}
+            State::Connecting | State::Handshake(_) if silent => {
+                return self.lose("Timeout connecting to the primary".into(), true, now_ms, out);
+            }
+            State::Transfer { .. } if silent => {
+                let why = "Timeout receiving the RDB from the primary; if this goes on, \
+                           raise repl-timeout";
+                return self.lose(why.into(), true, now_ms, out);
+            }
+            State::Streaming { .. } if silent => {
+                let why = "Primary timeout: neither data nor PING came";
+                return self.lose(why.into(), true, now_ms, out);
+            }
+            _ => {}
+        }
+        if now_ms.saturating_sub(self.sent_ms) < ACK_PERIOD_MS {
+            return;
+        }
+        match self.state {
+            State::Streaming { .. } => self.ack(now_ms, out),
+            State::Transfer { .. } | State::Loading { open: true } => {
+                self.send(b"\n".to_vec(), now_ms, out)
+            }
+            _ => {}
+        }
+    }
+
+    /// The RDB was loaded, and the data set is now at `place`.
+    pub fn rdb_loaded(&mut self, place: Place, now_ms: u64, out: &mut Vec<Output>) {
+        let State::Loading { open } = self.state else { return };
+        self.place = Some(place);
+        log(out, Level::Notice, "Full sync with the primary: finished with success".into());
+        if open {
+            self.heard_ms = now_ms;
+            self.up(now_ms, out);
+        } else {
+            log(
+                out,
+                Level::Notice,
+                "The connection was lost meanwhile: asking for the rest".into(),
+            );
+            self.attempts = 0;
+            self.state = State::Waiting { until_ms: now_ms };
+        }
+    }
+
+    /// The RDB could not be stored, read or loaded. `kept` tells whether the data set is still what
+    /// it was before; otherwise the next attempt asks for everything.
+    pub fn rdb_failed(&mut self, why: &str, kept: bool, now_ms: u64, out: &mut Vec<Output>) {
+        let open = match self.state {
+            State::Loading { open } => open,
+            State::Transfer { .. } => true,
+            _ => return,
+        };
+        if !kept {
+            self.place = None;
+        }
+        self.lose(format!("Full sync failed: {why}"), open, now_ms, out);
+    }
+
+    /// Follows another primary, or the same one anew; a running link is cut.
+    pub fn reconfigure(&mut self, config: Config, now_ms: u64, out: &mut Vec<Output>) {
+        self.stop(now_ms, out);
+        self.config = config;
+        self.attempts = 0;
+        self.connect(now_ms, out);
+    }
+
+    /// Changes credentials, announcements and times without cutting the link.
+    pub fn set_config(&mut self, config: Config) {
+        self.config = config;
+    }
+
+    /// Ends the link for good.
+    pub fn stop(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        if !matches!(self.state, State::Stopped) {
+            self.end("The link was given up", true, now_ms, out);
+            self.state = State::Stopped;
+        }
+    }
+
+    fn connect(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        let (host, port) = (self.config.host.clone(), self.config.port);
+        log(out, Level::Notice, format!("Connecting to primary {host}:{port}"));
+        self.heard_ms = now_ms;
+        self.state = State::Connecting;
+        out.push(Output::Connect { host, port });
+    }
+
+    fn send(&mut self, bytes: Vec<u8>, now_ms: u64, out: &mut Vec<Output>) {
+        self.sent_ms = now_ms;
+        out.push(Output::Send(bytes));
+    }
+
+    fn ack(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        let Some((_, offset)) = self.place.filter(|_| self.acks) else { return };
+        let offset = offset.to_string();
+        let bytes = match self.synced {
+            Some(synced) => command(&[
+                b"REPLCONF",
+                b"ACK",
+                offset.as_bytes(),
+                b"FACK",
+                synced.to_string().as_bytes(),
+            ]),
+            None => command(&[b"REPLCONF", b"ACK", offset.as_bytes()]),
+        };
+        self.send(bytes, now_ms, out);
+    }
+
+    fn up(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        self.framer = Framer::default();
+        self.state = State::Streaming { since_ms: now_ms };
+        out.push(Output::LinkUp);
+        // The first ACK tells a primary that it may begin to stream.
+        self.ack(now_ms, out);
+    }
+
+    /// Says what the end of the present state means to the caller, who still has the connection if
+    /// it is `open`.
+    fn end(&mut self, why: &str, open: bool, now_ms: u64, out: &mut Vec<Output>) {
+        match &self.state {
+            State::Streaming { .. } => {
+                self.down_since_ms = now_ms;
+                out.push(Output::LinkDown { why: why.into() });
+            }
+            State::Transfer { transfer, .. } if transfer.begun() => out.push(Output::RdbAbort),
+            State::Loading { .. } => out.push(Output::RdbAbort),
+            _ => {}
+        }
+        let gone = matches!(
+            self.state,
+            State::Stopped | State::Waiting { .. } | State::Loading { open: false }
+        );
+        if open && !gone {
+            out.push(Output::Disconnect);
+        }
+    }
+
+    /// Ends the connection and plans the next attempt.
+    fn lose(&mut self, why: String, open: bool, now_ms: u64, out: &mut Vec<Output>) {
+        // The end of a link that lasted is answered at once. One that breaks as soon as it stands
+        // must not make the two nodes spin.
+        let lasted = match self.state {
+            State::Streaming { since_ms } => {
+                now_ms.saturating_sub(since_ms) >= self.config.reconnect_ms
+            }
+            _ => false,
+        };
+        self.end(&why, open, now_ms, out);
+        log(out, Level::Warning, why);
+        let delay = if lasted {
+            self.attempts = 0;
+            0
+        } else {
+            let factor = 1u64 << self.attempts.min(20);
+            self.attempts += 1;
+            self.config.reconnect_ms.saturating_mul(factor).min(self.config.reconnect_max_ms)
+        };
+        self.state = State::Waiting { until_ms: now_ms.saturating_add(delay) };
+    }
+
+    fn reply(
+        &mut self,
+        buf: &[u8],
+        now_ms: u64,
+        out: &mut Vec<Output>,
+    ) -> Result<Option<usize>, ProtocolError> {
+        let Some((line, taken)) = wire::line(buf)? else { return Ok(None) };
+        let State::Handshake(steps) = &mut self.state else { return Ok(None) };
+        match line.first() {
+            // The primary is alive while it makes up its mind about PSYNC.
+            None => return Ok(Some(taken)),
+            Some(b'+' | b'-' | b':') => {}
+            Some(_) => return Err(ProtocolError("a reply of a kind that the handshake has not")),
+        }
+        let step = steps.pop_front().ok_or(ProtocolError("a reply to nothing"))?;
+        match (step, line.strip_prefix(b"-")) {
+            (Step::Ping, Some(error)) if !wants_auth(error) => {
+                let why = format!("Error reply to PING from the primary: {}", printable(error));
+                self.lose(why, true, now_ms, out);
+            }
+            (Step::Ping, _) => self.introduce(now_ms, out),
+            (Step::Auth, Some(error)) => {
+                let why = format!("Unable to AUTH to the primary: {}", printable(error));
+                self.lose(why, true, now_ms, out);
+            }
+            (Step::Port | Step::Ip | Step::Capa, Some(error)) => {
+                let text = format!(
+                    "The primary does not know REPLCONF {}: {}",
+                    match step {
+                        Step::Port => "listening-port",
+                        Step::Ip => "ip-address",
+                        _ => "capa",
+                    },
+                    printable(error)
+                );
+                log(out, Level::Notice, text);
+            }
+            (Step::Psync, _) => self.psync_reply(line, now_ms, out)?,
+            _ => {}
+        }
+        if let State::Handshake(steps) = &mut self.state
+            && steps.is_empty()
+        {
+            steps.push_back(Step::Psync);
+            self.psync(now_ms, out);
+        }
+        Ok(Some(taken))
+    }
+
+    fn introduce(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        let mut steps = VecDeque::new();
+        let mut bytes = vec![];
+        if let Some(password) = &self.config.password {
+            steps.push_back(Step::Auth);
+            bytes.extend(match &self.config.user {
+                Some(user) => command(&[b"AUTH", user.as_bytes(), password.as_bytes()]),
+                None => command(&[b"AUTH", password.as_bytes()]),
+            });
+        }
+        let port = self.config.announce_port.to_string();
+        steps.push_back(Step::Port);
+        bytes.extend(command(&[b"REPLCONF", b"listening-port", port.as_bytes()]));
+        if let Some(ip) = &self.config.announce_ip {
+            steps.push_back(Step::Ip);
+            bytes.extend(command(&[b"REPLCONF", b"ip-address", ip.as_bytes()]));
+        }
+        steps.push_back(Step::Capa);
+        bytes.extend(command(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]));
+        self.state = State::Handshake(steps);
+        self.send(bytes, now_ms, out);
+    }
+
+    fn psync(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        let (id, next) = match self.place {
+            Some((id, offset)) => (id.to_string(), offset.to_wire_next().to_string()),
+            None => ("?".to_string(), "-1".to_string()),
+        };
+        log(out, Level::Notice, format!("Asking for a partial resync from {id}:{next}"));
+        let mut parts: Vec<&[u8]> = vec![b"PSYNC", id.as_bytes(), next.as_bytes()];
+        if self.config.failover {
+            parts.push(b"FAILOVER");
+        }
+        self.send(command(&parts), now_ms, out);
+    }
+
+    fn psync_reply(
+        &mut self,
+        line: &[u8],
+        now_ms: u64,
+        out: &mut Vec<Output>,
+    ) -> Result<(), ProtocolError> {
+        if let Some(rest) = line.strip_prefix(b"+FULLRESYNC ") {
+            let mut words = rest.split(|&b| b == b' ').filter(|word| !word.is_empty());
+            let id = words.next().and_then(HistoryId::parse);
+            let offset = words.next().and_then(varve_engine::num::parse_int);
+            let offset = offset.and_then(|n| u64::try_from(n).ok()).map(Offset);
+            let Some(place) = id.zip(offset) else {
+                return Err(ProtocolError("a +FULLRESYNC without history or offset"));
+            };
+            let text = format!("Full resync from the primary: {}:{}", place.0, place.1);
+            log(out, Level::Notice, text);
+            self.acks = true;
+            self.state = State::Transfer { transfer: Transfer::new(), place: Some(place) };
+        } else if let Some(rest) = line.strip_prefix(b"+CONTINUE") {
+            let Some((old, offset)) = self.place else {
+                return Err(ProtocolError("a +CONTINUE where nothing was to be continued"));
+            };
+            let id = match rest.trim_ascii() {
+                b"" => old,
+                id => HistoryId::parse(id)
+                    .ok_or(ProtocolError("a +CONTINUE with an impossible history"))?,
+            };
+            let text = format!("Partial resync with the primary from {offset}, history {id}");
+            log(out, Level::Notice, text);
+            self.place = Some((id, offset));
+            self.acks = true;
+            out.push(Output::Continue { new_history: (id != old).then_some(id) });
+            self.up(now_ms, out);
+        } else if is_unknown_command(line) {
+            log(out, Level::Notice, "The primary does not know PSYNC: asking with SYNC".into());
+            self.acks = false;
+            self.send(command(&[b"SYNC"]), now_ms, out);
+            self.state = State::Transfer { transfer: Transfer::new(), place: None };
+        } else {
+            // NOMASTERLINK, LOADING, BUSY, MASTERDOWN, NOAUTH, NOPERM and whatever else: the primary
+            // cannot now, or will not. SYNC would be refused as well.
+            let why = format!("The primary did not take PSYNC: {}", printable(line));
+            self.lose(why, true, now_ms, out);
+        }
+        Ok(())
+    }
+
+    fn rdb(
+        &mut self,
+        buf: &[u8],
+        base: usize,
+        now_ms: u64,
+        out: &mut Vec<Output>,
+    ) -> Result<Option<usize>, ProtocolError> {
+        let State::Transfer { transfer, place } = &mut self.state else { return Ok(None) };
+        let Some((taken, event)) = transfer.next(buf)? else { return Ok(None) };
+        match event {
+            Event::Keepalive => {}
+            Event::Begin(size) => {
+                let text = match size {
+                    Some(size) => format!("Receiving {size} bytes of RDB from the primary"),
+                    None => "Receiving a streamed RDB from the primary".into(),
+                };
+                log(out, Level::Notice, text);
+                out.push(Output::RdbBegin { size, place: *place });
+            }
+            Event::Bytes(range) => {
+                out.push(Output::RdbBytes(base + range.start..base + range.end));
+            }
+            Event::End => {
+                out.push(Output::RdbEnd);
+                self.state = State::Loading { open: true };
+            }
+            Event::Refused(error) => {
+                let why = format!("The primary gave up the full sync: {error}");
+                self.lose(why, true, now_ms, out);
+            }
+        }
+        Ok(Some(taken))
+    }
+
+    fn stream(
+        &mut self,
+        buf: &[u8],
+        base: usize,
+        now_ms: u64,
+        out: &mut Vec<Output>,
+    ) -> Result<Option<usize>, ProtocolError> {
+        let (mut start, mut end) = (base, base);
+        let result = loop {
+            match self.framer.next(&buf[end..]) {
+                Ok(Some(unit)) => {
+                    if unit.getack {
+                        // As in Redis, the answer names what was held before the question came.
+                        self.pass(start..end, out);
+                        start = end;
+                        self.ack(now_ms, out);
+                    }
+                    end += unit.len;
+                }
+                Ok(None) => break Ok((end > base).then_some(end - base)),
+                Err(error) => break Err(error),
+            }
+        };
+        self.pass(start..end, out);
+        result
+    }
+
+    fn pass(&mut self, units: Range<usize>, out: &mut Vec<Output>) {
+        if let Some((_, offset)) = &mut self.place
+            && !units.is_empty()
+        {
+            *offset += units.len() as u64;
+            out.push(Output::Stream(units));
+        }
+    }
+}
+
+fn log(out: &mut Vec<Output>, level: Level, text: String) {
+    out.push(Output::Log(level, text));
+}
+
+/// Whether an error in reply to `PING` only says that `AUTH` must come first, or that this user may
+/// not `PING`, which the rest of the handshake does not need.
+fn wants_auth(error: &[u8]) -> bool {
+    [&b"NOAUTH"[..], b"NOPERM", b"ERR operation not permitted"]
+        .iter()
+        .any(|prefix| error.starts_with(prefix))
+}
+
+fn is_unknown_command(line: &[u8]) -> bool {
+    let text = b"-ERR unknown command";
+    line.len() >= text.len() && line[..text.len()].eq_ignore_ascii_case(text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,541 @@
+use super::*;
+use crate::wire::{GETACK, PING};
+use proptest::prelude::*;
+
+fn id(byte: u8) -> HistoryId {
+    HistoryId::from_random([byte; 20])
+}
+
+/// A caller as the daemon is one: one buffer per connection, outputs carried out in order.
+struct Caller {
+    replica: Replica,
+    buffer: Vec<u8>,
+    now_ms: u64,
+    sent: Vec<u8>,
+    rdb: Vec<u8>,
+    stream: Vec<u8>,
+    /// Everything else, in short.
+    events: Vec<String>,
+}
+
+impl Caller {
+    fn new(config: Config, place: Option<Place>) -> Caller {
+        Caller {
+            replica: Replica::new(config, place, 0),
+            buffer: vec![],
+            now_ms: 0,
+            sent: vec![],
+            rdb: vec![],
+            stream: vec![],
+            events: vec![],
+        }
+    }
+
+    /// A link whose handshake is done up to `PSYNC`.
+    fn asking(place: Option<Place>) -> Caller {
+        let mut caller = Caller::new(Config::new("primary", 6379, 6380), place);
+        caller.tick(0);
+        caller.connected();
+        caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n");
+        caller.sent.clear();
+        caller.events.clear();
+        caller
+    }
+
+    fn streaming() -> Caller {
+        let mut caller = Caller::asking(Some((id(1), Offset(100))));
+        caller.feed(b"+CONTINUE\r\n");
+        caller.sent.clear();
+        caller.events.clear();
+        caller
+    }
+
+    fn run(&mut self, input: impl FnOnce(&mut Replica, &[u8], u64, &mut Vec<Output>) -> usize) {
+        let mut out = vec![];
+        let taken = input(&mut self.replica, &self.buffer, self.now_ms, &mut out);
+        let mut disconnected = false;
+        for output in out {
+            match output {
+                Output::Send(bytes) => self.sent.extend(bytes),
+                Output::RdbBytes(range) => self.rdb.extend_from_slice(&self.buffer[range]),
+                Output::Stream(range) => self.stream.extend_from_slice(&self.buffer[range]),
+                Output::Log(..) => {}
+                Output::RdbBegin { size, place } => {
+                    self.rdb.clear();
+                    let offset = place.map(|(_, offset)| offset.0);
+                    self.events.push(format!("begin {size:?} {offset:?}"));
+                }
+                Output::Disconnect => {
+                    disconnected = true;
+                    self.events.push("disconnect".into());
+                }
+                Output::Connect { host, port } => {
+                    self.events.push(format!("connect {host} {port}"))
+                }
+                Output::RdbEnd => self.events.push("end".into()),
+                Output::RdbAbort => self.events.push("abort".into()),
+                Output::Continue { new_history } => {
+                    self.events.push(format!("continue {}", new_history.is_some()))
+                }
+                Output::LinkUp => self.events.push("up".into()),
+                Output::LinkDown { .. } => self.events.push("down".into()),
+            }
+        }
+        self.buffer.drain(..taken);
+        if disconnected {
+            self.buffer.clear();
+        }
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+        self.run(|replica, buffer, now, out| replica.bytes(buffer, now, out));
+    }
+
+    fn connected(&mut self) {
+        self.run(|replica, _, now, out| {
+            replica.connected(now, out);
+            0
+        });
+    }
+
+    fn closed(&mut self) {
+        self.buffer.clear();
+        self.run(|replica, _, now, out| {
+            replica.closed(now, out);
+            0
+        });
+    }
+
+    fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.run(|replica, _, now, out| {
+            replica.tick(now, out);
+            0
+        });
+    }
+
+    fn loaded(&mut self, place: Place) {
+        self.run(|replica, _, now, out| {
+            replica.rdb_loaded(place, now, out);
+            0
+        });
+        self.run(|replica, buffer, now, out| replica.bytes(buffer, now, out));
+    }
+
+    fn events(&mut self) -> String {
+        std::mem::take(&mut self.events).join(", ")
+    }
+
+    fn sent(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.sent)
+    }
+}
+
+fn ack(offset: u64) -> Vec<u8> {
+    command(&[b"REPLCONF", b"ACK", offset.to_string().as_bytes()])
+}
+
+#[test]
+fn the_handshake_introduces_the_replica_and_asks_for_everything() {
+    let mut config = Config::new("primary", 6379, 6380);
+    config.user = Some("me".into());
+    config.password = Some("pw".into());
+    config.announce_ip = Some("10.0.0.9".into());
+    let mut caller = Caller::new(config, None);
+    caller.tick(0);
+    assert_eq!(caller.events(), "connect primary 6379");
+    caller.connected();
+    assert_eq!(caller.sent(), PING);
+    assert_eq!(caller.replica.state_name(), "handshake");
+    caller.feed(b"-NOAUTH Authentication required.\r\n");
+    let introduction = [
+        command(&[b"AUTH", b"me", b"pw"]),
+        command(&[b"REPLCONF", b"listening-port", b"6380"]),
+        command(&[b"REPLCONF", b"ip-address", b"10.0.0.9"]),
+        command(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]),
+    ];
+    assert_eq!(caller.sent(), introduction.concat());
+    // An old primary may know none of the options.
+    caller.feed(b"+OK\r\n-ERR port\r\n-ERR address\r\n");
+    assert_eq!(caller.sent(), b"");
+    caller.feed(b"-ERR capa\r\n");
+    assert_eq!(caller.sent(), command(&[b"PSYNC", b"?", b"-1"]));
+    assert_eq!(caller.events(), "");
+}
+
+#[test]
+fn a_known_place_is_asked_for_with_its_next_byte() {
+    let mut caller = Caller::new(Config::new("p", 1, 2), Some((id(7), Offset(41))));
+    caller.tick(0);
+    caller.connected();
+    caller.feed(b"+PONG\r\n");
+    caller.sent();
+    caller.feed(b"+OK\r\n+OK\r\n");
+    assert_eq!(caller.sent(), command(&[b"PSYNC", id(7).as_bytes(), b"42"]));
+
+    let mut config = Config::new("p", 1, 2);
+    config.failover = true;
+    let mut caller = Caller::new(config, Some((id(7), Offset(41))));
+    caller.tick(0);
+    caller.connected();
+    caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n");
+    assert!(caller.sent().ends_with(b"$8\r\nFAILOVER\r\n"));
+}
+
+#[test]
+fn errors_to_ping_and_auth_end_the_attempt() {
+    for error in ["LOADING loading", "BUSY script", "MASTERDOWN no link", "ERR what"] {
+        let mut caller = Caller::new(Config::new("p", 1, 2), None);
+        caller.tick(0);
+        caller.connected();
+        caller.events();
+        caller.feed(format!("-{error}\r\n").as_bytes());
+        assert_eq!(caller.events(), "disconnect", "{error}");
+        assert_eq!(caller.replica.state_name(), "connect");
+    }
+    for error in ["NOAUTH x", "NOPERM x", "ERR operation not permitted"] {
+        let mut caller = Caller::new(Config::new("p", 1, 2), None);
+        caller.tick(0);
+        caller.connected();
+        caller.feed(format!("-{error}\r\n").as_bytes());
+        assert_eq!(caller.replica.state_name(), "handshake", "{error}");
+    }
+    let mut config = Config::new("p", 1, 2);
+    config.password = Some("wrong".into());
+    let mut caller = Caller::new(config, None);
+    caller.tick(0);
+    caller.connected();
+    caller.feed(b"+PONG\r\n");
+    caller.events();
+    caller.feed(b"-WRONGPASS invalid\r\n+OK\r\n+OK\r\n");
+    assert_eq!(caller.events(), "disconnect");
+}
+
+#[test]
+fn psync_is_answered_in_every_way() {
+    let place = Some((id(1), Offset(100)));
+    for error in [
+        "NOMASTERLINK Can't SYNC while not connected with my master",
+        "LOADING Redis is loading the dataset in memory",
+        "BUSY Redis is busy",
+        "MASTERDOWN Link with MASTER is down",
+        "NOPERM no permission",
+        "NOAUTH Authentication required.",
+        "ERR something else",
+    ] {
+        let mut caller = Caller::asking(place);
+        caller.feed(format!("\n\n-{error}\r\n").as_bytes());
+        assert_eq!(caller.events(), "disconnect", "{error}");
+        assert_eq!(caller.replica.place(), place);
+    }
+    for garbage in [
+        "+FULLRESYNC\r\n".to_string(),
+        "+FULLRESYNC abc 1\r\n".into(),
+        format!("+FULLRESYNC {} -1\r\n", id(1)),
+        format!("+FULLRESYNC {}\r\n", id(1)),
+        "+CONTINUE xyz\r\n".into(),
+        "$5\r\n".into(),
+        "*1\r\n".into(),
+        "a".repeat(5000),
+    ] {
+        let mut caller = Caller::asking(place);
+        caller.feed(garbage.as_bytes());
+        assert_eq!(caller.events(), "disconnect", "{garbage}");
+    }
+    let mut caller = Caller::asking(None);
+    caller.feed(b"+CONTINUE\r\n");
+    assert_eq!(caller.events(), "disconnect");
+}
+
+#[test]
+fn continue_goes_on_at_once_and_takes_a_new_name() {
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    let reply = format!("+CONTINUE {}\r\n", id(2));
+    caller.feed(&[reply.as_bytes(), PING].concat());
+    assert_eq!(caller.events(), "continue true, up");
+    assert_eq!(caller.stream, PING);
+    assert_eq!(caller.replica.place(), Some((id(2), Offset(114))));
+    assert_eq!(caller.sent(), ack(100));
+
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.feed(format!("+CONTINUE {}\r\n", id(1)).as_bytes());
+    assert_eq!(caller.events(), "continue false, up");
+}
+
+#[test]
+fn a_full_sync_by_size() {
+    let mut caller = Caller::asking(Some((id(1), Offset(5))));
+    caller.feed(format!("+FULLRESYNC {} 100\r\n\n\n$5\r\nRED", id(2)).as_bytes());
+    assert_eq!(caller.events(), "begin Some(5) Some(100)");
+    assert_eq!(caller.replica.progress().unwrap().received, 3);
+    assert_eq!(caller.replica.place(), Some((id(1), Offset(5))), "the old data is still there");
+    caller.feed(&[b"IS", PING].concat());
+    assert_eq!(caller.events(), "end");
+    assert_eq!(caller.rdb, b"REDIS");
+    assert_eq!(caller.buffer, PING, "nothing is consumed while the data set loads");
+    assert_eq!(caller.replica.wanted(), 0);
+    caller.tick(500_000);
+    assert_eq!(
+        caller.sent(),
+        b"\n",
+        "the primary must know that we live, and silence means nothing"
+    );
+    caller.loaded((id(2), Offset(100)));
+    assert_eq!(caller.events(), "up");
+    assert_eq!(caller.sent(), ack(100));
+    assert_eq!(caller.stream, PING);
+    assert_eq!(caller.replica.place(), Some((id(2), Offset(114))));
+}
+
+#[test]
+fn sync_is_the_last_resort_and_knows_no_offsets() {
+    let mut caller = Caller::asking(None);
+    caller.feed(b"-ERR unknown command 'PSYNC', with args beginning with: '?' '-1' \r\n");
+    assert_eq!(caller.sent(), command(&[b"SYNC"]));
+    caller.feed(b"\n$1\r\nR");
+    assert_eq!(caller.events(), "begin Some(1) None, end");
+    caller.loaded((id(9), Offset(0)));
+    caller.feed(PING);
+    caller.tick(5000);
+    assert_eq!(caller.sent(), b"", "no ACK to a primary that knows none");
+    assert_eq!(caller.replica.place(), Some((id(9), Offset(14))));
+}
+
+#[test]
+fn a_transfer_that_breaks_is_thrown_away() {
+    let begin = format!("+FULLRESYNC {} 100\r\n$5\r\nRED", id(2));
+    let mut caller = Caller::asking(Some((id(1), Offset(5))));
+    caller.feed(begin.as_bytes());
+    caller.closed();
+    assert_eq!(caller.events(), "begin Some(5) Some(100), abort");
+    assert_eq!(caller.replica.place(), Some((id(1), Offset(5))));
+
+    let mut caller = Caller::asking(None);
+    caller.feed(begin.as_bytes());
+    caller.tick(60_001);
+    assert_eq!(caller.events(), "begin Some(5) Some(100), abort, disconnect");
+
+    let mut caller = Caller::asking(Some((id(1), Offset(5))));
+    caller.feed(begin.as_bytes());
+    caller.run(|replica, _, now, out| {
+        replica.rdb_failed("bad magic", false, now, out);
+        0
+    });
+    assert_eq!(caller.events(), "begin Some(5) Some(100), abort, disconnect");
+    assert_eq!(caller.replica.place(), None);
+
+    let mut caller = Caller::asking(None);
+    caller.feed(format!("+FULLRESYNC {} 100\r\n-ERR no child\r\n", id(2)).as_bytes());
+    assert_eq!(caller.events(), "disconnect");
+}
+
+#[test]
+fn a_load_goes_on_when_the_connection_breaks() {
+    let mut caller = Caller::asking(None);
+    caller.feed(format!("+FULLRESYNC {} 100\r\n$1\r\nR", id(2)).as_bytes());
+    caller.events();
+    caller.closed();
+    assert_eq!(caller.events(), "");
+    caller.tick(5000);
+    assert_eq!(caller.sent(), b"", "there is nobody to send a newline to");
+    caller.loaded((id(2), Offset(100)));
+    caller.tick(5000);
+    assert_eq!(caller.events(), "connect primary 6379");
+    assert_eq!(caller.replica.place(), Some((id(2), Offset(100))));
+}
+
+#[test]
+fn getack_is_answered_with_what_was_held_before_it() {
+    let mut caller = Caller::streaming();
+    caller.feed(&[PING, GETACK, PING].concat());
+    assert_eq!(caller.sent(), ack(114));
+    assert_eq!(caller.stream, [PING, GETACK, PING].concat());
+    caller.replica.set_synced(Some(Offset(90)));
+    caller.feed(GETACK);
+    let offset = 100 + 2 * PING.len() + GETACK.len();
+    assert_eq!(
+        caller.sent(),
+        command(&[b"REPLCONF", b"ACK", offset.to_string().as_bytes(), b"FACK", b"90"])
+    );
+}
+
+#[test]
+fn half_a_transaction_is_not_in_the_log() {
+    let mut caller = Caller::streaming();
+    let group = [command(&[b"MULTI"]), command(&[b"SET", b"k", b"v"]), command(&[b"EXEC"])];
+    caller.feed(&[PING, &group[0], &group[1], &group[2][..5]].concat());
+    assert_eq!(caller.stream, PING);
+    caller.closed();
+    assert_eq!(caller.events(), "down");
+    assert_eq!(caller.replica.place(), Some((id(1), Offset(114))));
+    // The next connection begins with the whole group again.
+    caller.tick(1000);
+    caller.connected();
+    caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n+CONTINUE\r\n");
+    caller.feed(&group.concat());
+    assert_eq!(caller.stream, [PING, &group.concat()].concat());
+}
+
+#[test]
+fn garbage_in_the_stream_ends_the_link_after_what_was_whole() {
+    let mut caller = Caller::streaming();
+    caller.feed(&[PING, b"+OK\r\n"].concat());
+    assert_eq!(caller.events(), "down, disconnect");
+    assert_eq!(caller.stream, PING);
+    assert_eq!(caller.replica.place(), Some((id(1), Offset(114))));
+}
+
+#[test]
+fn acks_go_out_every_second_and_silence_ends_the_link() {
+    let mut caller = Caller::streaming();
+    caller.tick(999);
+    assert_eq!(caller.sent(), b"");
+    caller.tick(1000);
+    assert_eq!(caller.sent(), ack(100));
+    caller.tick(1100);
+    assert_eq!(caller.sent(), b"");
+    caller.tick(60_000);
+    assert_eq!(caller.events(), "");
+    caller.tick(60_001);
+    assert_eq!(caller.events(), "down, disconnect");
+    assert_eq!(caller.replica.down_since_ms(), Some(60_001));
+}
+
+#[test]
+fn pauses_double_up_to_a_bound_and_start_anew_after_a_link_that_lasted() {
+    let mut caller = Caller::new(Config::new("p", 1, 2), Some((id(1), Offset(0))));
+    let mut pauses = vec![];
+    for _ in 0..7 {
+        let failed = caller.now_ms;
+        while caller.replica.state_name() == "connect" {
+            caller.tick(caller.now_ms + 500);
+        }
+        pauses.push(caller.now_ms - failed);
+        caller.run(|replica, _, now, out| {
+            replica.connect_failed("refused", now, out);
+            0
+        });
+    }
+    assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16_000, 30_000]);
+    caller.tick(caller.now_ms + 30_000);
+    caller.connected();
+    caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n+CONTINUE\r\n");
+    caller.closed();
+    caller.events();
+    caller.tick(caller.now_ms + 1000);
+    assert_eq!(caller.events(), "", "a link that breaks as it stands was no success");
+    caller.tick(caller.now_ms + 29_000);
+    caller.connected();
+    caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n+CONTINUE\r\n");
+    caller.now_ms += 1000;
+    caller.closed();
+    caller.events();
+    caller.tick(caller.now_ms);
+    assert_eq!(caller.events(), "connect p 1");
+}
+
+#[test]
+fn another_primary_and_the_end() {
+    let mut caller = Caller::streaming();
+    caller.run(|replica, _, now, out| {
+        replica.reconfigure(Config::new("other", 7, 6380), now, out);
+        0
+    });
+    assert_eq!(caller.events(), "down, disconnect, connect other 7");
+    caller.run(|replica, _, now, out| {
+        replica.stop(now, out);
+        0
+    });
+    assert_eq!(caller.events(), "disconnect");
+    caller.tick(100_000);
+    caller.connected();
+    caller.closed();
+    assert_eq!(caller.events(), "");
+    assert_eq!(caller.replica.state_name(), "none");
+}
+
+/// A whole session as the primary sends it, with a streamed RDB, transactions and GETACK, and what
+/// must come of it.
+fn session() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    let mark = b"5f8a0c3e5f8a0c3e5f8a0c3e5f8a0c3e5f8a0c3e";
+    let rdb = [&b"REDIS0011"[..], &mark[..39], &[0, 10, 13, 255], &mark[..20], b"."].concat();
+    let stream = [
+        command(&[b"SELECT", b"0"]),
+        GETACK.to_vec(),
+        command(&[b"MULTI"]),
+        command(&[b"SET", b"a", &[b'x'; 300]]),
+        command(&[b"EXEC"]),
+        PING.to_vec(),
+    ]
+    .concat();
+    let head = format!("+PONG\r\n+OK\r\n-ERR\r\n\n+FULLRESYNC {} 1000\r\n\n\n$EOF:", id(3));
+    let half = command(&[b"SET", b"half", b"of a command"]);
+    let all =
+        [head.as_bytes(), mark, b"\r\n", &rdb, mark, &stream, &half[..half.len() - 1]].concat();
+    (all, rdb, stream)
+}
+
+fn run_session(reads: &[usize]) {
+    let (all, rdb, stream) = session();
+    let mut caller = Caller::new(Config::new("p", 1, 2), None);
+    caller.tick(0);
+    caller.connected();
+    let mut reads = reads.iter().chain(std::iter::repeat(reads.last().unwrap()));
+    let mut rest = &all[..];
+    while !rest.is_empty() {
+        let (read, later) = rest.split_at(rest.len().min(*reads.next().unwrap()));
+        rest = later;
+        caller.feed(read);
+        if caller.events.last().is_some_and(|event| event == "end") {
+            caller.loaded((id(3), Offset(1000)));
+        }
+    }
+    assert_eq!(caller.events(), "connect p 1, begin None Some(1000), end, up");
+    assert_eq!(caller.rdb, rdb);
+    assert_eq!(caller.stream, stream);
+    assert_eq!(caller.replica.place(), Some((id(3), Offset(1000 + stream.len() as u64))));
+    assert!(caller.sent().ends_with(&ack(1023)), "GETACK came after SELECT's 23 bytes");
+}
+
+#[test]
+fn a_session_byte_by_byte_and_at_every_single_cut() {
+    run_session(&[1]);
+    let all = session().0.len();
+    run_session(&[all]);
+    for first in 1..all {
+        run_session(&[first, all]);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_session_in_any_reads(reads in prop::collection::vec(1usize..200, 1..80)) {
+        run_session(&reads);
+    }
+
+    #[test]
+    fn no_primary_makes_it_panic(
+        reads in prop::collection::vec(prop_oneof![
+            Just(b"+PONG\r\n".to_vec()),
+            Just(b"+OK\r\n".to_vec()),
+            Just(b"+CONTINUE\r\n".to_vec()),
+            Just(b"-ERR unknown command\r\n".to_vec()),
+            Just(format!("+FULLRESYNC {} 7\r\n", id(1)).into_bytes()),
+            Just(b"$3\r\nabc".to_vec()),
+            Just(GETACK.to_vec()),
+            prop::collection::vec(any::<u8>(), 0..30),
+        ], 0..30),
+        held in any::<bool>(),
+    ) {
+        let mut caller = Caller::new(Config::new("p", 1, 2), held.then_some((id(1), Offset(3))));
+        for read in reads {
+            caller.tick(caller.now_ms + 700);
+            caller.connected();
+            caller.feed(&read);
+            caller.loaded((id(1), Offset(7)));
+            let state = caller.replica.state_name();
+            prop_assert!(caller.buffer.len() < 4096 || state == "connected");
+        }
+    }
+}
