@@ -1,0 +1,122 @@
+//! When two replies count as the same: everything that servers of Redis 7.0 and 7.2 may do
+//! differently, in one place.
+//!
+//! | what | why it may differ | how it is compared |
+//! | --- | --- | --- |
+//! | order of hash fields, set members, keys | a hash table's own | sorted |
+//! | `SORT … BY nosort`, since the key may be a set | as above | sorted; with `LIMIT` by length |
+//! | doubles of sorted sets | 7.0 prints `%.17g`, 7.2 the shortest text that reads back | as numbers |
+//! | `TTL`, `PTTL`, … after a relative time | each server has its own clock reading | within 20 s |
+//! | long doubles beyond 17 digits | the tail is 80-bit arithmetic's | as numbers, then deleted |
+//! | encoding of a small set | `listpack` is new in 7.2, 7.0 says `hashtable` | one name |
+//! | encoding of a small list | `listpack` from 7.2 on, 7.0 says `quicklist` | one name |
+
+use crate::support::{Command, Value};
+
+/// How far apart the two servers may have run the same relative expiry.
+pub const CLOCK_SLACK_MS: i64 = 20_000;
+
+/// Whether the replies of the server under test and of the oracle to `command` agree.
+pub fn same(command: &Command, ours: &Value, oracle: &Value) -> bool {
+    let name = command.name();
+    match (name.as_str(), ours, oracle) {
+        ("TTL" | "EXPIRETIME", Value::Int(a), Value::Int(b)) => near(*a, *b, CLOCK_SLACK_MS / 1000),
+        ("PTTL" | "PEXPIRETIME", Value::Int(a), Value::Int(b)) => near(*a, *b, CLOCK_SLACK_MS),
+        _ => equal(&normalise(command, ours), &normalise(command, oracle), name.starts_with('Z')),
+    }
+}
+
+/// -1 and -2 are answers of their own; other times may be apart by `slack`.
+fn near(a: i64, b: i64, slack: i64) -> bool {
+    a == b || (a >= 0 && b >= 0 && (a - b).abs() <= slack)
+}
+
+/// A reply with its unspecified order taken away.
+pub fn normalise(command: &Command, reply: &Value) -> Value {
+    let unordered = match command.name().as_str() {
+        "HKEYS" | "HVALS" | "SMEMBERS" | "SINTER" | "SUNION" | "SDIFF" | "KEYS" => true,
+        // Of an unspecified order, a part is unspecified too: only its length is left.
+        "SORT" | "SORT_RO" if unsorted(command) && command.has("LIMIT") => {
+            return match reply {
+                Value::Array(items) => Value::Int(items.len() as i64),
+                other => other.clone(),
+            };
+        }
+        "SORT" | "SORT_RO" => unsorted(command),
+        "HGETALL" => return sort_pairs(reply),
+        _ => false,
+    };
+    match reply {
+        Value::Array(items) if unordered => Value::Array(sorted(items)),
+        Value::Set(items) if unordered => Value::Set(sorted(items)),
+        other => other.clone(),
+    }
+}
+
+/// Whether a `SORT` is by a pattern without `*`, which means not to sort.
+fn unsorted(command: &Command) -> bool {
+    let by = command.0.iter().position(|a| a.eq_ignore_ascii_case(b"BY"));
+    by.and_then(|at| command.0.get(at + 1)).is_some_and(|pattern| !pattern.contains(&b'*'))
+}
+
+/// The one name of encodings that 7.0 and 7.2 call differently.
+pub fn encoding_name(kind: &str, encoding: &str) -> String {
+    match (kind, encoding) {
+        ("set", "listpack") => "hashtable".into(),
+        ("list", "listpack") => "quicklist".into(),
+        _ => encoding.into(),
+    }
+}
+
+fn sorted(items: &[Value]) -> Vec<Value> {
+    let mut items = items.to_vec();
+    items.sort_by_cached_key(order);
+    items
+}
+
+/// Some total order of values: members are strings, or nil and integers among them.
+fn order(value: &Value) -> Vec<u8> {
+    match value {
+        Value::Bulk(b) => b.clone(),
+        other => format!("{other:?}").into_bytes(),
+    }
+}
+
+fn sort_pairs(reply: &Value) -> Value {
+    let mut pairs: Vec<(Value, Value)> = match reply {
+        Value::Map(pairs) => pairs.clone(),
+        Value::Array(flat) if flat.len().is_multiple_of(2) => {
+            flat.chunks(2).map(|p| (p[0].clone(), p[1].clone())).collect()
+        }
+        other => return other.clone(),
+    };
+    pairs.sort_by_cached_key(|(field, _)| order(field));
+    match reply {
+        Value::Map(_) => Value::Map(pairs),
+        _ => Value::Array(pairs.into_iter().flat_map(|(k, v)| [k, v]).collect()),
+    }
+}
+
+/// Deep equality; with `numeric`, two texts of one number are equal.
+fn equal(a: &Value, b: &Value, numeric: bool) -> bool {
+    match (a, b) {
+        (Value::Array(x), Value::Array(y)) | (Value::Set(x), Value::Set(y)) => {
+            x.len() == y.len() && x.iter().zip(y).all(|(x, y)| equal(x, y, numeric))
+        }
+        (Value::Bulk(x), Value::Bulk(y)) if numeric && x != y => {
+            matches!((number(x), number(y)), (Some(x), Some(y)) if x == y)
+        }
+        _ => a == b,
+    }
+}
+
+pub fn number(text: &[u8]) -> Option<f64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Two sums that agree but for what follows the 17th digit; both replies as text.
+pub fn same_but_for_long_tail(ours: &[u8], oracle: &[u8]) -> bool {
+    let digits = oracle.iter().filter(|b| b.is_ascii_digit()).count();
+    let (Some(a), Some(b)) = (number(ours), number(oracle)) else { return false };
+    digits > 17 && (a == b || (a - b).abs() <= 1e-14 * a.abs().max(b.abs()))
+}

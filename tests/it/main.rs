@@ -1,0 +1,20 @@
+//! Black-box tests: real servers, real sockets, and Debian's `redis-server` as the oracle.
+//!
+//! Everything is one test binary, so that it links once. `VARVE_TEST_SERVER=/usr/bin/redis-server`
+//! puts another server in the daemon's place: with Redis against Redis every test here must pass,
+//! which is how the tests themselves are proven.
+//!
+//! | variable | meaning | default |
+//! | --- | --- | --- |
+//! | `VARVE_TEST_SERVER` | the program under test | the `varved` just built |
+//! | `VARVE_SEED`, `VARVE_COMMANDS` | differential: one seed, commands in all | 4 seeds, 200000 |
+//! | `VARVE_KILLS` | crash: SIGKILLs per fsync policy | 10 |
+//! | `VARVE_REPLICATION_SECONDS` | replication: seconds of writes per topology | 10 |
+//! | `VARVE_PIPE_COMMANDS` | interop: commands through `redis-cli --pipe` | 200000 |
+
+mod crash;
+mod differential;
+mod interop;
+mod protocol;
+mod replication;
+mod support;

@@ -1,0 +1,423 @@
+//! RESP as bytes: partial frames, inline commands, protocol errors, deep pipelines, RESP3.
+//!
+//! Where Redis's answer does not depend on time or identity, the test is that both servers send the
+//! same bytes.
+
+use crate::support::client::encode;
+use crate::support::value::Bytes;
+use crate::support::{Client, Random, Server, Value};
+use std::io::Write;
+
+/// One server of each kind: under test, and the oracle.
+fn both() -> [Server; 2] {
+    [Server::start(), Server::redis().start()]
+}
+
+const SENTINEL: &[u8] = b"the-last-reply";
+
+/// All that a server sends for `input` on a fresh connection, until it closes or answers a last
+/// `ECHO`.
+fn answer(server: &Server, input: &[u8]) -> Vec<u8> {
+    let mut client = server.client();
+    let mut request = input.to_vec();
+    encode(&mut request, &[b"ECHO", SENTINEL]);
+    // A server that closes upon a protocol error may do so before all has been sent.
+    let _ = client.try_send_raw(&request);
+    let mut end = format!("${}\r\n", SENTINEL.len()).into_bytes();
+    end.extend_from_slice(SENTINEL);
+    end.extend_from_slice(b"\r\n");
+    client.recv_until(&end)
+}
+
+fn assert_same_bytes(servers: &[Server; 2], input: &[u8]) {
+    let [ours, oracle] = [answer(&servers[0], input), answer(&servers[1], input)];
+    assert!(
+        ours == oracle,
+        "for {}\n  tested: {}\n  redis:  {}",
+        Bytes(input),
+        Bytes(&ours),
+        Bytes(&oracle)
+    );
+}
+
+fn request(commands: &[&[&[u8]]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for command in commands {
+        encode(&mut out, command);
+    }
+    out
+}
+
+#[test]
+fn a_request_may_be_cut_at_every_byte() {
+    let server = Server::start();
+    let long = vec![b'x'; 300];
+    let input = [
+        request(&[&[b"SET", b"cut", b"a\r\nb"], &[b"GET", b"cut"], &[b"PING"]]),
+        b"*0\r\n\r\nPING inline\r\n".to_vec(),
+        request(&[&[b"SET", b"cut2", &long], &[b"STRLEN", b"cut2"], &[b"NOSUCH"]]),
+    ]
+    .concat();
+    let whole = answer(&server, &input);
+    assert!(
+        whole.starts_with(b"+OK\r\n$4\r\na\r\nb\r\n+PONG\r\n$6\r\ninline\r\n+OK\r\n:300\r\n-ERR")
+    );
+    let mut onlooker = server.client();
+    for cut in 1..input.len() {
+        let mut client = server.client();
+        client.send_raw(&input[..cut]);
+        // Once another connection has been served, the first part has been read by itself.
+        onlooker.ok(&["PING"]);
+        let mut rest = input[cut..].to_vec();
+        encode(&mut rest, &[b"ECHO", SENTINEL]);
+        client.send_raw(&rest);
+        let got = client.recv_until(b"the-last-reply\r\n");
+        assert!(got == whole, "cut at byte {cut}: {}", Bytes(&got));
+    }
+}
+
+#[test]
+fn a_request_may_come_byte_by_byte() {
+    let server = Server::start();
+    let input =
+        request(&[&[b"SET", b"k", b"0123456789"], &[b"APPEND", b"k", b"x"], &[b"GET", b"k"]]);
+    let mut client = server.client();
+    let mut onlooker = server.client();
+    for byte in &input {
+        client.send_raw(std::slice::from_ref(byte));
+        onlooker.ok(&["PING"]);
+    }
+    assert_eq!(client.recv(), Value::ok());
+    assert_eq!(client.recv(), Value::Int(11));
+    assert_eq!(client.recv(), Value::bulk("0123456789x"));
+}
+
+#[test]
+fn inline_commands_are_read_as_redis_reads_them() {
+    let servers = both();
+    let lines: &[&[u8]] = &[
+        b"PING\r\n",
+        b"PING\n",
+        b"  PING   spaced  \r\n",
+        b"\r\n\r\nPING\r\n",
+        b"SET key \"a b\\x41\\n\\\"c\"\r\nGET key\r\n",
+        b"SET key 'a \\n \\' b'\r\nGET key\r\n",
+        b"SET key \"\"\r\nGET key\r\n",
+        b"ECHO a\"b\r\n",
+        b"ECHO \"a\"b\r\n",
+        b"ECHO \"unbalanced\r\n",
+        b"ECHO 'unbalanced\r\n",
+        b"ECHO 'a'b\r\n",
+        b"ECHO \"\\t\\r\\a\\b\\q\\xZZ\"\r\n",
+        b"ECHO \xff\xfe\r\n",
+        b"NOSUCH a b\r\n",
+        b"GET\r\n",
+        b"PING\r\n*1\r\n$4\r\nPING\r\nPING\r\n",
+        b"ECHO a\tb\r\n",
+        b"ECHO a\0b\r\n",
+    ];
+    for line in lines {
+        assert_same_bytes(&servers, line);
+    }
+}
+
+#[test]
+fn a_frame_that_is_wrong_gets_redis_s_protocol_error() {
+    let servers = both();
+    let frames: &[&[u8]] = &[
+        b"*\r\n",
+        b"*0\r\n",
+        b"*-1\r\n",
+        b"*-10\r\n",
+        b"*abc\r\n",
+        b"*1048577\r\n",
+        b"*2147483648\r\n",
+        b"*99999999999999999999\r\n",
+        b"* 1\r\n$4\r\nPING\r\n",
+        b"*+1\r\n$4\r\nPING\r\n",
+        b"*01\r\n$4\r\nPING\r\n",
+        b"*1\r\nPING\r\n",
+        b"*1\r\n:4\r\nPING\r\n",
+        b"*1\r\n$-1\r\n",
+        b"*1\r\n$\r\n",
+        b"*1\r\n$abc\r\n",
+        b"*1\r\n$4x\r\nPING\r\n",
+        b"*1\r\n$ 4\r\nPING\r\n",
+        b"*1\r\n$-0\r\n",
+        b"*1\r\n$536870913\r\n",
+        b"*1\r\n$9999999999999999999\r\n",
+        b"*1\r\n$0\r\n\r\n",
+        b"*2\r\n$4\r\nECHO\r\n$0\r\n\r\n",
+        b"*2\r\n$4\r\nECHO\r\n\r\n",
+        b"*1\r\n$4\r\nPINGxx",
+        b"PING\r\n*1\r\n$-5\r\n",
+        b"*1\r\n$4\r\nQUIT\r\n*1\r\n$4\r\nPING\r\n",
+        b"*1\r\n\xff4\r\nPING\r\n",
+    ];
+    for frame in frames {
+        assert_same_bytes(&servers, frame);
+    }
+    let mut endless = vec![b'x'; 70_000];
+    assert_same_bytes(&servers, &endless);
+    endless[0] = b'*';
+    assert_same_bytes(&servers, &endless);
+    let mut endless = b"*1\r\n$".to_vec();
+    endless.resize(70_000, b'1');
+    assert_same_bytes(&servers, &endless);
+}
+
+#[test]
+fn before_auth_only_small_requests_are_read() {
+    let servers = [
+        Server::varve().arg("--requirepass", "secret").start(),
+        Server::redis().arg("--requirepass", "secret").start(),
+    ];
+    let inputs: &[&[u8]] = &[
+        b"*11\r\n$4\r\nPING\r\n",
+        b"*2\r\n$3\r\nGET\r\n$16385\r\n",
+        b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n",
+        b"*2\r\n$4\r\nAUTH\r\n$5\r\nwrong\r\n",
+        b"*3\r\n$4\r\nAUTH\r\n$4\r\nnone\r\n$6\r\nsecret\r\n",
+        b"*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n*1\r\n$4\r\nPING\r\n",
+    ];
+    for input in inputs {
+        assert_same_bytes(&servers, input);
+    }
+}
+
+#[test]
+fn replies_have_the_bytes_of_redis_in_both_protocols() {
+    let servers = both();
+    let commands: &[&[&[u8]]] = &[
+        &[b"SET", b"\0\r\n\xff", b"\r\n"],
+        &[b"GET", b"\0\r\n\xff"],
+        &[b"SET", b"", b""],
+        &[b"GET", b""],
+        &[b"GET", b"nosuch"],
+        &[b"HSET", b"h", b"f", b"v"],
+        &[b"HGETALL", b"h"],
+        &[b"HGETALL", b"nosuch"],
+        &[b"HGET", b"h", b"nosuch"],
+        &[b"HMGET", b"h", b"f", b"g"],
+        &[b"HRANDFIELD", b"h", b"1", b"WITHVALUES"],
+        &[b"SADD", b"s", b"1"],
+        &[b"SMEMBERS", b"s"],
+        &[b"SMISMEMBER", b"s", b"1", b"2"],
+        &[b"SPOP", b"nosuch"],
+        &[b"SPOP", b"nosuch", b"2"],
+        &[b"SPOP", b"s", b"2"],
+        &[b"ZADD", b"z", b"1.5", b"m", b"inf", b"n", b"-inf", b"o", b"3", b"p"],
+        &[b"ZSCORE", b"z", b"m"],
+        &[b"ZSCORE", b"z", b"n"],
+        &[b"ZSCORE", b"z", b"nosuch"],
+        &[b"ZMSCORE", b"z", b"m", b"nosuch"],
+        &[b"ZINCRBY", b"z", b"1", b"m"],
+        &[b"ZADD", b"z", b"NX", b"INCR", b"1", b"m"],
+        &[b"ZRANGE", b"z", b"0", b"-1", b"WITHSCORES"],
+        &[b"ZPOPMIN", b"z"],
+        &[b"ZPOPMAX", b"z", b"2"],
+        &[b"ZRANK", b"z", b"nosuch"],
+        &[b"ZRANDMEMBER", b"nosuch"],
+        &[b"RPUSH", b"l", b"a", b"b"],
+        &[b"LPOP", b"nosuch"],
+        &[b"LPOP", b"nosuch", b"1"],
+        &[b"LPOP", b"l", b"0"],
+        &[b"LMPOP", b"1", b"nosuch", b"LEFT"],
+        &[b"LMPOP", b"1", b"l", b"LEFT"],
+        &[b"LPOS", b"l", b"nosuch"],
+        &[b"BLPOP", b"nosuch", b"l", b"1"],
+        &[b"BLPOP", b"nosuch", b"0.01"],
+        &[b"MGET", b"nosuch", b""],
+        &[b"INCRBYFLOAT", b"float", b"10.5"],
+        &[b"TYPE", b"nosuch"],
+        &[b"EXISTS", b"h", b"nosuch"],
+        &[b"MULTI"],
+        &[b"GET", b"nosuch"],
+        &[b"HGETALL", b"h"],
+        &[b"LPUSH", b"h", b"x"],
+        &[b"EXEC"],
+        &[b"MULTI"],
+        &[b"GET"],
+        &[b"EXEC"],
+        &[b"WATCH", b"w"],
+        &[b"SET", b"w", b"1"],
+        &[b"MULTI"],
+        &[b"EXEC"],
+        &[b"SCAN", b"0", b"MATCH", b"nosuch"],
+        &[b"OBJECT", b"ENCODING", b"nosuch"],
+        &[b"DUMP", b"nosuch"],
+        &[b"SUBSCRIBE", b"c1", b"c2"],
+        &[b"PING"],
+        &[b"PSUBSCRIBE", b"p*"],
+        &[b"UNSUBSCRIBE"],
+        &[b"PUNSUBSCRIBE"],
+        &[b"UNSUBSCRIBE"],
+        &[b"RESET"],
+        &[b"QUIT"],
+    ];
+    for hello in [&b""[..], b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n"] {
+        for server in &servers {
+            server.client().ok(&["FLUSHALL"]);
+        }
+        // HELLO's own reply tells name and version, so it is read before and left out.
+        let mut clients = [servers[0].client(), servers[1].client()];
+        if !hello.is_empty() {
+            for client in &mut clients {
+                client.send_raw(hello);
+                assert!(matches!(client.recv(), Value::Map(_)), "HELLO 3 answers with a map");
+            }
+        }
+        for command in commands {
+            let line = request(&[command]);
+            let end = request(&[&[b"PING", SENTINEL]]);
+            let got = clients.each_mut().map(|client| {
+                client.send_raw(&line);
+                let _ = client.try_send_raw(&end);
+                // PING echoes its argument as a bulk, within an array when RESP2 has subscribed.
+                client.recv_until(b"the-last-reply\r\n")
+            });
+            let resp = if hello.is_empty() { 2 } else { 3 };
+            assert!(
+                got[0] == got[1],
+                "RESP{resp} {}:\n  tested: {}\n  redis:  {}",
+                Bytes(&line),
+                Bytes(&got[0]),
+                Bytes(&got[1])
+            );
+        }
+    }
+}
+
+#[test]
+fn hello_negotiates_the_protocol() {
+    let server = Server::start();
+    let mut client = server.client();
+    let fields = |reply: Value| -> Vec<String> {
+        reply.items().into_iter().step_by(2).map(|name| name.text()).collect()
+    };
+    let names = ["server", "version", "proto", "id", "mode", "role", "modules"];
+    let resp2 = client.ok(&["HELLO"]);
+    assert!(matches!(resp2, Value::Array(_)), "RESP2 flattens a map: {resp2:?}");
+    assert_eq!(fields(resp2), names);
+    let resp3 = client.ok(&["HELLO", "3", "SETNAME", "me"]);
+    assert!(matches!(resp3, Value::Map(_)), "RESP3 has maps: {resp3:?}");
+    assert_eq!(fields(resp3), names);
+    assert_eq!(client.ok(&["CLIENT", "GETNAME"]), Value::bulk("me"));
+    assert_eq!(client.cmd(&["GET", "nosuch"]), Value::Nil);
+    client.ok(&["SADD", "s", "m"]);
+    assert_eq!(client.cmd(&["SMEMBERS", "s"]), Value::Set(vec![Value::bulk("m")]));
+    client.ok(&["ZADD", "z", "1.25", "m"]);
+    assert_eq!(client.cmd(&["ZSCORE", "z", "m"]), Value::Double(1.25));
+    let refused = client.cmd(&["HELLO", "4"]);
+    assert_eq!(refused, Value::Error("NOPROTO unsupported protocol version".into()));
+    let resp2 = client.ok(&["HELLO", "2"]);
+    assert!(matches!(resp2, Value::Array(_)));
+
+    // RESP3 pushes messages beside replies.
+    client.ok(&["HELLO", "3"]);
+    let subscribed = client.cmd(&["SUBSCRIBE", "news"]);
+    assert!(matches!(subscribed, Value::Push(_)), "{subscribed:?}");
+    assert_eq!(client.ok(&["ECHO", "still served"]), Value::bulk("still served"));
+    assert_eq!(server.client().ok(&["PUBLISH", "news", "hi"]), Value::Int(1));
+    let message = ["message", "news", "hi"].map(Value::bulk).to_vec();
+    assert_eq!(client.recv(), Value::Push(message));
+}
+
+#[test]
+fn client_reply_silences_what_it_says() {
+    let servers = both();
+    let client_reply = |mode: &'static [u8]| -> [&'static [u8]; 3] { [b"CLIENT", b"REPLY", mode] };
+    let (on, off, skip) = (client_reply(b"ON"), client_reply(b"OFF"), client_reply(b"SKIP"));
+    let set: &[&[u8]] = &[b"SET", b"k", b"v"];
+    let get: &[&[u8]] = &[b"GET", b"k"];
+    let wrong: &[&[u8]] = &[b"NOSUCH"];
+    assert_same_bytes(&servers, &request(&[&skip, set, get]));
+    assert_same_bytes(&servers, &request(&[&off, set, get, wrong, &on, get]));
+    assert_same_bytes(&servers, &request(&[&skip, wrong, &skip, &skip, get, get]));
+    assert_same_bytes(&servers, &request(&[&off, &skip, get, &on, get]));
+    assert_same_bytes(&servers, &request(&[&[b"CLIENT", b"REPLY", b"MAYBE"], get]));
+}
+
+#[test]
+fn a_hundred_thousand_requests_in_one_pipeline_keep_their_order() {
+    const COUNT: usize = 100_000;
+    let server = Server::start();
+    let mut client = server.client();
+    let mut sender = client.sender();
+    let writing = std::thread::spawn(move || {
+        let mut out = Vec::new();
+        for i in 0..COUNT {
+            encode(&mut out, &["ECHO", &i.to_string()]);
+        }
+        sender.write_all(&out).unwrap();
+    });
+    for i in 0..COUNT {
+        assert_eq!(client.recv(), Value::bulk(i.to_string()));
+    }
+    writing.join().unwrap();
+}
+
+#[test]
+fn a_client_that_reads_late_still_gets_every_reply() {
+    const COUNT: usize = 300;
+    let server = Server::start();
+    let value = vec![b'v'; 100_000];
+    server.client().ok(&[b"SET", &b"big"[..], &value]);
+    let mut slow = server.client();
+    let mut out = Vec::new();
+    (0..COUNT).for_each(|_| encode(&mut out, &["GET", "big"]));
+    slow.send_raw(&out);
+    // Meanwhile others are served.
+    let mut other = server.client();
+    for _ in 0..100 {
+        other.ok(&["PING"]);
+    }
+    for _ in 0..COUNT {
+        assert!(slow.recv() == Value::Bulk(value.clone()), "a reply was damaged");
+    }
+}
+
+#[test]
+fn keys_and_values_are_any_bytes_of_any_length() {
+    let server = Server::start();
+    let mut client = server.client();
+    let mut random = Random::new(7);
+    let lengths = [0, 1, 2, 255, 256, 16_383, 16_384, 32_767, 32_768, 32_769, 65_536, 1_000_000];
+    let mut pairs = Vec::new();
+    for len in lengths {
+        let key = random.bytes(len.min(70_000));
+        let value = random.bytes(len);
+        client.ok(&[b"SET", &key[..], &value]);
+        pairs.push((key, value));
+    }
+    let huge = random.bytes(20 << 20);
+    client.ok(&[b"SET", &b"huge"[..], &huge]);
+    pairs.push((b"huge".to_vec(), huge));
+    for (key, value) in &pairs {
+        let got = client.ok(&[b"GET", &key[..]]);
+        assert!(got.bytes() == value, "the value of {} was damaged", Bytes(key));
+    }
+    let all: Vec<u8> = (0..=255).collect();
+    for byte in 0..=255u8 {
+        client.ok(&[b"HSET", &b"bytes"[..], &[byte], &all]);
+    }
+    assert_eq!(client.ok(&["HLEN", "bytes"]), Value::Int(256));
+}
+
+#[test]
+fn many_connections_come_and_go() {
+    let server = Server::start();
+    let mut clients: Vec<Client> = (0..200).map(|_| server.client()).collect();
+    for (i, client) in clients.iter_mut().enumerate() {
+        assert_eq!(client.ok(&["ECHO", &i.to_string()]), Value::bulk(i.to_string()));
+    }
+    // Half leave in the middle of a request.
+    for mut client in clients.drain(..100) {
+        client.send_raw(b"*2\r\n$3\r\nGET\r\n$100\r\nhalf");
+    }
+    for client in &mut clients {
+        client.ok(&["PING"]);
+    }
+    let only_ours = || server.info("connected_clients") == "101";
+    assert!(crate::support::eventually(crate::support::PATIENCE, only_ours));
+}

@@ -1,0 +1,130 @@
+//! A link between two servers that can be cut, paused and throttled.
+
+use super::{Random, eventually};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    refuse: AtomicBool,
+    paused: AtomicBool,
+    /// Bytes a second each way; 0 is no limit.
+    rate: AtomicU64,
+    /// Bytes passed, both ways together.
+    passed: AtomicU64,
+    /// Both ends of every open link.
+    open: Mutex<Vec<TcpStream>>,
+}
+
+/// Listens on a port of its own and forwards every connection to one upstream port.
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+impl Proxy {
+    /// A proxy in front of the server on `upstream`.
+    pub fn to(upstream: u16) -> Proxy {
+        let mut random = Random::from_entropy();
+        let (port, listener) = (0..100)
+            .find_map(|_| {
+                let port = 10_000 + random.below(20_000) as u16;
+                Some((port, TcpListener::bind(("127.0.0.1", port)).ok()?))
+            })
+            .expect("a free port for the proxy");
+        let shared = Arc::new(Shared::default());
+        let accepting = shared.clone();
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                if accepting.stop.load(SeqCst) {
+                    return;
+                }
+                let Ok(client) = client else { continue };
+                if accepting.refuse.load(SeqCst) {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(("127.0.0.1", upstream)) else { continue };
+                let _ = (client.set_nodelay(true), server.set_nodelay(true));
+                let mut open = accepting.open.lock().unwrap();
+                open.push(client.try_clone().unwrap());
+                open.push(server.try_clone().unwrap());
+                drop(open);
+                let ends =
+                    [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
+                for (from, to) in ends {
+                    let shared = accepting.clone();
+                    thread::spawn(move || forward(from, to, &shared));
+                }
+            }
+        });
+        Proxy { port, shared }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Breaks every open link, bytes under way included; new ones are still accepted.
+    pub fn cut(&self) {
+        for stream in self.shared.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Closes new connections at once, as an unreachable host would.
+    pub fn refuse(&self, yes: bool) {
+        self.shared.refuse.store(yes, SeqCst);
+    }
+
+    /// Holds all bytes back, or lets them go on.
+    pub fn pause(&self, yes: bool) {
+        self.shared.paused.store(yes, SeqCst);
+    }
+
+    /// Limits each direction to so many bytes a second; 0 is no limit.
+    pub fn throttle(&self, bytes_per_second: u64) {
+        self.shared.rate.store(bytes_per_second, SeqCst);
+    }
+
+    /// Bytes that have passed, both ways together.
+    pub fn passed(&self) -> u64 {
+        self.shared.passed.load(SeqCst)
+    }
+}
+
+fn forward(mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let rate = shared.rate.load(SeqCst);
+        let limit = if rate == 0 { buffer.len() } else { (rate as usize / 50).clamp(1, 64 << 10) };
+        let Ok(got) = from.read(&mut buffer[..limit]) else { break };
+        if got == 0 {
+            break;
+        }
+        if rate != 0 {
+            thread::sleep(Duration::from_millis(20));
+        }
+        let free = || !shared.paused.load(SeqCst) || shared.stop.load(SeqCst);
+        eventually(Duration::from_secs(3600), free);
+        if to.write_all(&buffer[..got]).is_err() {
+            break;
+        }
+        shared.passed.fetch_add(got as u64, SeqCst);
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, SeqCst);
+        self.cut();
+        // Wakes the accepting thread, which then sees that it is to stop.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
