@@ -1,39 +1,45 @@
-//! The daemon's entry: what the command line asks for.
+//! `varved`: see the crate `varved` for what is in it.
 
+use std::io::Write;
 use std::process::ExitCode;
-
+use varved::allocator::Counted;
 use varved::cmdline::{self, Action};
-use varved::{config, log_notice, log_warning, logger};
+use varved::config::{self, load};
+use varved::{log_warning, server};
+
+#[global_allocator]
+static ALLOCATOR: Counted = Counted(mimalloc::MiMalloc);
 
 fn main() -> ExitCode {
-    let invocation = match cmdline::parse(std::env::args_os().skip(1)) {
-        Ok(Action::Serve(invocation)) => invocation,
-        Ok(Action::Version) => return print(&cmdline::version()),
-        Ok(Action::Help) => return print(cmdline::HELP),
-        Ok(Action::PrintDefaultConfig) => return print(config::manual::default_file().trim_end()),
-        Ok(Action::PrintManual) => return print(config::manual::page().trim_end()),
-        Err(error) => return fail(&error),
+    let arguments = std::env::args_os().skip(1);
+    let text = match cmdline::parse(arguments) {
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+        Ok(Action::Version) => cmdline::version() + "\n",
+        Ok(Action::Help) => cmdline::HELP.to_owned() + "\n",
+        Ok(Action::PrintDefaultConfig) => config::manual::default_file(),
+        Ok(Action::PrintManual) => config::manual::manual(),
+        Ok(Action::Serve(invocation)) => {
+            let loaded = match load::load(&invocation) {
+                Ok(loaded) => loaded,
+                Err(why) => {
+                    eprintln!("{why}");
+                    return ExitCode::FAILURE;
+                }
+            };
+            return match server::start::run(loaded) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(why) => {
+                    log_warning!("{why}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
     };
-    let loaded = match config::load(&invocation) {
-        Ok(loaded) => loaded,
-        Err(error) => return fail(&error.to_string()),
-    };
-    if let Err(error) = logger::init(&loaded.config.logfile, loaded.config.loglevel) {
-        return fail(&format!("Can't open the log file: {error}"));
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
-    for notice in &loaded.notices {
-        log_warning!("{notice}");
-    }
-    log_notice!("Configuration loaded");
-    ExitCode::SUCCESS
-}
-
-fn print(text: &str) -> ExitCode {
-    println!("{text}");
-    ExitCode::SUCCESS
-}
-
-fn fail(text: &str) -> ExitCode {
-    eprintln!("{text}");
-    ExitCode::FAILURE
 }

@@ -130,6 +130,13 @@ impl OwnedArgs {
         self.buf.extend_from_slice(part);
     }
 
+    /// Forgets all arguments, to be used again.
+    pub fn clear(&mut self) {
+        self.buf.clear();
+        self.spans.clear();
+        self.large.clear();
+    }
+
     /// The bytes that these arguments hold.
     pub fn bytes(&self) -> usize {
         self.buf.len() + self.large.iter().map(Vec::len).sum::<usize>()

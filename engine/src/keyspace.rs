@@ -55,7 +55,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            hash_max_listpack_entries: 128,
+            hash_max_listpack_entries: 512,
             hash_max_listpack_value: 64,
             list_max_listpack_size: -2,
             set_max_intset_entries: 512,
@@ -401,18 +401,22 @@ impl Keyspace {
         lfu_decayed(entry.access(), self.now_ms, &self.limits)
     }
 
-    /// Sets idle time in seconds or frequency as `RESTORE` and RDB files say, as far as the access
-    /// clock in use can hold it.
+    /// Sets idle time in seconds or frequency as `RESTORE` says, as far as the access clock in use
+    /// can hold it.
     pub fn set_access_hint(&mut self, db: usize, key: &[u8], idle: Option<u64>, freq: Option<u8>) {
-        let clock = match (self.access_clock, idle, freq) {
-            (AccessClock::Lru, Some(idle), _) => {
-                self.lru_clock().wrapping_sub(idle.min(0x00ff_ffff) as u32)
-            }
-            (AccessClock::Lfu, _, Some(freq)) => minutes(self.now_ms) << 8 | freq as u32,
-            _ => return,
-        };
+        let Some(clock) = self.access_hint(idle, freq) else { return };
         if let Some(entry) = self.dbs[db].keys.get_mut(hash(key), key) {
             entry.set_access(clock);
+        }
+    }
+
+    fn access_hint(&self, idle: Option<u64>, freq: Option<u8>) -> Option<u32> {
+        match (self.access_clock, idle, freq) {
+            (AccessClock::Lru, Some(idle), _) => {
+                Some(self.lru_clock().wrapping_sub(idle.min(0x00ff_ffff) as u32))
+            }
+            (AccessClock::Lfu, _, Some(freq)) => Some(minutes(self.now_ms) << 8 | freq as u32),
+            _ => None,
         }
     }
 
@@ -474,10 +478,11 @@ impl Keyspace {
         self.dbs[db].insert(hash(key), entry)
     }
 
-    /// Adds an entry from a snapshot, with no events. An entry of the same key is replaced.
-    pub fn load(&mut self, db: usize, mut entry: Entry) {
+    /// Adds an entry from a snapshot, with no events. An entry of the same key is replaced. `idle_s`
+    /// and `freq` are what the snapshot says of its use.
+    pub fn load(&mut self, db: usize, mut entry: Entry, idle_s: Option<u64>, freq: Option<u8>) {
         let hash = hash(entry.key());
-        entry.set_access(self.fresh_access());
+        entry.set_access(self.access_hint(idle_s, freq).unwrap_or(self.fresh_access()));
         let d = &mut self.dbs[db];
         if d.keys.get(hash, entry.key()).is_some() {
             d.remove(hash, entry.key());

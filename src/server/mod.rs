@@ -33,16 +33,17 @@ pub mod snapshot;
 pub mod start;
 
 use crate::config::Config;
+use crate::config::load::Origin;
 use books::{Latency, Rate, SlowLog, Stats};
 use client::Client;
 use clock::Clock;
 use dispatch::Call;
 use registry::Registry;
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
-use varve_engine::Keyspace;
+use varve_engine::{Keyspace, OwnedArgs, Reply};
 use varve_net::{ConnId, Net};
 use varve_persistence::log::Log;
+use varve_persistence::offset::Histories;
 
 /// `CLIENT PAUSE`.
 pub struct Pause {
@@ -54,10 +55,13 @@ pub struct Pause {
 /// The daemon's state. Everything here belongs to the loop's thread.
 pub struct Server {
     pub cfg: Config,
-    /// The configuration file, for `CONFIG REWRITE` and `INFO`.
-    pub config_file: Option<PathBuf>,
+    /// Where the configuration came from, for `CONFIG REWRITE`.
+    pub origin: Origin,
     pub ks: Keyspace,
     pub log: Log,
+    /// The names of this data before the log says them.
+    pub histories: Histories,
+    pub waker: varve_persistence::log::Waker,
     pub commands: Registry,
     pub clock: Clock,
     pub started_ms: i64,
@@ -86,6 +90,12 @@ pub struct Server {
     pub stopping: bool,
     /// How many clients there are: replicas, the primary and children are not among them.
     pub clients: usize,
+    process: Option<start::Process>,
+    cron_second: i64,
+    /// Commands of the log that were run at start.
+    replayed: u64,
+    apply_args: OwnedArgs,
+    apply_reply: Reply,
     scratch: Vec<u8>,
 }
 

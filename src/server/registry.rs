@@ -170,6 +170,17 @@ impl Registry {
         }
     }
 
+    /// The command that a log names: by its own name, whatever clients call it.
+    pub fn find_for_log(&self, args: &Args<'_>) -> Option<CommandId> {
+        match self.find(args) {
+            Ok(id) => Some(id),
+            Err(_) => {
+                let name = std::str::from_utf8(&args[0]).ok()?.to_ascii_lowercase();
+                self.by_name(&name)
+            }
+        }
+    }
+
     /// By its own full name, whatever clients call it.
     pub fn by_name(&self, name: &str) -> Option<CommandId> {
         self.all.iter().position(|c| c.spec.name == name).map(|i| i as CommandId)

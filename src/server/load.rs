@@ -1,0 +1,385 @@
+//! Reading data back: at start from the log's base and segments or from `dump.rdb`, and on a replica
+//! from what its primary sent.
+//!
+//! A load may take long, so it comes up for air: every few milliseconds one turn of the event loop
+//! runs, in which clients hear `LOADING` and `INFO` shows how far the load is.
+
+use super::Server;
+use super::client::Client;
+use super::registry::Run;
+use crate::{log_notice, log_warning, service};
+use memmap2::{Advice, Mmap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use varve_engine::command::Ctx;
+use varve_engine::keyspace::Origin;
+use varve_engine::{Error, OwnedArgs, Reply};
+use varve_net::Net;
+use varve_persistence::log::{self, Base, BaseKind, Log};
+use varve_persistence::offset::{Histories, Offset};
+use varve_persistence::rdb::{self, Item};
+
+/// A load at work, for `INFO persistence`.
+pub struct Loading {
+    pub started_ms: i64,
+    started: Instant,
+    pub total: u64,
+    pub loaded: u64,
+    last_turn: Instant,
+    last_report: Instant,
+    /// Whether it is a primary's RDB rather than the start.
+    pub from_primary: bool,
+}
+
+/// Work between two turns of the event loop.
+const TURN_EVERY: Duration = Duration::from_millis(5);
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// Items or commands between two looks at the clock.
+const STEP: u64 = 256;
+/// Pages behind the reader are given back in pieces of this size.
+const RELEASE: usize = 8 << 20;
+
+/// What an RDB file says of the log that it stands in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place {
+    pub history: Option<varve_persistence::offset::HistoryId>,
+    pub offset: Option<Offset>,
+    pub db: u32,
+}
+
+impl Loading {
+    fn new(total: u64, now_ms: i64, from_primary: bool) -> Loading {
+        let now = Instant::now();
+        Loading {
+            started_ms: now_ms,
+            started: now,
+            total,
+            loaded: 0,
+            last_turn: now,
+            last_report: now,
+            from_primary,
+        }
+    }
+
+    pub fn percent(&self) -> f64 {
+        self.loaded as f64 * 100.0 / self.total.max(1) as f64
+    }
+
+    /// Seconds that are left at the present rate.
+    pub fn eta_s(&self) -> u64 {
+        let spent = self.started.elapsed().as_secs_f64();
+        let rate = self.loaded as f64 / spent.max(0.001);
+        (self.total.saturating_sub(self.loaded) as f64 / rate.max(1.0)) as u64
+    }
+}
+
+impl Server {
+    /// Loads what the disk has, and opens the log.
+    pub fn load_at_start(&mut self, net: &mut Net<Client>) -> Result<(), String> {
+        let started = Instant::now();
+        if self.cfg.appendonly {
+            self.load_log(net)?;
+        } else {
+            self.load_dump(net)?;
+        }
+        self.loading = None;
+        if self.stopping {
+            return Ok(());
+        }
+        let keys: usize = self.ks.dbs.iter().map(|d| d.len()).sum();
+        if keys > 0 {
+            log_notice!("DB loaded: {keys} keys in {:.3} seconds", started.elapsed().as_secs_f64());
+        }
+        self.ks.dirty = 0;
+        self.snapshots.dirty_saved = 0;
+        Ok(())
+    }
+
+    fn load_log(&mut self, net: &mut Net<Client>) -> Result<(), String> {
+        let options = self.log_options();
+        let recovered = log::recover(&options).map_err(|e| e.to_string())?;
+        let Some(mut recovered) = recovered else {
+            return self.begin_log(net, options);
+        };
+        let total = recovered.bytes();
+        self.loading = Some(Loading::new(total, self.clock.now_ms(), false));
+        if let Some(base) = recovered.base().cloned() {
+            self.load_base(net, &base, &recovered)?;
+        }
+        let replayed = recovered
+            .replay(&mut |command| self.replay(net, command))
+            .map_err(|e| e.to_string())?;
+        if self.stopping {
+            return Ok(());
+        }
+        if replayed.dropped > 0 {
+            log_warning!(
+                "The log ended inside a command: its last {} bytes were cut off (aof-load-truncated is yes); it ends at offset {} now",
+                replayed.dropped,
+                replayed.end
+            );
+        }
+        let fresh = log::random_history().map_err(|e| e.to_string())?;
+        let histories = recovered.histories_after_restart(fresh);
+        log_notice!("The log ends at offset {} of history {}", replayed.end, histories.current);
+        self.log = Log::resume(recovered, histories, options, self.waker.clone())
+            .map_err(|e| e.to_string())?;
+        self.log.set_current_db(None);
+        self.histories = histories;
+        self.repl.set_histories(histories);
+        Ok(())
+    }
+
+    /// The folder has no log: it begins here, from `dump.rdb` if there is one.
+    fn begin_log(&mut self, net: &mut Net<Client>, options: log::Options) -> Result<(), String> {
+        let dump = PathBuf::from(&self.cfg.dbfilename);
+        if !dump.exists() {
+            self.log = Log::create(options, self.histories, Offset(0), self.waker.clone())
+                .map_err(|e| e.to_string())?;
+            return Ok(());
+        }
+        // Turning the log on must not lose what was saved without it.
+        log_notice!("There is no log yet: it begins from {}", dump.display());
+        self.load_dump(net)?;
+        if self.stopping {
+            return Ok(());
+        }
+        let at = self.log.end();
+        let base = log::NewBase { path: dump, at, rdb: true, keep: true };
+        self.log.start_disk(options, base).map_err(|e| e.to_string())
+    }
+
+    fn load_base(
+        &mut self,
+        net: &mut Net<Client>,
+        base: &Base,
+        recovered: &log::Recovered,
+    ) -> Result<(), String> {
+        log_notice!("Loading the log's base {}", base.path.display());
+        match base.kind {
+            BaseKind::Rdb => self.load_rdb(net, &base.path).map(drop),
+            BaseKind::Aof => recovered
+                .replay_base(0, &mut |command| self.replay(net, command))
+                .map(drop)
+                .map_err(|e| e.to_string()),
+            BaseKind::RdbThenAof => {
+                let (_, end) = self.load_rdb(net, &base.path)?;
+                recovered
+                    .replay_base(end, &mut |command| self.replay(net, command))
+                    .map(drop)
+                    .map_err(|e| e.to_string())
+            }
+        }
+    }
+
+    fn load_dump(&mut self, net: &mut Net<Client>) -> Result<(), String> {
+        let path = PathBuf::from(&self.cfg.dbfilename);
+        let len = match std::fs::metadata(&path) {
+            Ok(meta) => meta.len(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(format!("Fatal error loading the DB, check server logs. Can't open {}: {e}", path.display())),
+        };
+        self.loading = Some(Loading::new(len, self.clock.now_ms(), false));
+        let (place, _) = self.load_rdb(net, &path)?;
+        // The file says where it stood, so replicas of this server can go on with it.
+        if let (Some(history), Some(offset)) = (place.history, place.offset) {
+            let histories = Histories::new(history);
+            self.histories = histories;
+            self.log = Log::in_memory(histories, offset, self.cfg.repl_backlog_size, self.waker.clone());
+            self.repl.set_histories(histories);
+        }
+        Ok(())
+    }
+
+    /// Loads an RDB file into the keyspace. Where it stands, and how long it is.
+    pub fn load_rdb(&mut self, net: &mut Net<Client>, path: &Path) -> Result<(Place, usize), String> {
+        let file = File::open(path).map_err(|e| format!("Can't open {}: {e}", path.display()))?;
+        // SAFETY: the file is ours (the folder is locked) and RDB files are never changed in place.
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| format!("Can't map {}: {e}", path.display()))?;
+        let _ = map.advise(Advice::Sequential);
+        let wrong = |e: rdb::Error| format!("{}: {e}", path.display());
+        let mut reader = rdb::Reader::new(&map).map_err(wrong)?;
+        reader.set_limits(self.ks.limits.clone());
+        let mut place = Place::default();
+        self.clock.sync();
+        let now = self.clock.now_ms();
+        let drop_expired = self.is_primary();
+        let (mut n, mut released, mut base_loaded) = (0u64, 0usize, None);
+        while let Some(item) = reader.next().map_err(wrong)? {
+            match item {
+                Item::Aux { key, value } => place.note(key, value),
+                Item::Resize { db, keys, expires } => {
+                    let Some(d) = self.ks.dbs.get_mut(db) else {
+                        return Err(format!("{}: it has database {db}, and only {} are configured", path.display(), self.ks.dbs.len()));
+                    };
+                    // A lying file must not make us reserve more than it can hold.
+                    d.reserve(keys.min(map.len()), expires.min(map.len()));
+                }
+                Item::Key { db, entry, idle_s, freq } => {
+                    if db >= self.ks.dbs.len() {
+                        return Err(format!("{}: it has database {db}, and only {} are configured", path.display(), self.ks.dbs.len()));
+                    }
+                    if drop_expired && entry.expire().is_some_and(|at| at < now) {
+                        continue;
+                    }
+                    self.ks.load(db, entry, idle_s, freq);
+                }
+            }
+            n += 1;
+            if n % STEP == 0 {
+                let position = reader.position();
+                if let Some(loading) = &mut self.loading {
+                    let start = *base_loaded.get_or_insert(loading.loaded);
+                    loading.loaded = start + position as u64;
+                }
+                if position - released > RELEASE {
+                    release(&map, released, position);
+                    released = position;
+                }
+                self.breathe(net);
+                if self.stopping {
+                    return Ok((place, 0));
+                }
+            }
+        }
+        Ok((place, reader.position()))
+    }
+
+    /// Runs a command of the log.
+    fn replay(&mut self, net: &mut Net<Client>, command: log::replay::Command<'_>) -> Result<(), String> {
+        if self.stopping {
+            return Ok(());
+        }
+        let parts = command.args;
+        self.apply_parts(command.db as usize, parts)?;
+        if let Some(loading) = &mut self.loading {
+            loading.loaded += parts.iter().map(|p| p.len() as u64 + 5).sum::<u64>() + 4;
+            self.replayed += 1;
+            if self.replayed % STEP == 0 {
+                self.breathe(net);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a command that was decided elsewhere: from the log, or from the primary's stream.
+    /// Nothing is answered and nothing appended. An error means that the two sides disagree.
+    pub fn apply_parts(&mut self, db: usize, parts: &[&[u8]]) -> Result<(), String> {
+        let mut owned = std::mem::take(&mut self.apply_args);
+        owned.clear();
+        parts.iter().for_each(|p| owned.push(p));
+        let result = self.apply(db, &mut owned);
+        self.apply_args = owned;
+        result
+    }
+
+    fn apply(&mut self, db: usize, owned: &mut OwnedArgs) -> Result<(), String> {
+        let mut args = owned.args();
+        let id = match self.commands.find_for_log(&args) {
+            Some(id) if self.commands.get(id).spec.takes(args.len()) => id,
+            _ => {
+                return Err(format!(
+                    "unknown command '{}' or wrong number of arguments",
+                    String::from_utf8_lossy(&args[0])
+                ));
+            }
+        };
+        if db >= self.ks.dbs.len() {
+            return Err(format!("it selects database {db}, and only {} are configured", self.ks.dbs.len()));
+        }
+        let Run::Data(run) = self.commands.get(id).run else {
+            // PUBLISH, PING, REPLCONF and their like change no data.
+            return Ok(());
+        };
+        self.ks.origin = Origin::Log;
+        let mut reply = std::mem::take(&mut self.apply_reply);
+        reply.muted = true;
+        let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);
+        ctx.may_block = false;
+        let (_, result) = varve_engine::command::call(&mut ctx, run, &mut args);
+        self.apply_reply = reply;
+        self.ks.effects.clear();
+        self.ks.origin = Origin::Client;
+        if !self.ks.garbage.is_empty() {
+            self.collect_garbage();
+        }
+        result.map_err(|e: Error| format!("'{}': {e}", String::from_utf8_lossy(&args[0])))
+    }
+
+    /// Lets the event loop run if it has waited long enough.
+    fn breathe(&mut self, net: &mut Net<Client>) {
+        let now = Instant::now();
+        let Some(loading) = &mut self.loading else { return };
+        if now - loading.last_turn < TURN_EVERY {
+            return;
+        }
+        if now - loading.last_report >= REPORT_EVERY {
+            loading.last_report = now;
+            let rate = loading.loaded as f64 / 1e6 / (now - loading.started).as_secs_f64();
+            let text = format!(
+                "Loading: {:.1}% of {} MB, {rate:.0} MB/s, about {} s left",
+                loading.percent(),
+                loading.total >> 20,
+                loading.eta_s()
+            );
+            log_notice!("{text}");
+            service::status(self, &text);
+        }
+        self.clock.sync();
+        let _ = varve_net::turn(net, self, Some(Duration::ZERO));
+        self.repl_tick_while_loading(net);
+        if let Some(loading) = &mut self.loading {
+            loading.last_turn = Instant::now();
+        }
+    }
+
+    /// Replaces the data by a primary's RDB. The error says why, and whether the old data is still
+    /// there.
+    pub fn load_from_primary(&mut self, net: &mut Net<Client>, path: &Path) -> Result<(), String> {
+        let len = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
+        let mut loading = Loading::new(len, self.clock.now_ms(), true);
+        loading.from_primary = true;
+        self.loading = Some(loading);
+        let lazy = self.cfg.replica_lazy_flush;
+        for db in 0..self.ks.dbs.len() {
+            self.ks.flush(db, lazy);
+        }
+        self.collect_garbage();
+        let loaded = self.load_rdb(net, path);
+        self.loading = None;
+        if loaded.is_err() {
+            for db in 0..self.ks.dbs.len() {
+                self.ks.flush(db, true);
+            }
+            self.collect_garbage();
+        }
+        loaded.map(drop)
+    }
+}
+
+/// Tells the kernel that the pages of `map` between two positions were read for the last time:
+/// what they held is in the keyspace now.
+fn release(map: &Mmap, from: usize, to: usize) {
+    let (from, to) = (from & !4095, to & !4095);
+    if from < to {
+        // SAFETY: the range lies inside the mapping and nothing refers to it any more; a page that is
+        // touched again is read from the file again.
+        unsafe {
+            let start = map.as_ptr().add(from) as *mut libc::c_void;
+            libc::madvise(start, to - from, libc::MADV_DONTNEED);
+        }
+    }
+}
+
+impl Place {
+    fn note(&mut self, key: &[u8], value: &[u8]) {
+        let text = std::str::from_utf8(value).ok();
+        match key {
+            b"repl-id" => self.history = text.and_then(|t| t.parse().ok()),
+            b"repl-offset" => self.offset = text.and_then(|t| t.parse().ok()).map(Offset),
+            b"repl-stream-db" => self.db = text.and_then(|t| t.parse().ok()).unwrap_or(0),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What the event loop asks of the daemon.
+
+use super::Server;
+use super::client::{Client, Kind};
+use super::dispatch::Call;
+use crate::{log_verbose, log_warning};
+use std::io;
+use std::net::IpAddr;
+use std::time::Instant;
+use varve_engine::hasher::hash;
+use varve_net::{Closed, Conn, ConnId, External, Net, Peer, Service};
+
+/// Requests whose keys are fetched into the cache before the first of them runs.
+const AHEAD: usize = 16;
+
+const DENIED: &[u8] = b"-DENIED Varve is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. If you want to connect from external computers to Varve you may adopt one of the following solutions: 1) Just disable protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to Varve from the same host the server is running, however MAKE SURE Varve is not publicly accessible from internet if you do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the protected mode by editing the configuration file, and setting the protected mode option to 'no', and then restarting the server. 3) If you started the server manually just for testing, restart it with the '--protected-mode no' option. 4) Setup a an authentication password for the default user. NOTE: You only need to do one of the above things in order for the server to start accepting connections from the outside.\r\n";
+
+fn is_local(peer: &Peer) -> bool {
+    match peer {
+        Peer::Tcp(addr) => match addr.ip() {
+            IpAddr::V4(ip) => ip.is_loopback(),
+            IpAddr::V6(ip) => {
+                ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback())
+            }
+        },
+        Peer::Unix(_) | Peer::Adopted => true,
+    }
+}
+
+impl Service for Server {
+    type Session = Client;
+
+    fn accepted(
+        &mut self,
+        net: &mut Net<Client>,
+        id: ConnId,
+        peer: &Peer,
+    ) -> Result<Client, Vec<u8>> {
+        self.stats.connections += 1;
+        if net.len() > self.cfg.maxclients as usize {
+            self.stats.rejected_connections += 1;
+            return Err(b"-ERR max number of clients reached\r\n".to_vec());
+        }
+        if self.cfg.protected_mode && self.cfg.requirepass.is_empty() && !is_local(peer) {
+            self.stats.rejected_connections += 1;
+            return Err(DENIED.to_vec());
+        }
+        self.clients += 1;
+        let now = self.clock.now_ms();
+        Ok(Client {
+            id,
+            peer: peer.to_string(),
+            socket: if let Peer::Tcp(addr) = peer { Some(*addr) } else { None },
+            unix: matches!(peer, Peer::Unix(_)),
+            authenticated: self.cfg.requirepass.is_empty(),
+            created_ms: now,
+            last_used_ms: now,
+            ..Client::default()
+        })
+    }
+
+    fn accept_failed(&mut self, _: &mut Net<Client>, error: io::Error) {
+        log_warning!("Accepting client connection: {error}");
+    }
+
+    fn requests(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
+        self.clock.tick_ns();
+        conn.session.last_used_ms = self.clock.now_ms();
+        let mut ahead = 0;
+        while !conn.hold && !conn.close_after_reply && !conn.close_asap {
+            if ahead == 0 {
+                ahead = self.prefetch(conn);
+            }
+            ahead = ahead.saturating_sub(1);
+            let Some(mut args) = conn.input.next() else { break };
+            let mut call = Call {
+                net,
+                id: conn.id,
+                client: &mut conn.session,
+                reply: &mut conn.output,
+                command: 0,
+            };
+            self.execute(&mut call, &mut args);
+            conn.hold = conn.session.blocked.is_some();
+            conn.close_after_reply |= conn.session.close_after_reply;
+            if conn.session.reconfigure {
+                conn.session.reconfigure = false;
+                self.configure_conn(conn);
+            }
+        }
+    }
+
+    fn bytes(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
+        self.clock.sync();
+        match conn.session.kind {
+            Kind::Primary => self.primary_bytes(net, conn),
+            Kind::Child => self.child_bytes(net, conn),
+            Kind::Normal | Kind::Replica => conn.close_asap = true,
+        }
+    }
+
+    fn connected(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>, result: io::Result<()>) {
+        self.primary_connected(net, conn, result);
+    }
+
+    fn closed(&mut self, net: &mut Net<Client>, conn: Box<Conn<Client>>, why: Closed) {
+        let mut conn = conn;
+        let (id, kind) = (conn.id, conn.session.kind);
+        match &why {
+            Closed::OutputLimit => {
+                self.stats.output_limit_disconnections += 1;
+                log_warning!(
+                    "Client id={id} addr={} scheduled to be closed ASAP for overcoming of output buffer limits.",
+                    conn.session.peer
+                );
+            }
+            Closed::QueryLimit => {
+                self.stats.query_limit_disconnections += 1;
+                log_warning!(
+                    "Closing client that reached max query buffer length: id={id} addr={}",
+                    conn.session.peer
+                );
+            }
+            Closed::Protocol(text) => log_verbose!("Protocol error ({text}) from client id={id}"),
+            Closed::Error(error) => log_verbose!("Client id={id}: {error}"),
+            Closed::Eof | Closed::Killed | Closed::Done => {}
+        }
+        let client = &mut conn.session;
+        self.forget_blocked(id, client);
+        self.forget_subscriptions(id, client);
+        self.unwatch(client);
+        match kind {
+            Kind::Normal => self.clients -= 1,
+            Kind::Replica => {
+                self.clients -= 1;
+                self.replica_closed(net, id);
+            }
+            Kind::Primary => self.primary_closed(net, id),
+            Kind::Child => self.child_closed(net, id),
+        }
+    }
+
+    fn drained(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
+        self.feed(net, conn);
+    }
+
+    fn turn_end(&mut self, net: &mut Net<Client>) {
+        self.log.flush();
+        self.log_turn(net);
+        self.feed_replicas(net);
+    }
+
+    fn gate(&self) -> u64 {
+        self.log.end().0
+    }
+
+    fn released(&self) -> u64 {
+        self.log.released().0
+    }
+
+    fn woken(&mut self, net: &mut Net<Client>) {
+        self.signals(net);
+        self.log_turn(net);
+    }
+
+    fn external(&mut self, _: &mut Net<Client>, _: External, _: bool, _: bool) {}
+
+    fn deadline(&self) -> Option<Instant> {
+        self.next_deadline()
+    }
+
+    fn tick(&mut self, net: &mut Net<Client>) {
+        self.on_tick(net);
+    }
+
+    fn stopping(&self) -> bool {
+        self.stopping
+    }
+}
+
+impl Server {
+    /// Fetches what the next requests will touch: first all buckets, then all entries, so that the
+    /// misses overlap. How many requests that covers.
+    fn prefetch(&self, conn: &Conn<Client>) -> usize {
+        let waiting = conn.input.pending().min(AHEAD);
+        if waiting < 2 {
+            return waiting;
+        }
+        let keys = self.ks.dbs[conn.session.db].keys();
+        let mut hashes = [0u64; AHEAD];
+        let mut n = 0;
+        for i in 0..waiting {
+            if let Some(key) = conn.input.peek(i, 1) {
+                hashes[n] = hash(key);
+                keys.prefetch(hashes[n]);
+                n += 1;
+            }
+        }
+        for &hash in &hashes[..n] {
+            keys.prefetch_entry(hash);
+        }
+        waiting
+    }
+
+    /// Sets what the loop must know of a connection whose client is of another kind now.
+    pub fn configure_conn(&mut self, conn: &mut Conn<Client>) {
+        let class = match conn.session.kind {
+            Kind::Replica => 1,
+            Kind::Normal if conn.session.in_pubsub() => 2,
+            _ => 0,
+        };
+        let limit = &self.cfg.client_output_buffer_limit[class];
+        conn.output_limit = varve_net::OutputLimit {
+            hard: limit.hard as usize,
+            soft: limit.soft as usize,
+            soft_for: std::time::Duration::from_secs(limit.soft_seconds),
+        };
+        conn.limits.authenticated = conn.session.authenticated;
+        if conn.session.kind == Kind::Replica {
+            // A replica is an offset: what it has not taken stays in the log, not in a buffer.
+            conn.output_limit = varve_net::OutputLimit::default();
+            conn.gated = false;
+            conn.feeds = true;
+        }
+    }
+}

@@ -1,0 +1,676 @@
+//! Children that save: `BGSAVE`, the log's new base and full syncs are the same snapshot.
+//!
+//! A child is forked between two commands, so its memory is the dataset at one offset of the log.
+//! It allocates nothing and locks nothing: its buffers were made before the fork, and it writes to
+//! its own descriptors only. What it has to say (keys done, memory copied, an error) it says
+//! through a pipe, in records short enough to be written whole.
+//!
+//! With the log on disk every snapshot becomes the log's base: the segment that begins where it was
+//! forked continues it.
+
+use super::Server;
+use super::client::{Client, Kind};
+use crate::{log_notice, log_warning, service};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use varve_engine::Error;
+use varve_engine::table::{ResizePolicy, set_resize_policy};
+use varve_net::{Conn, ConnId, Mode, Net};
+use varve_persistence::log::NewBase;
+use varve_persistence::offset::Offset;
+use varve_persistence::rdb;
+
+/// What a child writes for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// `BGSAVE` and save points: `dump.rdb`.
+    Save,
+    /// `BGREWRITEAOF`: the log's base only.
+    Rewrite,
+    /// A full sync through a file.
+    SyncDisk,
+    /// A full sync down these connections, ended by the mark.
+    SyncSocket { conns: Vec<ConnId>, mark: [u8; 40] },
+}
+
+impl Purpose {
+    fn name(&self) -> &'static str {
+        match self {
+            Purpose::Save => "rdb",
+            Purpose::Rewrite => "aof-rewrite",
+            Purpose::SyncDisk | Purpose::SyncSocket { .. } => "sync",
+        }
+    }
+}
+
+/// A child at work.
+pub struct Running {
+    pub pid: Pid,
+    pub purpose: Purpose,
+    /// Where it writes; a stream has no file.
+    pub path: Option<PathBuf>,
+    /// The state that it holds.
+    pub at: Offset,
+    pub started: Instant,
+    pub started_ms: i64,
+    dirty_at_start: u64,
+    pub keys_total: u64,
+    pub keys_done: u64,
+    pub cow: u64,
+    /// Bytes of the file so far.
+    pub bytes: u64,
+    reports: ConnId,
+    /// The pipe on which a stream comes.
+    pub stream: Option<ConnId>,
+    stream_ended: bool,
+    error: String,
+    /// Whether a new segment was begun for it, so that it can become the base.
+    rotated: bool,
+    exited: Option<bool>,
+}
+
+/// Snapshots past, present and due.
+pub struct Snapshots {
+    pub running: Option<Running>,
+    /// `BGSAVE SCHEDULE`, `BGREWRITEAOF` while a child ran.
+    pub save_scheduled: bool,
+    pub rewrite_scheduled: bool,
+    /// Whether the last save went well: writes are refused otherwise.
+    pub last_ok: bool,
+    pub last_save_s: i64,
+    pub last_try_s: i64,
+    pub last_save_time_s: i64,
+    pub last_cow: u64,
+    pub last_rewrite_ok: bool,
+    pub last_rewrite_time_s: i64,
+    pub last_rewrite_cow: u64,
+    pub saves: u64,
+    pub rewrites: u64,
+    pub dirty_saved: u64,
+    /// The newest snapshot file that the log still continues, for full syncs.
+    pub base: Option<(PathBuf, Offset)>,
+    buffers: Option<rdb::Buffers>,
+    rewrite_retry_s: i64,
+    next_mark: u64,
+}
+
+/// A record in the report pipe: kind, then two words.
+const RECORD: usize = 24;
+const PROGRESS: u64 = 1;
+const FAILED: u64 = 2;
+/// Keys between two reports.
+const REPORT_EVERY: u64 = 1024;
+/// Seconds between two attempts of a save point after a failure.
+const RETRY_S: i64 = 5;
+/// Bytes after which a child asks the kernel to begin writing them back.
+const INCREMENTAL_SYNC: u64 = 4 << 20;
+
+impl Snapshots {
+    pub fn new(now_ms: i64) -> Snapshots {
+        Snapshots {
+            running: None,
+            save_scheduled: false,
+            rewrite_scheduled: false,
+            last_ok: true,
+            last_save_s: now_ms / 1000,
+            last_try_s: 0,
+            last_save_time_s: -1,
+            last_cow: 0,
+            last_rewrite_ok: true,
+            last_rewrite_time_s: -1,
+            last_rewrite_cow: 0,
+            saves: 0,
+            rewrites: 0,
+            dirty_saved: 0,
+            base: None,
+            buffers: None,
+            rewrite_retry_s: 0,
+            next_mark: 0,
+        }
+    }
+
+    pub fn running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    pub fn running_for(&self, purpose: &Purpose) -> bool {
+        let same = |r: &Running| std::mem::discriminant(&r.purpose) == std::mem::discriminant(purpose);
+        self.running.as_ref().is_some_and(same)
+    }
+}
+
+/// The private memory that this process has copied, bytes: what copy-on-write cost so far.
+fn copied_memory(room: &mut [u8]) -> u64 {
+    // Read with plain calls into a buffer of the caller's: a child must not allocate.
+    // SAFETY: the path is a C string; the descriptor is closed below; the buffer is as long as said.
+    let n = unsafe {
+        let fd = libc::open(c"/proc/self/smaps_rollup".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if fd < 0 {
+            return 0;
+        }
+        let mut n = 0;
+        loop {
+            let got = libc::read(fd, room[n..].as_mut_ptr().cast(), room.len() - n);
+            if got <= 0 {
+                break;
+            }
+            n += got as usize;
+        }
+        libc::close(fd);
+        n
+    };
+    let text = &room[..n];
+    let field = b"Private_Dirty:";
+    let Some(at) = text.windows(field.len()).position(|w| w == field) else { return 0 };
+    let digits = text[at + field.len()..].iter().skip_while(|c| **c == b' ');
+    let kb = digits.take_while(|c| c.is_ascii_digit()).fold(0u64, |n, c| n * 10 + (c - b'0') as u64);
+    kb * 1024
+}
+
+impl Server {
+    /// What a snapshot taken now must say of itself.
+    fn save_options(&self, version: u32) -> rdb::SaveOptions {
+        rdb::SaveOptions {
+            version,
+            compress: self.cfg.rdbcompression,
+            checksum: self.cfg.rdbchecksum,
+            now_ms: self.clock.now_ms(),
+            used_memory: crate::allocator::used(),
+            history: self.log.histories().current,
+            offset: self.log.end(),
+            db: self.log.current_db().unwrap_or(0),
+            aof_base: self.log.is_on_disk(),
+            lfu: self.ks.access_clock == varve_engine::keyspace::AccessClock::Lfu,
+            evicts: self.cfg.maxmemory_policy.keeps_access_clock(),
+        }
+    }
+
+    /// Saves to `dump.rdb` and waits for it: `SAVE`, and the end of the process.
+    pub fn save_now(&mut self) -> Result<(), String> {
+        let result = self.save_in_foreground();
+        self.snapshots.last_ok = result.is_ok();
+        if let Err(why) = &result {
+            log_warning!("Error saving DB on disk: {why}");
+        }
+        result
+    }
+
+    fn save_in_foreground(&mut self) -> Result<(), String> {
+        let temp = format!("temp-{}.rdb", std::process::id());
+        let started = Instant::now();
+        let mut options = self.save_options(self.cfg.rdb_version);
+        options.aof_base = false;
+        let mut buffers = rdb::Buffers::new();
+        let result = File::create(&temp).and_then(|mut file| {
+            rdb::save(&self.ks, &options, &mut buffers, &mut |bytes| file.write_all(bytes), &mut |_| {})?;
+            file.sync_all()?;
+            std::fs::rename(&temp, &self.cfg.dbfilename)?;
+            sync_dir(Path::new("."))
+        });
+        if let Err(error) = result {
+            let _ = std::fs::remove_file(&temp);
+            return Err(error.to_string());
+        }
+        self.saved(self.ks.dirty, started.elapsed().as_secs() as i64);
+        log_notice!("DB saved on disk");
+        Ok(())
+    }
+
+    fn saved(&mut self, dirty: u64, seconds: i64) {
+        self.snapshots.dirty_saved = dirty;
+        self.snapshots.last_save_s = self.clock.now_ms() / 1000;
+        self.snapshots.last_save_time_s = seconds;
+        self.snapshots.last_ok = true;
+    }
+
+    /// Changes since the last save.
+    pub fn unsaved_changes(&self) -> u64 {
+        self.ks.dirty.saturating_sub(self.snapshots.dirty_saved)
+    }
+
+    /// Starts a child. The error is for the client or the log file.
+    pub fn start_child(&mut self, net: &mut Net<Client>, purpose: Purpose) -> Result<Offset, Error> {
+        debug_assert!(self.snapshots.running.is_none() && self.in_exec.is_none());
+        let fault = |what: &str, e: &dyn std::fmt::Display| {
+            log_warning!("Can't save in background: {what}: {e}");
+            Error::err(format_args!("Can't save in background: {what}: {e}"))
+        };
+        let rewrite_as_commands = purpose == Purpose::Rewrite && !self.cfg.aof_use_rdb_preamble;
+        let path = match purpose {
+            Purpose::SyncSocket { .. } => None,
+            Purpose::Save | Purpose::SyncDisk => Some(PathBuf::from(format!("temp-{}-{}.rdb", std::process::id(), self.stats.forks))),
+            Purpose::Rewrite => Some(PathBuf::from(format!("temp-rewriteaof-bg-{}.aof", std::process::id()))),
+        };
+        let mut file = match &path {
+            Some(path) => Some(File::create(path).map_err(|e| fault("open", &e))?),
+            None => None,
+        };
+        let (report_read, report_write) = pipe().map_err(|e| fault("pipe", &e))?;
+        let stream = match path {
+            None => Some(pipe().map_err(|e| fault("pipe", &e))?),
+            Some(_) => None,
+        };
+        let (stream_read, stream_write) = match stream {
+            Some((r, w)) => (Some(r), Some(w)),
+            None => (None, None),
+        };
+        // Everything that the log holds up to here is the snapshot's; what comes after continues it.
+        let rotated = self.log.is_on_disk() && path.is_some();
+        self.log.flush();
+        let at = if rotated { self.log.begin_rotation() } else { self.log.end() };
+        let options = self.save_options(self.cfg.rdb_version);
+        let mut buffers = self.snapshots.buffers.take().unwrap_or_else(rdb::Buffers::new);
+        let mut smaps = vec![0u8; 8192];
+        let incremental = self.cfg.rdb_save_incremental_fsync;
+        let forking = Instant::now();
+        // SAFETY: the child allocates nothing, takes no lock and calls nothing but plain system calls
+        // and code that works on memory it owns or only reads; it ends with `_exit`.
+        let forked = unsafe { fork() };
+        let pid = match forked {
+            Err(e) => {
+                self.snapshots.buffers = Some(buffers);
+                if let Some(path) = &path {
+                    let _ = std::fs::remove_file(path);
+                }
+                return Err(fault("fork", &e));
+            }
+            Ok(ForkResult::Child) => {
+                let out = match (&mut file, &stream_write) {
+                    (Some(file), _) => file.as_raw_fd(),
+                    (None, Some(pipe)) => pipe.as_raw_fd(),
+                    (None, None) => unreachable!("a file or a stream was opened above"),
+                };
+                let mark = match &purpose {
+                    Purpose::SyncSocket { mark, .. } => Some(mark),
+                    _ => None,
+                };
+                let child = Child { out, report: report_write.as_raw_fd(), is_file: path.is_some(), incremental };
+                let ok = child.run(&self.ks, &options, rewrite_as_commands, mark, &mut buffers, &mut smaps);
+                // SAFETY: ends this process without running anything of the parent's.
+                unsafe { libc::_exit(if ok { 0 } else { 1 }) }
+            }
+            Ok(ForkResult::Parent { child }) => child,
+        };
+        let fork_us = forking.elapsed().as_micros() as u64;
+        self.snapshots.buffers = Some(buffers);
+        self.stats.forks += 1;
+        self.stats.last_fork_us = fork_us;
+        self.latency("fork", fork_us / 1000);
+        self.ks.child_alive = true;
+        net.child_lives = true;
+        set_resize_policy(ResizePolicy::Avoid);
+        drop((report_write, stream_write, file));
+        let child_client = || Client { kind: Kind::Child, ..Client::default() };
+        let reports = net.adopt(report_read, child_client(), Mode::Raw).map_err(|e| fault("adopt", &e))?;
+        let stream = match stream_read {
+            Some(fd) => Some(net.adopt(fd, child_client(), Mode::Raw).map_err(|e| fault("adopt", &e))?),
+            None => None,
+        };
+        log_notice!("Background {} started by pid {pid} at offset {at}", purpose.name());
+        let keys_total = self.ks.dbs.iter().map(|d| d.len() as u64).sum();
+        self.snapshots.running = Some(Running {
+            pid,
+            purpose,
+            path,
+            at,
+            started: Instant::now(),
+            started_ms: self.clock.now_ms(),
+            dirty_at_start: self.ks.dirty,
+            keys_total,
+            keys_done: 0,
+            cow: 0,
+            bytes: 0,
+            reports,
+            stream,
+            stream_ended: false,
+            error: String::new(),
+            rotated,
+            exited: None,
+        });
+        Ok(at)
+    }
+
+    /// A fresh mark for the end of a streamed RDB.
+    pub fn stream_mark(&mut self) -> [u8; 40] {
+        self.snapshots.next_mark += 1;
+        let mut mark = [0u8; 40];
+        mark.iter_mut().for_each(|c| *c = b"0123456789abcdef"[self.ks.random_below(16)]);
+        mark
+    }
+
+    /// `BGSAVE`.
+    pub fn bgsave(&mut self, net: &mut Net<Client>, schedule: bool) -> Result<&'static str, Error> {
+        if self.snapshots.running_for(&Purpose::Save) {
+            return Err(Error::new("ERR Background save already in progress"));
+        }
+        if self.snapshots.running() || self.in_exec.is_some() {
+            if schedule || self.in_exec.is_some() {
+                self.snapshots.save_scheduled = true;
+                return Ok("Background saving scheduled");
+            }
+            return Err(Error::new(
+                "ERR Another child process is active (AOF?): can't BGSAVE right now. Use BGSAVE SCHEDULE in order to schedule a BGSAVE whenever possible.",
+            ));
+        }
+        self.snapshots.last_try_s = self.clock.now_ms() / 1000;
+        self.snapshots.saves += 1;
+        self.start_child(net, Purpose::Save).map(|_| "Background saving started")
+    }
+
+    /// `BGREWRITEAOF`: a new base for the log.
+    pub fn bgrewriteaof(&mut self, net: &mut Net<Client>) -> Result<&'static str, Error> {
+        if self.snapshots.running_for(&Purpose::Rewrite) {
+            return Err(Error::new(
+                "ERR Background append only file rewriting already in progress",
+            ));
+        }
+        if self.snapshots.running() || self.in_exec.is_some() {
+            self.snapshots.rewrite_scheduled = true;
+            return Ok("Background append only file rewriting scheduled");
+        }
+        if !self.log.is_on_disk() {
+            // Without a log on disk there is nothing to shorten: a snapshot is what was asked for.
+            return self.bgsave(net, true).map(|_| "Background append only file rewriting started");
+        }
+        self.snapshots.rewrites += 1;
+        self.start_child(net, Purpose::Rewrite).map(|_| "Background append only file rewriting started")
+    }
+
+    /// Bytes from a child: reports, or the RDB that it streams.
+    pub fn child_bytes(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
+        let Some(running) = &mut self.snapshots.running else {
+            let n = conn.input.bytes().len();
+            conn.input.consume(n);
+            return;
+        };
+        if running.stream == Some(conn.id) {
+            running.bytes += conn.input.bytes().len() as u64;
+            self.stream_to_replicas(net, conn);
+            return;
+        }
+        while let Some(record) = conn.input.bytes().first_chunk::<RECORD>() {
+            let word = |i: usize| {
+                u64::from_le_bytes(record[i * 8..i * 8 + 8].try_into().expect("eight bytes"))
+            };
+            match word(0) {
+                PROGRESS => {
+                    running.keys_done = word(1);
+                    running.cow = running.cow.max(word(2) & 0xffff_ffff_ffff);
+                }
+                FAILED => running.error = std::io::Error::from_raw_os_error(word(1) as i32).to_string(),
+                _ => {}
+            }
+            conn.input.consume(RECORD);
+        }
+    }
+
+    /// A child's pipe came to its end.
+    pub fn child_closed(&mut self, net: &mut Net<Client>, id: ConnId) {
+        if let Some(running) = &mut self.snapshots.running {
+            if running.stream == Some(id) {
+                running.stream_ended = true;
+            }
+            if running.reports == id && running.stream.is_none() {
+                running.stream_ended = true;
+            }
+        }
+        self.reap(net);
+    }
+
+    /// Looks whether the child has ended, and finishes what it began.
+    pub fn reap(&mut self, net: &mut Net<Client>) {
+        let Some(running) = &mut self.snapshots.running else { return };
+        if running.exited.is_none() {
+            running.exited = match waitpid(running.pid, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(_, 0)) => Some(true),
+                Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => Some(false),
+                Err(nix::errno::Errno::ECHILD) => Some(false),
+                _ => None,
+            };
+        }
+        // The pipe may still hold what the child said last.
+        let Some(ok) = running.exited else { return };
+        if !running.stream_ended && ok {
+            return;
+        }
+        let Some(running) = self.snapshots.running.take() else { return };
+        net.kill(running.reports);
+        self.ks.child_alive = false;
+        net.child_lives = false;
+        set_resize_policy(ResizePolicy::Allow);
+        self.child_ended(net, running, ok);
+    }
+
+    fn child_ended(&mut self, net: &mut Net<Client>, running: Running, ok: bool) {
+        let seconds = running.started.elapsed().as_secs() as i64;
+        let name = running.purpose.name();
+        let finished = match (&running.path, ok) {
+            (_, false) => {
+                let why = if running.error.is_empty() { "the child was ended" } else { &running.error };
+                Err(why.to_owned())
+            }
+            (None, true) => Ok(()),
+            (Some(path), true) => self.keep_snapshot(path, &running).map_err(|e| e.to_string()),
+        };
+        match &finished {
+            Ok(()) => log_notice!(
+                "Background {name} terminated with success: {} keys in {:.2} s, {} MB of memory copied",
+                running.keys_total,
+                running.started.elapsed().as_secs_f64(),
+                running.cow >> 20
+            ),
+            Err(why) => {
+                log_warning!("Background {name} error: {why}");
+                if let Some(path) = &running.path {
+                    let _ = std::fs::remove_file(path);
+                }
+            }
+        }
+        let ok = finished.is_ok();
+        match running.purpose {
+            Purpose::Save => {
+                self.snapshots.last_cow = running.cow;
+                if ok {
+                    self.saved(running.dirty_at_start, seconds);
+                } else {
+                    self.snapshots.last_ok = false;
+                }
+            }
+            Purpose::Rewrite => {
+                self.snapshots.last_rewrite_ok = ok;
+                self.snapshots.last_rewrite_time_s = seconds;
+                self.snapshots.last_rewrite_cow = running.cow;
+                if !ok {
+                    self.snapshots.rewrite_retry_s = self.clock.now_ms() / 1000 + 60;
+                }
+            }
+            Purpose::SyncDisk | Purpose::SyncSocket { .. } => self.snapshots.last_cow = running.cow,
+        }
+        self.sync_child_ended(net, &running.purpose, ok);
+    }
+
+    /// Puts a finished snapshot where it belongs: `dump.rdb`, and the log's base.
+    fn keep_snapshot(&mut self, path: &Path, running: &Running) -> std::io::Result<()> {
+        let to_dump = running.purpose == Purpose::Save;
+        let mut path = path.to_owned();
+        if to_dump {
+            std::fs::rename(&path, &self.cfg.dbfilename)?;
+            sync_dir(Path::new("."))?;
+            path = PathBuf::from(&self.cfg.dbfilename);
+        }
+        if running.rotated && self.log.is_on_disk() {
+            // `dump.rdb` and the base are one file under two names: it is never changed.
+            self.log.install_base(NewBase {
+                path,
+                at: running.at,
+                rdb: running.purpose != Purpose::Rewrite || self.cfg.aof_use_rdb_preamble,
+                keep: to_dump,
+            });
+        } else {
+            self.snapshots.base = Some((path, running.at));
+        }
+        Ok(())
+    }
+
+    /// Ends a child that nobody needs any more.
+    pub fn kill_child(&mut self) {
+        if let Some(running) = self.snapshots.running.take() {
+            let _ = nix::sys::signal::kill(running.pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = waitpid(running.pid, None);
+            if let Some(path) = &running.path {
+                let _ = std::fs::remove_file(path);
+            }
+            self.ks.child_alive = false;
+            set_resize_policy(ResizePolicy::Allow);
+        }
+    }
+
+    /// Starts what is due: scheduled saves and rewrites, save points, a log grown too large.
+    pub fn snapshot_round(&mut self, net: &mut Net<Client>) {
+        self.reap(net);
+        if let Some(running) = &self.snapshots.running {
+            if running.keys_total > 0 && self.cron_second != self.clock.now_ms() / 1000 {
+                let percent = running.keys_done * 100 / running.keys_total;
+                service::status(self, &format!("Saving ({}): {percent}%", running.purpose.name()));
+            }
+            return;
+        }
+        if self.loading.is_some() || self.in_exec.is_some() {
+            return;
+        }
+        let now_s = self.clock.now_ms() / 1000;
+        if std::mem::take(&mut self.snapshots.rewrite_scheduled) {
+            let _ = self.bgrewriteaof(net);
+            return;
+        }
+        let retry = self.snapshots.last_ok || now_s - self.snapshots.last_try_s >= RETRY_S;
+        let changes = self.unsaved_changes();
+        let due = self.cfg.save.iter().find(|p| {
+            changes >= p.changes && now_s - self.snapshots.last_save_s > p.seconds as i64
+        });
+        if let Some(point) = due
+            && retry
+        {
+            log_notice!("{} changes in {} seconds. Saving...", point.changes, point.seconds);
+            let _ = self.bgsave(net, false);
+            return;
+        }
+        if self.snapshots.save_scheduled && retry {
+            self.snapshots.save_scheduled = false;
+            let _ = self.bgsave(net, false);
+            return;
+        }
+        let stats = self.log.stats();
+        let percent = self.cfg.auto_aof_rewrite_percentage as u64;
+        if self.log.is_on_disk()
+            && percent > 0
+            && stats.current_bytes > self.cfg.auto_aof_rewrite_min_size
+            && now_s >= self.snapshots.rewrite_retry_s
+        {
+            let base = stats.base_bytes.max(1);
+            let growth = (stats.current_bytes * 100 / base).saturating_sub(100);
+            if growth >= percent {
+                log_notice!("Starting automatic rewriting of AOF on {growth}% growth");
+                let _ = self.bgrewriteaof(net);
+            }
+        }
+    }
+}
+
+/// The child's side. Nothing here allocates.
+struct Child {
+    out: i32,
+    report: i32,
+    is_file: bool,
+    incremental: bool,
+}
+
+impl Child {
+    fn run(
+        &self,
+        ks: &varve_engine::Keyspace,
+        options: &rdb::SaveOptions,
+        as_commands: bool,
+        mark: Option<&[u8; 40]>,
+        buffers: &mut rdb::Buffers,
+        smaps: &mut [u8],
+    ) -> bool {
+        let mut since_sync = 0u64;
+        let mut write = |bytes: &[u8]| {
+            self.write_all(self.out, bytes)?;
+            since_sync += bytes.len() as u64;
+            if self.is_file && self.incremental && since_sync >= INCREMENTAL_SYNC {
+                since_sync = 0;
+                // SAFETY: a descriptor of ours; the call only begins to write back.
+                unsafe { libc::sync_file_range(self.out, 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+            }
+            Ok(())
+        };
+        let mut reported = 0;
+        let mut progress = |keys: u64| {
+            if keys >= reported + REPORT_EVERY {
+                reported = keys;
+                self.say(PROGRESS, keys, 0);
+            }
+        };
+        let mut result = match as_commands {
+            false => rdb::save(ks, options, buffers, &mut write, &mut progress),
+            true => rdb::save_as_commands(ks, options, buffers, &mut write, &mut progress),
+        };
+        if let (Ok(_), Some(mark)) = (&result, mark)
+            && let Err(e) = write(mark)
+        {
+            result = Err(e);
+        }
+        if result.is_ok() && self.is_file {
+            // SAFETY: a descriptor of ours.
+            if unsafe { libc::fsync(self.out) } != 0 {
+                result = Err(std::io::Error::last_os_error());
+            }
+        }
+        let copied = copied_memory(smaps);
+        self.say(PROGRESS, u64::MAX >> 16, copied);
+        if let Err(e) = &result {
+            self.say(FAILED, e.raw_os_error().unwrap_or(libc::EIO) as u64, 0);
+        }
+        result.is_ok()
+    }
+
+    fn write_all(&self, fd: i32, mut bytes: &[u8]) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            // SAFETY: the slice is valid for its length.
+            let n = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+            if n < 0 {
+                let e = std::io::Error::last_os_error();
+                if e.raw_os_error() == Some(libc::EINTR) {
+                    continue;
+                }
+                return Err(e);
+            }
+            bytes = &bytes[n as usize..];
+        }
+        Ok(())
+    }
+
+    fn say(&self, kind: u64, a: u64, b: u64) {
+        let mut record = [0u8; RECORD];
+        record[..8].copy_from_slice(&kind.to_le_bytes());
+        record[8..16].copy_from_slice(&a.to_le_bytes());
+        record[16..].copy_from_slice(&b.to_le_bytes());
+        let _ = self.write_all(self.report, &record);
+    }
+}
+
+fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+}
+
+/// Makes renames in a folder durable.
+pub fn sync_dir(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
+}

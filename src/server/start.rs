@@ -1,0 +1,474 @@
+//! From a configuration to a running daemon, and its end.
+
+use super::client::{BlockedOn, Client};
+use super::clock::Clock;
+use super::dispatch::Call;
+use super::memory::{Memory, clock_of};
+use super::registry::Registry;
+use super::{Server, load, replication, snapshot};
+use crate::config::load::{Loaded, Origin};
+use crate::config::types::AppendFsync;
+use crate::config::Config;
+use crate::{log_notice, log_warning, logger};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use varve_engine::{Error, Keyspace};
+use varve_net::{ListenerId, Net};
+use varve_persistence::log::{self, Fsync, Log, random_history};
+use varve_persistence::offset::{Histories, Offset};
+
+/// A `SHUTDOWN` on its way: it waits for replicas to have everything.
+pub struct Shutdown {
+    pub save: Option<bool>,
+    pub force: bool,
+    pub deadline_ms: i64,
+    /// The client that asked, which hears of a failure.
+    pub client: Option<u64>,
+}
+
+/// Descriptors that the daemon needs besides its clients'.
+const RESERVED_FILES: u64 = 32;
+
+/// What the process holds on to until it ends.
+pub struct Process {
+    signals: SignalFd,
+    listeners: Vec<ListenerId>,
+    _lock: log::DirLock,
+}
+
+/// Runs the daemon until it is told to stop. The error is for the log file, or for standard error
+/// before there is one.
+pub fn run(loaded: Loaded) -> Result<(), String> {
+    let mut cfg = loaded.config;
+    if cfg.daemonize {
+        daemonize()?;
+    }
+    logger::init(&cfg.logfile, cfg.loglevel)
+        .map_err(|e| format!("Can't open the log file '{}': {e}", cfg.logfile))?;
+    log_notice!("Varve is starting");
+    log_notice!(
+        "Varve version={}, bits={}, pid={}",
+        crate::VERSION,
+        usize::BITS,
+        std::process::id()
+    );
+    match &loaded.origin.file {
+        Some(_) => log_notice!("Configuration loaded"),
+        None => log_notice!("No configuration file: running with the built-in defaults and the command line"),
+    }
+    for notice in &loaded.notices {
+        log_warning!("{notice}");
+    }
+    let pidfile = write_pidfile(&cfg);
+    std::env::set_current_dir(&cfg.dir)
+        .map_err(|e| format!("Can't chdir to '{}': {e}", cfg.dir))?;
+    if cfg.disable_thp {
+        // SAFETY: plain integers; the call touches no memory of ours.
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    }
+    raise_file_limit(&mut cfg);
+    // Blocked before any thread starts, so that all of them leave signals to the loop.
+    let signals = signals()?;
+    let lock = log::lock_dir(Path::new(".")).map_err(|e| e.to_string())?;
+    let mut net: Net<Client> = Net::new().map_err(|e| format!("Can't make an event loop: {e}"))?;
+    net.register(signals.as_fd(), true, false).map_err(|e| format!("Can't watch signals: {e}"))?;
+    net.set_keepalive(keepalive(&cfg)).map_err(|e| e.to_string())?;
+    let listeners = listen(&mut net, &cfg)?;
+    let mut server = Server::new(cfg, loaded.origin, &net)?;
+    server.process = Some(Process { signals, listeners, _lock: lock });
+    server.apply_limits(&mut net);
+    server.warn_about_system();
+    crate::service::status(&server, "Loading");
+    server.load_at_start(&mut net)?;
+    if !server.stopping {
+        log_notice!("Ready to accept connections");
+        crate::service::ready();
+        server.start_replication(&mut net);
+        varve_net::run(&mut net, &mut server).map_err(|e| format!("The event loop failed: {e}"))?;
+    }
+    let unixsocket = server.cfg.unixsocket.clone();
+    drop(net);
+    if let Some(path) = pidfile {
+        let _ = std::fs::remove_file(path);
+    }
+    if !unixsocket.is_empty() {
+        let _ = std::fs::remove_file(unixsocket);
+    }
+    let log = std::mem::replace(
+        &mut server.log,
+        Log::in_memory(server.histories, Offset(0), 1, Arc::new(|| {})),
+    );
+    log.close().map_err(|e| format!("The log could not be closed in good order: {e}"))?;
+    log_warning!("Varve is now ready to exit, bye bye...");
+    Ok(())
+}
+
+fn daemonize() -> Result<(), String> {
+    use nix::unistd::{ForkResult, fork, setsid};
+    // SAFETY: no other thread runs yet.
+    match unsafe { fork() }.map_err(|e| format!("Can't fork: {e}"))? {
+        ForkResult::Parent { .. } => std::process::exit(0),
+        ForkResult::Child => {}
+    }
+    setsid().map_err(|e| format!("Can't start a session: {e}"))?;
+    if let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdin(&null);
+        let _ = nix::unistd::dup2_stdout(&null);
+        let _ = nix::unistd::dup2_stderr(&null);
+    }
+    Ok(())
+}
+
+fn write_pidfile(cfg: &Config) -> Option<PathBuf> {
+    let path = match (&cfg.pidfile[..], cfg.daemonize) {
+        ("", true) => "/var/run/varve.pid",
+        ("", false) => return None,
+        (path, _) => path,
+    };
+    let path = std::path::absolute(path).ok()?;
+    match std::fs::write(&path, format!("{}\n", std::process::id())) {
+        Ok(()) => Some(path),
+        Err(e) => {
+            log_warning!("Failed to write PID file: {e}");
+            None
+        }
+    }
+}
+
+/// Raises the limit of open files to what `maxclients` needs, or lowers `maxclients` to what the
+/// limit allows.
+fn raise_file_limit(cfg: &mut Config) {
+    let want = cfg.maxclients as u64 + RESERVED_FILES;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft >= want {
+        return;
+    }
+    if setrlimit(Resource::RLIMIT_NOFILE, want, hard.max(want)).is_ok() {
+        return;
+    }
+    let got = hard.min(want);
+    let _ = setrlimit(Resource::RLIMIT_NOFILE, got, hard);
+    if got < want {
+        let fits = got.saturating_sub(RESERVED_FILES).max(1) as u32;
+        log_warning!(
+            "The limit of open files is {got}: maxclients is {fits} instead of {}. Raise it with 'ulimit -n {want}'.",
+            cfg.maxclients
+        );
+        cfg.maxclients = fits;
+    }
+}
+
+fn signals() -> Result<SignalFd, String> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
+        set.add(signal);
+    }
+    set.thread_block().map_err(|e| format!("Can't block signals: {e}"))?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    SignalFd::with_flags(&set, flags).map_err(|e| format!("Can't make a signalfd: {e}"))
+}
+
+fn keepalive(cfg: &Config) -> Option<Duration> {
+    (cfg.tcp_keepalive > 0).then(|| Duration::from_secs(cfg.tcp_keepalive as u64))
+}
+
+/// Binds everything that is to be listened on. An address with a leading `-` may be missing.
+fn listen(net: &mut Net<Client>, cfg: &Config) -> Result<Vec<ListenerId>, String> {
+    let mut listeners = Vec::new();
+    if cfg.port != 0 {
+        for bind in &cfg.bind {
+            let (optional, name) = match bind.strip_prefix('-') {
+                Some(name) => (true, name),
+                None => (false, &bind[..]),
+            };
+            let ips: Vec<IpAddr> = match name {
+                "*" => vec![IpAddr::from([0, 0, 0, 0])],
+                "::*" => vec![IpAddr::from([0u16; 8])],
+                _ => (name, cfg.port)
+                    .to_socket_addrs()
+                    .map(|addrs| addrs.map(|a| a.ip()).take(1).collect())
+                    .unwrap_or_default(),
+            };
+            let mut failure = ips.is_empty().then(|| "Name or service not known".to_owned());
+            for ip in ips {
+                match net.listen_tcp(SocketAddr::new(ip, cfg.port), cfg.tcp_backlog as i32) {
+                    Ok(id) => listeners.push(id),
+                    Err(e) => failure = Some(e.to_string()),
+                }
+            }
+            if let Some(why) = failure {
+                log_warning!(
+                    "Warning: Could not create server TCP listening socket {name}:{}: {why}",
+                    cfg.port
+                );
+                if !optional {
+                    return Err(format!("Failed listening on port {} (tcp), aborting.", cfg.port));
+                }
+            }
+        }
+        if listeners.is_empty() && !cfg.bind.is_empty() {
+            return Err(format!("Failed listening on port {} (tcp), aborting.", cfg.port));
+        }
+    }
+    if !cfg.unixsocket.is_empty() {
+        let mode = (cfg.unixsocketperm != 0).then_some(cfg.unixsocketperm);
+        let id = net
+            .listen_unix(Path::new(&cfg.unixsocket), mode, cfg.tcp_backlog as i32)
+            .map_err(|e| format!("Failed opening Unix socket: bind: {e}"))?;
+        listeners.push(id);
+    }
+    Ok(listeners)
+}
+
+/// The log's policy by its directive.
+pub fn fsync(policy: AppendFsync) -> Fsync {
+    match policy {
+        AppendFsync::Always => Fsync::Always,
+        AppendFsync::EverySec => Fsync::EverySec,
+        AppendFsync::No => Fsync::No,
+    }
+}
+
+impl Server {
+    fn new(cfg: Config, origin: Origin, net: &Net<Client>) -> Result<Server, String> {
+        let history = random_history().map_err(|e| format!("Can't read /dev/urandom: {e}"))?;
+        let run_id = random_history().map_err(|e| e.to_string())?.to_string();
+        let histories = Histories::new(history);
+        let waker = net.waker();
+        let waker: log::Waker = Arc::new(move || waker.wake());
+        let log = Log::in_memory(histories, Offset(0), cfg.repl_backlog_size, waker.clone());
+        let seed = u64::from_str_radix(&run_id[..16], 16).unwrap_or(1);
+        let ks = Keyspace::new(cfg.databases as usize, seed);
+        let mut commands = Registry::new(crate::commands::all());
+        for rename in &cfg.rename_command {
+            commands.rename(&rename.command, &rename.name)?;
+        }
+        let clock = Clock::default();
+        let memory = Memory::new().map_err(|e| format!("Can't start a thread: {e}"))?;
+        Ok(Server {
+            started_ms: clock.now_ms(),
+            repl: replication::Replication::new(&cfg, histories, clock.now_ms()),
+            snapshots: snapshot::Snapshots::new(clock.now_ms()),
+            loading: None::<load::Loading>,
+            cfg,
+            origin,
+            ks,
+            log,
+            histories,
+            waker,
+            commands,
+            clock,
+            run_id,
+            memory,
+            stats: Default::default(),
+            commands_rate: Default::default(),
+            net_in_rate: Default::default(),
+            net_out_rate: Default::default(),
+            error_counts: Default::default(),
+            slowlog: Default::default(),
+            latencies: Default::default(),
+            pubsub: Default::default(),
+            monitors: Vec::new(),
+            waiters: Default::default(),
+            pause: None,
+            paused: Vec::new(),
+            in_exec: None,
+            cron: Default::default(),
+            shutdown: None,
+            stopping: false,
+            clients: 0,
+            process: None,
+            cron_second: 0,
+            replayed: 0,
+            apply_args: Default::default(),
+            apply_reply: Default::default(),
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Where the log's files are.
+    pub fn log_options(&self) -> log::Options {
+        let mut options = log::Options::new(
+            Path::new(".").join(&self.cfg.appenddirname),
+            self.cfg.appendfilename.clone(),
+        );
+        options.fsync = fsync(self.cfg.appendfsync);
+        options.tail_bytes = self.cfg.repl_backlog_size;
+        options.load_truncated = self.cfg.aof_load_truncated;
+        options
+    }
+
+    /// Hands what the configuration says to the parts that work by it.
+    pub fn apply_limits(&mut self, net: &mut Net<Client>) {
+        let (cfg, limits) = (&self.cfg, &mut self.ks.limits);
+        limits.hash_max_listpack_entries = cfg.hash_max_listpack_entries as usize;
+        limits.hash_max_listpack_value = cfg.hash_max_listpack_value as usize;
+        limits.list_max_listpack_size = cfg.list_max_listpack_size;
+        limits.set_max_intset_entries = cfg.set_max_intset_entries as usize;
+        limits.set_max_listpack_entries = cfg.set_max_listpack_entries as usize;
+        limits.set_max_listpack_value = cfg.set_max_listpack_value as usize;
+        limits.zset_max_listpack_entries = cfg.zset_max_listpack_entries as usize;
+        limits.zset_max_listpack_value = cfg.zset_max_listpack_value as usize;
+        limits.max_string = cfg.proto_max_bulk_len as usize;
+        limits.lfu_log_factor = cfg.lfu_log_factor;
+        limits.lfu_decay_time = cfg.lfu_decay_time;
+        let lazy = &mut self.ks.lazy;
+        lazy.eviction = cfg.lazyfree_lazy_eviction;
+        lazy.expire = cfg.lazyfree_lazy_expire;
+        lazy.server_del = cfg.lazyfree_lazy_server_del;
+        lazy.user_del = cfg.lazyfree_lazy_user_del;
+        lazy.user_flush = cfg.lazyfree_lazy_user_flush;
+        self.ks.notify = cfg.notify_keyspace_events.0;
+        self.ks.access_clock = clock_of(cfg.maxmemory_policy);
+        net.limits.bulk_max = cfg.proto_max_bulk_len as usize;
+        net.limits.authenticated = cfg.requirepass.is_empty();
+        net.query_limit = cfg.client_query_buffer_limit as usize;
+        let normal = &cfg.client_output_buffer_limit[0];
+        net.output_limit = varve_net::OutputLimit {
+            hard: normal.hard as usize,
+            soft: normal.soft as usize,
+            soft_for: Duration::from_secs(normal.soft_seconds),
+        };
+        let _ = net.set_keepalive(keepalive(&self.cfg));
+    }
+
+    /// Listens where the configuration says now: `CONFIG SET bind` and `port`.
+    pub fn listen_again(&mut self, net: &mut Net<Client>) -> Result<(), String> {
+        let Some(process) = &mut self.process else { return Ok(()) };
+        for id in process.listeners.drain(..) {
+            net.close_listener(id);
+        }
+        process.listeners = listen(net, &self.cfg)?;
+        Ok(())
+    }
+
+    /// Handles the signals that came.
+    pub fn signals(&mut self, net: &mut Net<Client>) {
+        let mut came = Vec::new();
+        if let Some(process) = &self.process {
+            while let Ok(Some(info)) = process.signals.read_signal() {
+                came.push(info.ssi_signo as i32);
+            }
+        }
+        for signal in came {
+            match signal {
+                libc::SIGCHLD => self.reap(net),
+                libc::SIGHUP => logger::refresh(),
+                libc::SIGINT | libc::SIGTERM => {
+                    let (name, flags) = match signal {
+                        libc::SIGINT => ("SIGINT", self.cfg.shutdown_on_sigint),
+                        _ => ("SIGTERM", self.cfg.shutdown_on_sigterm),
+                    };
+                    log_warning!("Received {name} scheduling shutdown...");
+                    let save = match (flags.save, flags.nosave) {
+                        (true, _) => Some(true),
+                        (_, true) => Some(false),
+                        _ => None,
+                    };
+                    if self.shutdown.is_some() || self.loading.is_some() {
+                        // Asked twice, or nothing to save yet: at once.
+                        self.stopping = true;
+                        continue;
+                    }
+                    let _ = self.begin_shutdown(net, save, flags.now, flags.force, None);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Begins to stop: first the replicas get what they lack, within `shutdown-timeout`.
+    pub fn begin_shutdown(
+        &mut self,
+        net: &mut Net<Client>,
+        save: Option<bool>,
+        now: bool,
+        force: bool,
+        client: Option<u64>,
+    ) -> Result<(), Error> {
+        let wait_ms = if now { 0 } else { self.cfg.shutdown_timeout as i64 * 1000 };
+        let shutdown =
+            Shutdown { save, force, deadline_ms: self.clock.now_ms() + wait_ms, client };
+        self.shutdown = Some(shutdown);
+        // Writes stop, so that there is an end to wait for.
+        if self.try_finish_shutdown(net)? {
+            return Ok(());
+        }
+        self.pause = Some(super::Pause { until_ms: i64::MAX, all: false });
+        log_notice!("Waiting for replicas before shutting down");
+        Ok(())
+    }
+
+    /// Once a round: whether the time to end has come.
+    pub fn start_round(&mut self, net: &mut Net<Client>) {
+        if self.shutdown.is_some() && self.try_finish_shutdown(net).is_err() {
+            log_warning!("Errors trying to shut down the server. Check the logs for more information.");
+        }
+        if self.clock.now_ms() / 1000 != self.cron_second {
+            self.cron_second = self.clock.now_ms() / 1000;
+            logger::refresh();
+            crate::service::watchdog();
+        }
+    }
+
+    fn try_finish_shutdown(&mut self, net: &mut Net<Client>) -> Result<bool, Error> {
+        let Some(shutdown) = &self.shutdown else { return Ok(false) };
+        let (save, force, client) = (shutdown.save, shutdown.force, shutdown.client);
+        let late = self.clock.now_ms() >= shutdown.deadline_ms;
+        if !late && !self.replicas_have_everything() {
+            return Ok(false);
+        }
+        self.kill_child();
+        let save = save.unwrap_or(!self.cfg.save.is_empty());
+        if save {
+            log_notice!("Saving the final RDB snapshot before exiting.");
+            crate::service::status(self, "Saving");
+            if let Err(why) = self.save_now()
+                && !force
+            {
+                log_warning!("Error trying to save the DB, can't exit: {why}");
+                self.cancel_shutdown(net);
+                let error = Error::new("ERR Errors trying to SHUTDOWN. Check logs.");
+                if let Some(id) = client {
+                    self.release(net, id, Some(error.clone()));
+                }
+                return Err(error);
+            }
+        }
+        self.log.flush();
+        crate::service::stopping();
+        self.stopping = true;
+        Ok(true)
+    }
+
+    /// `SHUTDOWN ABORT`: whether there was one to end.
+    pub fn cancel_shutdown(&mut self, net: &mut Net<Client>) -> bool {
+        let was = self.shutdown.take().is_some();
+        if was {
+            self.end_pause(net);
+        }
+        was
+    }
+
+    /// `SHUTDOWN` from a client, which gets no answer if all goes well.
+    pub fn shutdown_command(
+        &mut self,
+        call: &mut Call<'_>,
+        save: Option<bool>,
+        now: bool,
+        force: bool,
+    ) -> Result<(), Error> {
+        let id = call.id;
+        self.begin_shutdown(call.net, save, now, force, Some(id))?;
+        if !self.stopping {
+            self.block(call, BlockedOn::Shutdown, None);
+        }
+        Ok(())
+    }
+}
