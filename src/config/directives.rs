@@ -272,10 +272,10 @@ directives! {
         rename_command: Vec<Rename> = Vec::new(), "rename-command",
             Kind::Words("command new-name"), immutable(), file_only(), repeated();
         /// Who may use DEBUG: nobody, anybody, or clients of this machine.
-        enable_debug_command: Access = Access::No, "enable-debug-command", Access::KIND,
+        enable_debug_command: OnOffLocal = OnOffLocal::No, "enable-debug-command", OnOffLocal::KIND,
             immutable();
         /// Who may CONFIG SET what decides where files are written (`dir`, `dbfilename`).
-        enable_protected_configs: Access = Access::No, "enable-protected-configs", Access::KIND,
+        enable_protected_configs: OnOffLocal = OnOffLocal::No, "enable-protected-configs", OnOffLocal::KIND,
             immutable();
     }
 
@@ -459,7 +459,7 @@ directives! {
         /// How many entries the slow log keeps.
         slowlog_max_len: u64 = 128, "slowlog-max-len", int(0, i64::MAX);
         /// Milliseconds from which LATENCY records an event; 0 records none.
-        latency_monitor_threshold: u64 = 0, "latency-monitor-threshold", int(0, i64::MAX);
+        latency_monitor_threshold: i64 = 0, "latency-monitor-threshold", int(0, i64::MAX);
         /// Keep a latency histogram for each command.
         latency_tracking: bool = true, "latency-tracking", Kind::Bool;
         /// Which percentiles INFO shows of them.

@@ -267,6 +267,9 @@ fn expand(pattern: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use varve_engine::keyspace::event;
+
+    use super::super::types::*;
     use super::*;
 
     fn origin() -> Origin {
@@ -321,15 +324,11 @@ mod tests {
         assert_eq!(config.bind, ["127.0.0.1", "-::1"]);
         assert_eq!(config.maxmemory, 2 << 30);
         assert_eq!(config.unixsocketperm, 0o700);
-        assert!(
-            config.notify_keyspace_events.has(Events::KEYSPACE | Events::KEYEVENT | Events::ALL)
-        );
+        assert_eq!(config.notify_keyspace_events.0, event::KEYSPACE | event::KEYEVENT | event::ALL);
         assert!(config.shutdown_on_sigterm.save && config.shutdown_on_sigterm.now);
         assert_eq!(config.maxmemory_policy, MaxmemoryPolicy::AllkeysLfu);
         assert_eq!(loaded("replicaof a 1\nreplicaof no one").replicaof, None);
     }
-
-    use super::super::types::*;
 
     #[test]
     fn errors_name_the_line() {

@@ -220,6 +220,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_set_is_shown_in_its_usual_form() {
+        for (name, given, shown) in [
+            ("notify-keyspace-events", "KEA", "AKE"),
+            ("notify-keyspace-events", "g$lKn", "g$lKn"),
+            ("shutdown-on-sigint", "force SAVE now", "save now force"),
+            ("latency-tracking-info-percentiles", "50.5 99 99.99", "50.5 99 99.99"),
+            ("latency-tracking-info-percentiles", "", ""),
+            ("appendfsync", "ALWAYS", "always"),
+            ("maxmemory", "1gb", "1073741824"),
+            (
+                "client-output-buffer-limit",
+                "replica 1k 2 3",
+                "normal 0 0 0 slave 1000 2 3 pubsub 33554432 8388608 60",
+            ),
+        ] {
+            assert_eq!(set(&[(name, given)]).unwrap().0.value_of(name).unwrap(), shown, "{name}");
+        }
+    }
+
+    #[test]
     fn errors_are_redis_words() {
         for (pairs, error) in [
             (
@@ -271,8 +291,10 @@ mod tests {
 
     #[test]
     fn protected_directives_open_to_whom_they_should() {
-        let config =
-            Config { enable_protected_configs: super::super::Access::Local, ..Config::default() };
+        let config = Config {
+            enable_protected_configs: super::super::OnOffLocal::Local,
+            ..Config::default()
+        };
         let pair: (&[u8], &[u8]) = (b"dbfilename", b"x.rdb");
         assert_eq!(config.updated(&[pair], true).unwrap().0.dbfilename, "x.rdb");
         assert!(config.updated(&[pair], false).is_err());

@@ -1,5 +1,7 @@
 //! The types of the directives that are more than a number, a word or a text.
 
+use varve_engine::keyspace::event;
+
 use super::parse;
 use super::value::{Kind, Setting, choices, not_among};
 
@@ -38,16 +40,16 @@ choices! {
 
 choices! {
     /// Who may use what can harm the server.
-    Access { No = "no", Yes = "yes", Local = "local" }
+    OnOffLocal { No = "no", Yes = "yes", Local = "local" }
 }
 
-impl Access {
+impl OnOffLocal {
     /// Whether a client may, `local` saying that it came over the loopback or a Unix socket.
     pub fn allows(self, local: bool) -> bool {
         match self {
-            Access::No => false,
-            Access::Yes => true,
-            Access::Local => local,
+            OnOffLocal::No => false,
+            OnOffLocal::Yes => true,
+            OnOffLocal::Local => local,
         }
     }
 }
@@ -170,58 +172,36 @@ impl Setting for [OutputLimit; 3] {
     }
 }
 
-/// Which keyspace events are published: a set of the flags below.
+/// Which keyspace events are published: a set of [`event`]'s flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events(pub u32);
 
 impl Events {
-    pub const KEYSPACE: u32 = 1 << 0;
-    pub const KEYEVENT: u32 = 1 << 1;
-    pub const GENERIC: u32 = 1 << 2;
-    pub const STRING: u32 = 1 << 3;
-    pub const LIST: u32 = 1 << 4;
-    pub const SET: u32 = 1 << 5;
-    pub const HASH: u32 = 1 << 6;
-    pub const ZSET: u32 = 1 << 7;
-    pub const EXPIRED: u32 = 1 << 8;
-    pub const EVICTED: u32 = 1 << 9;
-    pub const STREAM: u32 = 1 << 10;
-    pub const KEY_MISS: u32 = 1 << 11;
-    pub const MODULE: u32 = 1 << 13;
-    pub const NEW: u32 = 1 << 14;
-    /// What `A` stands for: every class but misses and new keys.
-    pub const ALL: u32 = Self::GENERIC
-        | Self::STRING
-        | Self::LIST
-        | Self::SET
-        | Self::HASH
-        | Self::ZSET
-        | Self::EXPIRED
-        | Self::EVICTED
-        | Self::STREAM
-        | Self::MODULE;
-
     /// The letters, in the order in which they are shown.
     const LETTERS: [(char, u32); 14] = [
-        ('g', Self::GENERIC),
-        ('$', Self::STRING),
-        ('l', Self::LIST),
-        ('s', Self::SET),
-        ('h', Self::HASH),
-        ('z', Self::ZSET),
-        ('x', Self::EXPIRED),
-        ('e', Self::EVICTED),
-        ('t', Self::STREAM),
-        ('d', Self::MODULE),
-        ('K', Self::KEYSPACE),
-        ('E', Self::KEYEVENT),
-        ('m', Self::KEY_MISS),
-        ('n', Self::NEW),
+        ('g', event::GENERIC),
+        ('$', event::STRING),
+        ('l', event::LIST),
+        ('s', event::SET),
+        ('h', event::HASH),
+        ('z', event::ZSET),
+        ('x', event::EXPIRED),
+        ('e', event::EVICTED),
+        ('t', event::STREAM),
+        ('d', event::MODULE),
+        ('K', event::KEYSPACE),
+        ('E', event::KEYEVENT),
+        ('m', event::KEY_MISS),
+        ('n', event::NEW),
     ];
+}
 
-    /// Whether all of `flags` are set.
-    pub const fn has(self, flags: u32) -> bool {
-        self.0 & flags == flags
+/// The flags of both.
+impl std::ops::BitAnd<u32> for Events {
+    type Output = u32;
+
+    fn bitand(self, flags: u32) -> u32 {
+        self.0 & flags
     }
 }
 
@@ -231,7 +211,7 @@ impl Setting for Events {
         for c in words[0].chars() {
             flags |= match Self::LETTERS.iter().find(|(letter, _)| *letter == c) {
                 Some((_, flag)) => *flag,
-                None if c == 'A' => Self::ALL,
+                None if c == 'A' => event::ALL,
                 None => {
                     return Err("Invalid event class character. Use 'Ag$lshzxeKEtmdn'.".into());
                 }
@@ -244,9 +224,9 @@ impl Setting for Events {
     fn show(&self, _: &Kind) -> String {
         let mut text = String::new();
         let mut rest = self.0;
-        if self.has(Self::ALL) {
+        if *self & event::ALL == event::ALL {
             text.push('A');
-            rest &= !Self::ALL;
+            rest &= !event::ALL;
         }
         text.extend(Self::LETTERS.iter().filter(|(_, f)| rest & f != 0).map(|(c, _)| *c));
         text
