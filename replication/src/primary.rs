@@ -240,7 +240,7 @@ impl Primary {
         args: &Args<'_>,
         now_ms: u64,
     ) -> Result<Replconf, Error> {
-        if args.len() % 2 == 0 {
+        if args.len().is_multiple_of(2) {
             return Err(Error::SYNTAX);
         }
         for i in (1..args.len()).step_by(2) {
