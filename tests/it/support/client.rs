@@ -130,25 +130,25 @@ impl Client {
 
     /// Reads the next reply.
     pub fn try_recv(&mut self) -> io::Result<Value> {
-        // A reply of many megabytes would be parsed anew after every read; growing what is read
-        // between attempts keeps that linear.
-        let mut want = 1;
         loop {
-            if self.input.len() - self.taken >= want {
-                if let Some((value, used)) = Value::parse(&self.input[self.taken..]) {
-                    self.taken += used;
-                    return Ok(value);
-                }
-                want = (self.input.len() - self.taken) + (self.input.len() - self.taken) / 4 + 1;
+            if let Some((value, used)) = Value::parse(&self.input[self.taken..]) {
+                self.taken += used;
+                return Ok(value);
             }
-            let waiting = self.input.len() - self.taken;
             if self.fill()? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            // The peer may have sent the whole of it: then there is no more to wait for.
-            if self.input.len() - self.taken - waiting < 16 << 10 {
-                want = 1;
+        }
+    }
+
+    /// Reads the next reply and returns its very bytes.
+    pub fn recv_raw(&mut self) -> Vec<u8> {
+        loop {
+            if let Some((_, used)) = Value::parse(&self.input[self.taken..]) {
+                self.taken += used;
+                return self.input[self.taken - used..self.taken].to_vec();
             }
+            assert!(self.fill().expect("receive") != 0, "the server closed instead of replying");
         }
     }
 
