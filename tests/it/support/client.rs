@@ -3,8 +3,7 @@
 use super::value::{Bytes, Value};
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::net::TcpStream;
 
 /// A command as its arguments.
 #[derive(Clone, PartialEq, Eq)]
@@ -72,10 +71,6 @@ impl Client {
 
     pub fn connect(port: u16) -> Client {
         Client::try_connect(port).unwrap_or_else(|e| panic!("connect to port {port}: {e}"))
-    }
-
-    pub fn set_timeout(&mut self, timeout: Duration) {
-        self.stream.set_read_timeout(Some(timeout)).unwrap();
     }
 
     /// This connection's own port, which `MONITOR` and `CLIENT LIST` show.
@@ -173,11 +168,6 @@ impl Client {
         let out = self.input[self.taken..].to_vec();
         self.taken = self.input.len();
         out
-    }
-
-    /// Ends this side's sending; replies can still be read.
-    pub fn shutdown_write(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// A second handle on the same socket, for a thread that only sends.
