@@ -380,7 +380,14 @@ fn redis_benchmark_runs_its_tests() {
         let args = ["-p", &port, "-n", "2000", "-c", "20", "-r", "1000", "-P", depth, "-q"];
         let (text, success) = tool("redis-benchmark", &args);
         assert!(success && !text.contains("rror"), "-P {depth}: {text}");
-        for test in ["PING_INLINE", "SET", "LRANGE_600", "SPOP", "ZPOPMIN", "MSET (10 keys)"] {
+        for test in [
+            "PING_INLINE",
+            "SET",
+            "LRANGE_600 (first 600 elements)",
+            "SPOP",
+            "ZPOPMIN",
+            "MSET (10 keys)",
+        ] {
             let line = format!("{test}: ");
             let done = text
                 .split(['\n', '\r'])

@@ -1,1 +1,246 @@
-//! x
+//! Chains and fans of Redis and the server under test, while clients write and links break.
+//!
+//! Every link goes through a proxy that is cut, paused and throttled at random. In the end every
+//! node must be at the same offset of the same history and hold the same data. Backlogs are large
+//! enough for all that is written, so that no broken link may cost a full resync.
+
+use crate::differential::random_write;
+use crate::support::dataset::first_difference;
+use crate::support::{
+    Client, PATIENCE, Proxy, Random, Server, dataset, env_number, eventually, server,
+};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const WRITERS: u64 = 4;
+
+/// A server and what it follows: nothing, or another node of the list through a proxy.
+struct Node {
+    server: Server,
+    link: Option<(usize, Proxy)>,
+}
+
+/// Which server a node is.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Redis,
+    Varve,
+}
+
+fn start(kind: Kind) -> Server {
+    let builder = match kind {
+        Kind::Redis => Server::redis(),
+        Kind::Varve => Server::varve(),
+    };
+    builder.arg("--repl-backlog-size", "256mb").arg("--repl-timeout", "60").start()
+}
+
+fn follow(replica: &Server, port: u16) {
+    replica.client().ok(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
+}
+
+fn synced(replica: &Server) -> bool {
+    replica.info("master_link_status") == "up" && replica.info("master_sync_in_progress") == "0"
+}
+
+/// Starts the servers, each but the first following the one whose place is given, and waits until
+/// all links are up.
+fn topology(kinds: &[(Kind, Option<usize>)]) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for (kind, upstream) in kinds {
+        let server = start(*kind);
+        let link = upstream.map(|at| (at, Proxy::to(nodes[at].server.port())));
+        if let Some((_, proxy)) = &link {
+            follow(&server, proxy.port());
+            assert!(eventually(PATIENCE, || synced(&server)), "the first sync did not end");
+        }
+        nodes.push(Node { server, link });
+    }
+    nodes
+}
+
+/// Writes at random until told to stop, with sums across keys moved in transactions.
+fn write(port: u16, seed: u64, stop: &AtomicBool, written: &AtomicU64) {
+    let mut client = Client::connect(port);
+    let mut grammar = crate::differential::grammar::Grammar { random: Random::new(seed) };
+    while !stop.load(Relaxed) {
+        let mut batch = Vec::new();
+        for _ in 0..20 {
+            random_write(&mut grammar, &mut batch);
+        }
+        written.fetch_add(batch.len() as u64, Relaxed);
+        client.pipeline(&batch);
+        // Keeps the history of a run within the backlogs on a machine of any speed.
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Cuts, pauses and throttles random links until told to stop.
+fn disturb(nodes: &[Node], mut random: Random, stop: &AtomicBool) -> u64 {
+    let links: Vec<&Proxy> = nodes.iter().filter_map(|n| Some(&n.link.as_ref()?.1)).collect();
+    let mut cuts = 0;
+    while !stop.load(Relaxed) {
+        thread::sleep(Duration::from_millis(random.between(50, 700) as u64));
+        let link = random.pick(&links);
+        match random.below(8) {
+            0 => {
+                link.pause(true);
+                thread::sleep(Duration::from_millis(random.between(10, 300) as u64));
+                link.pause(false);
+            }
+            1 => {
+                link.throttle(random.between(20_000, 200_000) as u64);
+                thread::sleep(Duration::from_millis(300));
+                link.throttle(0);
+            }
+            2 => {
+                link.refuse(true);
+                link.cut();
+                thread::sleep(Duration::from_millis(random.between(10, 500) as u64));
+                link.refuse(false);
+                cuts += 1;
+            }
+            _ => {
+                link.cut();
+                cuts += 1;
+            }
+        }
+    }
+    cuts
+}
+
+/// A key about to expire may be seen on one node and be gone before the next is read.
+fn nothing_expires_soon(primary: &Server) -> bool {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let soon_ms = now.as_millis() as i64 + 600_000;
+    let held = dataset(&mut primary.client());
+    held.values().all(|c| c.expires_at_ms == -1 || c.expires_at_ms > soon_ms)
+}
+
+/// History and offset of each node.
+fn places(nodes: &[Node]) -> Vec<(String, String)> {
+    let place = |node: &Node| {
+        let mut client = node.server.client();
+        (
+            server::info(&mut client, "master_replid"),
+            server::info(&mut client, "master_repl_offset"),
+        )
+    };
+    nodes.iter().map(place).collect()
+}
+
+fn converges_while_links_break(kinds: &[(Kind, Option<usize>)]) {
+    let seed = env_number("VARVE_SEED").unwrap_or(1);
+    let seconds = env_number("VARVE_REPLICATION_SECONDS").unwrap_or(10);
+    let nodes = topology(kinds);
+    let full_before: Vec<String> = nodes.iter().map(|n| n.server.info("sync_full")).collect();
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let cuts = thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (stop, written, port) = (&stop, &written, nodes[0].server.port());
+            scope.spawn(move || write(port, seed * 100 + writer, stop, written));
+        }
+        let disturbing = scope.spawn(|| disturb(&nodes, Random::new(seed), &stop));
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end {
+            thread::sleep(Duration::from_millis(50));
+        }
+        stop.store(true, Relaxed);
+        disturbing.join().unwrap()
+    });
+
+    let together = || {
+        let expired = nothing_expires_soon(&nodes[0].server);
+        let places = places(&nodes);
+        expired
+            && nodes.iter().all(|n| n.link.is_none() || synced(&n.server))
+            && places.iter().all(|place| !place.1.is_empty() && *place == places[0])
+    };
+    assert!(
+        eventually(PATIENCE, together),
+        "VARVE_SEED={seed}: nodes ended at different places: {:?}",
+        places(&nodes)
+    );
+    let data: Vec<_> = nodes.iter().map(|n| dataset(&mut n.server.client())).collect();
+    assert!(!data[0].is_empty() && written.load(Relaxed) > 0 && cuts > 0);
+    for (at, held) in data.iter().enumerate().skip(1) {
+        if let Some(difference) = first_difference(&data[0], held, 0) {
+            panic!("VARVE_SEED={seed}: node 0 and node {at}: {difference}");
+        }
+    }
+    let full_after: Vec<String> = nodes.iter().map(|n| n.server.info("sync_full")).collect();
+    assert_eq!(full_after, full_before, "VARVE_SEED={seed}: a broken link cost a full resync");
+    let resumed: u64 =
+        nodes.iter().map(|n| n.server.info("sync_partial_ok").parse().unwrap_or(0)).sum();
+    assert!(resumed > 0, "no link was resumed after {cuts} cuts");
+}
+
+#[test]
+fn a_chain_of_redis_varve_redis_converges_while_links_break() {
+    converges_while_links_break(&[
+        (Kind::Redis, None),
+        (Kind::Varve, Some(0)),
+        (Kind::Redis, Some(1)),
+    ]);
+}
+
+#[test]
+fn two_replicas_of_a_varve_converge_while_links_break() {
+    converges_while_links_break(&[
+        (Kind::Varve, None),
+        (Kind::Varve, Some(0)),
+        (Kind::Varve, Some(0)),
+    ]);
+}
+
+#[test]
+fn a_full_sync_carries_all_data_each_way() {
+    for (primary, replica) in [(Kind::Redis, Kind::Varve), (Kind::Varve, Kind::Redis)] {
+        let primary = start(primary);
+        let mut grammar = crate::differential::grammar::Grammar { random: Random::new(11) };
+        let mut batch = Vec::new();
+        while batch.len() < 20_000 {
+            random_write(&mut grammar, &mut batch);
+        }
+        primary.client().pipeline(&batch);
+        let replica = start(replica);
+        // What the replica held before is gone afterwards.
+        replica.client().ok(&["SET", "old", "data"]);
+        follow(&replica, primary.port());
+        // Written while the snapshot is under way.
+        primary.client().pipeline(&batch[..2000]);
+        let there = || {
+            synced(&replica)
+                && replica.info("master_repl_offset") == primary.info("master_repl_offset")
+        };
+        assert!(eventually(PATIENCE, there), "the replica did not catch up");
+        crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
+    }
+}
+
+#[test]
+fn a_promoted_replica_goes_on_with_the_history() {
+    let nodes = topology(&[(Kind::Varve, None), (Kind::Varve, Some(0)), (Kind::Redis, Some(0))]);
+    let [primary, promoted, other] = [0, 1, 2].map(|at| &nodes[at].server);
+    for i in 0..1000 {
+        primary.client().ok(&["SET", &format!("key:{i}"), "before"]);
+    }
+    let at_end = |server: &Server| server.info("master_repl_offset");
+    assert!(eventually(PATIENCE, || at_end(promoted) == at_end(primary)));
+    assert!(eventually(PATIENCE, || at_end(other) == at_end(primary)));
+    let history = primary.info("master_replid");
+    promoted.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    assert_ne!(promoted.info("master_replid"), history, "a promotion begins a history");
+    assert_eq!(promoted.info("master_replid2"), history, "and continues the old one");
+    promoted.client().ok(&["SET", "after", "promotion"]);
+    // Both others resume from their offsets: no full sync.
+    follow(other, promoted.port());
+    follow(primary, promoted.port());
+    for replica in [primary, other] {
+        let same = || synced(replica) && at_end(replica) == at_end(promoted);
+        assert!(eventually(PATIENCE, same), "a replica did not follow the new primary");
+        crate::support::assert_same_data(&mut promoted.client(), &mut replica.client());
+    }
+    assert_eq!(promoted.info("sync_full"), "0", "a full sync was needed after the promotion");
+}

@@ -5,7 +5,7 @@
 //! replayed on emptied servers and cut down while it still fails, and what remains is printed.
 
 mod compare;
-mod grammar;
+pub mod grammar;
 
 use crate::support::dataset::scan_all;
 use crate::support::{
@@ -76,6 +76,25 @@ fn next_step(grammar: &mut Grammar) -> Step {
 /// `EXEC` within the body would end it early and leave the replies without their commands.
 fn may_queue(command: &Command) -> bool {
     !matches!(command.name().as_str(), "EXEC" | "DISCARD" | "MULTI" | "WATCH")
+}
+
+/// Adds a command, or a whole transaction, for tests in which chance and order may have effects:
+/// a replica follows what happened, whatever it was.
+pub fn random_write(grammar: &mut Grammar, out: &mut Vec<Command>) {
+    match grammar.random.below(40) {
+        0 => out.push(grammar.draw(POP)),
+        1 => out.push(grammar.draw(FLOAT)),
+        2 => {
+            let near_ms = grammar.random.between(1, 500).to_string();
+            out.push(Command::new(&[b"PEXPIRE", &grammar.key()[..], near_ms.as_bytes()]));
+        }
+        3 => {
+            out.push(Command::new(&["MULTI"]));
+            out.extend((0..4).map(|_| grammar.plain()).filter(may_queue));
+            out.push(Command::new(&["EXEC"]));
+        }
+        _ => out.push(grammar.plain()),
+    }
 }
 
 /// The server under test (first) and the oracle, each with two connections.

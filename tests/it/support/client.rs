@@ -3,8 +3,7 @@
 use super::value::{Bytes, Value};
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+use std::net::TcpStream;
 
 /// A command as its arguments.
 #[derive(Clone, PartialEq, Eq)]
@@ -74,10 +73,6 @@ impl Client {
         Client::try_connect(port).unwrap_or_else(|e| panic!("connect to port {port}: {e}"))
     }
 
-    pub fn set_timeout(&mut self, timeout: Duration) {
-        self.stream.set_read_timeout(Some(timeout)).unwrap();
-    }
-
     /// This connection's own port, which `MONITOR` and `CLIENT LIST` show.
     pub fn local_port(&self) -> u16 {
         self.stream.local_addr().unwrap().port()
@@ -130,25 +125,25 @@ impl Client {
 
     /// Reads the next reply.
     pub fn try_recv(&mut self) -> io::Result<Value> {
-        // A reply of many megabytes would be parsed anew after every read; growing what is read
-        // between attempts keeps that linear.
-        let mut want = 1;
         loop {
-            if self.input.len() - self.taken >= want {
-                if let Some((value, used)) = Value::parse(&self.input[self.taken..]) {
-                    self.taken += used;
-                    return Ok(value);
-                }
-                want = (self.input.len() - self.taken) + (self.input.len() - self.taken) / 4 + 1;
+            if let Some((value, used)) = Value::parse(&self.input[self.taken..]) {
+                self.taken += used;
+                return Ok(value);
             }
-            let waiting = self.input.len() - self.taken;
             if self.fill()? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            // The peer may have sent the whole of it: then there is no more to wait for.
-            if self.input.len() - self.taken - waiting < 16 << 10 {
-                want = 1;
+        }
+    }
+
+    /// Reads the next reply and returns its very bytes.
+    pub fn recv_raw(&mut self) -> Vec<u8> {
+        loop {
+            if let Some((_, used)) = Value::parse(&self.input[self.taken..]) {
+                self.taken += used;
+                return self.input[self.taken - used..self.taken].to_vec();
             }
+            assert!(self.fill().expect("receive") != 0, "the server closed instead of replying");
         }
     }
 
@@ -173,11 +168,6 @@ impl Client {
         let out = self.input[self.taken..].to_vec();
         self.taken = self.input.len();
         out
-    }
-
-    /// Ends this side's sending; replies can still be read.
-    pub fn shutdown_write(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// A second handle on the same socket, for a thread that only sends.

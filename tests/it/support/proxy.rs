@@ -15,8 +15,6 @@ struct Shared {
     paused: AtomicBool,
     /// Bytes a second each way; 0 is no limit.
     rate: AtomicU64,
-    /// Bytes passed, both ways together.
-    passed: AtomicU64,
     /// Both ends of every open link.
     open: Mutex<Vec<TcpStream>>,
 }
@@ -90,11 +88,6 @@ impl Proxy {
     pub fn throttle(&self, bytes_per_second: u64) {
         self.shared.rate.store(bytes_per_second, SeqCst);
     }
-
-    /// Bytes that have passed, both ways together.
-    pub fn passed(&self) -> u64 {
-        self.shared.passed.load(SeqCst)
-    }
 }
 
 fn forward(mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
@@ -114,7 +107,6 @@ fn forward(mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
         if to.write_all(&buffer[..got]).is_err() {
             break;
         }
-        shared.passed.fetch_add(got as u64, SeqCst);
     }
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
