@@ -1,2 +1,3 @@
 //! What reaches disk.
 pub mod offset;
+pub mod rdb;
