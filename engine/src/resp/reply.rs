@@ -55,6 +55,11 @@ impl Reply {
         Reply::default()
     }
 
+    /// An empty reply in the protocol of this one, to be [`Reply::append`]ed to it.
+    pub fn alike(&self) -> Reply {
+        Reply { resp3: self.resp3, ..Reply::default() }
+    }
+
     /// A reply that keeps nothing.
     pub fn muted() -> Reply {
         Reply { muted: true, ..Reply::default() }
