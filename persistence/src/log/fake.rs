@@ -207,10 +207,10 @@ impl FakeDisk {
 
     /// Makes a file with these bytes, durably.
     pub fn put(&self, path: &Path, bytes: &[u8]) {
-        let file = self.create(path).unwrap();
-        let inode = self.state().live.names[path];
-        drop(file);
         let mut state = self.state();
+        let inode = state.next_inode;
+        state.next_inode += 1;
+        state.act(Op::Create(path.to_owned(), inode));
         state.act(Op::Write(inode, 0, bytes.to_vec()));
         state.act(Op::Sync(inode));
         state.act(Op::SyncDir);

@@ -676,7 +676,8 @@ impl OnDisk {
         if self.flushed < tail.end() {
             if !self.write_here(tail) {
                 for piece in tail.pieces(self.flushed, tail.end()) {
-                    self.writer.write(WriteJob::Write(piece));
+                    let ends_turn = piece.end() == tail.end();
+                    self.writer.write(WriteJob::Write { piece, ends_turn });
                 }
             }
             self.flushed = tail.end();
@@ -717,7 +718,8 @@ impl OnDisk {
         }
         let Ok(mut sink) = shared.sink.try_lock() else { return false };
         for piece in tail.pieces(self.flushed, tail.end()) {
-            sink.push(piece);
+            let ends_turn = piece.end() == tail.end();
+            sink.push(piece, ends_turn);
         }
         let result = sink.drain();
         shared.publish_written(&sink);

@@ -8,7 +8,7 @@ use super::disk::{Contents, Disk};
 use super::error::Error;
 use super::folder::Folder;
 use super::manifest::{Entry, FileType, Manifest, State};
-use super::replay::{Command, Reading, Stop};
+use super::replay::{Command, Reading, Stop, without_zeros};
 use super::{Fsync, Options, index};
 use crate::offset::{Histories, HistoryId, Offset};
 use std::ffi::OsStr;
@@ -283,8 +283,11 @@ impl Recovered {
         };
         let contents = self.map(&base.path)?;
         let alone = self.manifest.segments().next().is_none();
-        let reading = Reading { bytes: &contents, start: base.offset, records: &[], db: 0 };
-        let replayed = self.read(&base.path, &reading, position as usize, alone, apply)?;
+        let bytes = if alone { without_zeros(&contents) } else { &contents };
+        let zeros = (contents.len() - bytes.len()) as u64;
+        let reading = Reading { bytes, start: base.offset, records: &[], db: 0 };
+        let cut = alone.then_some(zeros);
+        let replayed = self.read(&base.path, &reading, position as usize, cut, apply)?;
         Ok(Replayed { end: base.offset, ..replayed })
     }
 
@@ -308,10 +311,12 @@ impl Recovered {
                 offset: start + contents.len() as u64,
                 what: format!("the file ends here, expected {len} bytes"),
             })?;
-            let records = index::read(&*self.disk, &path, start, len);
-            let reading = Reading { bytes, start, records: &records, db: entry.db };
             let is_last = i + 1 == entries.len();
-            let replayed = self.read(&path, &reading, 0, is_last, apply)?;
+            let bytes = if is_last { without_zeros(bytes) } else { bytes };
+            let zeros = len - bytes.len() as u64;
+            let records = index::read(&*self.disk, &path, start, bytes.len() as u64);
+            let reading = Reading { bytes, start, records: &records, db: entry.db };
+            let replayed = self.read(&path, &reading, 0, is_last.then_some(zeros), apply)?;
             total.commands += replayed.commands;
             total.dropped += replayed.dropped;
             (total.end, total.db) = (replayed.end, replayed.db);
@@ -321,12 +326,13 @@ impl Recovered {
         Ok(total)
     }
 
+    /// Reads one file. If it may be cut, `may_be_cut` is how many zeros follow what is read.
     fn read<E: From<Error>>(
         &self,
         path: &Path,
         reading: &Reading<'_>,
         position: usize,
-        may_be_cut: bool,
+        may_be_cut: Option<u64>,
         apply: &mut dyn FnMut(Command<'_>) -> Result<(), E>,
     ) -> Result<Replayed, E> {
         let mut commands = 0;
@@ -335,6 +341,11 @@ impl Recovered {
             apply(command)
         });
         let len = reading.bytes.len();
+        let zeros = may_be_cut.unwrap_or(0);
+        let outcome = match outcome {
+            Ok(db) if zeros > 0 => Err(Stop::Cut { position: len, db }),
+            other => other,
+        };
         match outcome {
             Ok(db) => {
                 let end = reading.start + len as u64;
@@ -344,12 +355,12 @@ impl Recovered {
             Err(Stop::Damaged { position, what }) => {
                 Err(self.damaged(path, reading, position, what))
             }
-            Err(Stop::Cut { position, .. }) if !may_be_cut => {
+            Err(Stop::Cut { position, .. }) if may_be_cut.is_none() => {
                 let what = "the file ends inside a command, and is not the log's last".into();
                 Err(self.damaged(path, reading, position, what))
             }
             Err(Stop::Cut { position, db }) => {
-                let (position, dropped) = (position as u64, (len - position) as u64);
+                let (position, dropped) = (position as u64, (len - position) as u64 + zeros);
                 if !self.load_truncated {
                     let path = path.to_owned();
                     return Err(Error::Truncated { path, position, dropped }.into());

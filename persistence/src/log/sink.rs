@@ -32,16 +32,28 @@ pub struct Sink {
     /// Counts resets: what began in an earlier epoch must not touch this one's files.
     pub epoch: u64,
     queue: VecDeque<Piece>,
+    /// Where the last whole turn that was pushed ends.
+    turn_end: Offset,
 }
 
 impl Sink {
     /// A sink that has written all before `position`.
     pub fn new(segment: Option<Open>, position: Offset) -> Sink {
-        Sink { segment, position, dir_dirty: false, epoch: 0, queue: VecDeque::new() }
+        Sink {
+            segment,
+            position,
+            dir_dirty: false,
+            epoch: 0,
+            queue: VecDeque::new(),
+            turn_end: position,
+        }
     }
 
-    /// Adds a piece, which must continue the one before.
-    pub fn push(&mut self, piece: Piece) {
+    /// Adds a piece, which must continue the one before; `ends_turn` if it is its turn's last.
+    pub fn push(&mut self, piece: Piece, ends_turn: bool) {
+        if ends_turn {
+            self.turn_end = piece.end();
+        }
         if let Some(last) = self.queue.back_mut()
             && Arc::ptr_eq(&last.block, &piece.block)
             && last.range.end == piece.range.start
@@ -57,12 +69,18 @@ impl Sink {
         self.queue.is_empty()
     }
 
+    /// Whether all is written, up to the end of a turn: never inside a command.
+    pub fn is_at_turn_end(&self) -> bool {
+        self.queue.is_empty() && self.position == self.turn_end
+    }
+
     /// Forgets what was pushed and not written, and the segment; what comes next is at `position`
     /// of another epoch.
     pub fn abandon(&mut self, position: Offset, epoch: u64) {
         self.queue.clear();
         self.segment = None;
         self.position = position;
+        self.turn_end = position;
         self.dir_dirty = false;
         self.epoch = epoch;
     }

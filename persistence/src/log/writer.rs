@@ -36,7 +36,7 @@ const NEVER: u64 = u64::MAX;
 
 /// What the log thread does, in the order given.
 pub enum WriteJob {
-    Write(Piece),
+    Write { piece: Piece, ends_turn: bool },
     Retry,
     Rename(Histories),
     SetFsync(Fsync),
@@ -122,7 +122,7 @@ impl Shared {
 
     /// Publishes how far the sink has come, if that is the end of a turn. Under the sink's lock.
     pub fn publish_written(&self, sink: &Sink) {
-        if sink.is_empty() && sink.epoch == self.epoch.load(Ordering::Relaxed) {
+        if sink.is_at_turn_end() && sink.epoch == self.epoch.load(Ordering::Relaxed) {
             self.written.store(sink.position.0, Ordering::Release);
         }
     }
@@ -219,8 +219,8 @@ impl Shared {
 
     fn try_job(&self, job: WriteJob) -> Result<(), (WriteJob, Error)> {
         match job {
-            WriteJob::Write(piece) => {
-                lock(&self.sink).push(piece);
+            WriteJob::Write { piece, ends_turn } => {
+                lock(&self.sink).push(piece, ends_turn);
                 Ok(())
             }
             WriteJob::Retry => Ok(()),
