@@ -21,3 +21,5 @@ impl fmt::Display for Corrupt {
 }
 
 impl std::error::Error for Corrupt {}
+mod stub;
+pub use stub::*;
