@@ -1,7 +1,9 @@
 //! The daemon's own commands: connections, transactions, pub/sub, the server itself.
 
 pub mod connection;
+pub mod persistence;
 pub mod pubsub;
+pub mod replication;
 pub mod transactions;
 
 use crate::server::registry::ServerHandler;
@@ -9,7 +11,15 @@ use varve_engine::command::Command;
 
 /// Every command of the daemon.
 pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
-    [connection::COMMANDS, pubsub::COMMANDS, transactions::COMMANDS].into_iter().flatten()
+    [
+        connection::COMMANDS,
+        persistence::COMMANDS,
+        pubsub::COMMANDS,
+        replication::COMMANDS,
+        transactions::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The result of a command of the daemon.

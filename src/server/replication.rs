@@ -701,6 +701,11 @@ impl Server {
         self.drop_followers(net, followers);
     }
 
+    /// Asks all replicas to say how far they are: for `WAIT`. Once a turn is enough for all.
+    pub fn ask_for_acks(&mut self) {
+        self.acks_due = true;
+    }
+
     /// Sends this server's own replicas away, so that they come back and learn the new history.
     fn drop_followers(&mut self, net: &mut Net<Client>, followers: Followers) {
         if followers == Followers::Drop {
