@@ -1,5 +1,6 @@
 //! The commands on data, a family a file. Each file ends in its table, `COMMANDS`.
 
+pub mod blocking;
 pub mod keys;
 pub mod scan;
 pub mod strings;

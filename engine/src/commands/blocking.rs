@@ -1,0 +1,44 @@
+//! What the commands that wait for a key share: `BLPOP` and its like for lists and sorted sets.
+//!
+//! A blocking command is an ordinary one that, where it finds nothing, leaves a [`Block`] instead of
+//! a reply. The daemon runs it again, with the same arguments, when one of its keys is signalled.
+
+use crate::Error;
+use crate::command::{Block, Ctx, OnTimeout};
+use crate::num::parse_double;
+
+/// When a wait of `arg` seconds from now ends, Unix ms; `None` is never. Parts of a millisecond
+/// round up, so that a short wait does not become an endless one.
+pub fn until(ctx: &Ctx, arg: &[u8]) -> Result<Option<i64>, Error> {
+    const TOO_LONG: Error = Error::new("ERR timeout is out of range");
+    let seconds =
+        parse_double(arg).ok_or(Error::new("ERR timeout is not a float or out of range"))?;
+    let ms = (seconds * 1000.0).ceil();
+    if ms >= i64::MAX as f64 {
+        return Err(TOO_LONG);
+    }
+    match ms as i64 {
+        ..0 => Err(Error::new("ERR timeout is negative")),
+        0 => Ok(None),
+        ms => ctx.ks.now_ms.checked_add(ms).ok_or(TOO_LONG).map(Some),
+    }
+}
+
+/// Nothing is there: waits for `keys` until `until_ms`, or answers at once where a command may not
+/// wait (a transaction, the log).
+pub fn wait<'k>(
+    ctx: &mut Ctx,
+    keys: impl Iterator<Item = &'k [u8]>,
+    until_ms: Option<i64>,
+    on_timeout: OnTimeout,
+) {
+    if ctx.may_block {
+        let keys = keys.map(Box::from).collect();
+        ctx.block = Some(Block { keys, until_ms, on_timeout });
+        return;
+    }
+    match on_timeout {
+        OnTimeout::Null => ctx.reply.null(),
+        OnTimeout::NullArray => ctx.reply.null_array(),
+    }
+}
