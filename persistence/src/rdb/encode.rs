@@ -212,3 +212,35 @@ fn quicklist<S: Sink>(list: &List, out: &mut S) -> io::Result<()> {
         }
     })
 }
+
+fn hash_pairs<S: Sink>(hash: &Hash, out: &mut S) -> io::Result<()> {
+    out.length(hash.len() as u64)?;
+    let mut result = Ok(());
+    hash.for_each(|field, value| {
+        if result.is_ok() {
+            result = out.string(field).and_then(|()| out.string(value));
+        }
+    });
+    result
+}
+
+fn set_members<S: Sink>(set: &Set, out: &mut S) -> io::Result<()> {
+    out.length(set.len() as u64)?;
+    set.iter().try_for_each(|member| match member {
+        listpack::Entry::Int(n) => out.int(n),
+        // Members of a large set are not looked at for integers before.
+        listpack::Entry::Str(text) => out.string(text),
+    })
+}
+
+/// Highest score first, which is the order that Redis inserts fastest.
+fn zset_members<S: Sink>(zset: &Zset, out: &mut S) -> io::Result<()> {
+    out.length(zset.len() as u64)?;
+    let mut result = Ok(());
+    zset.for_each_rev(|member, score| {
+        if result.is_ok() {
+            result = out.string(member).and_then(|()| out.put(&score.to_le_bytes()));
+        }
+    });
+    result
+}

@@ -88,6 +88,11 @@ pub mod ty {
     pub const LIST_QUICKLIST_2: u8 = 18;
     pub const SET_LISTPACK: u8 = 20;
 
+    /// Whether this server reads the type.
+    pub fn known(ty: u8) -> bool {
+        matches!(ty, 0..=5 | 9..=14 | 16..=18 | 20)
+    }
+
     /// What a type is that this server cannot hold.
     pub fn unsupported(ty: u8) -> Option<&'static str> {
         match ty {

@@ -14,6 +14,7 @@ use varve_engine::hasher;
 use varve_engine::intset::Intset;
 use varve_engine::keyspace::Limits;
 use varve_engine::listpack::{Builder, Entry, Listpack};
+use varve_engine::member::Member;
 use varve_engine::num;
 use varve_engine::quicklist::Quicklist;
 use varve_engine::types::{hash::Hash, list::List, set::Set, zset::Zset};
@@ -168,6 +169,18 @@ impl<'a> Cursor<'a> {
         })
     }
 
+    /// A string if it was written as its bytes; otherwise nothing is read.
+    pub fn plain_string(&mut self) -> Result<Option<&'a [u8]>> {
+        let start = self.at;
+        match self.any_length()? {
+            Len::Plain(len) => self.take(usize::try_from(len).map_err(|_| ENDS)?).map(Some),
+            Len::Encoded(_) => {
+                self.at = start;
+                Ok(None)
+            }
+        }
+    }
+
     /// The compressed bytes of a string, and its length.
     fn compressed(&mut self) -> Result<(&'a [u8], usize)> {
         let (compressed, len) = (self.length()?, self.length()?);
@@ -210,9 +223,6 @@ pub struct Values {
 impl Values {
     /// The value of type `ty`. `None` if it is an empty collection, which is no value: old versions of
     /// Redis wrote them now and then.
-    ///
-    /// # Errors
-    /// `Ok(Err(…))` never; a [`Corrupt`] that says what is wrong.
     pub fn read<'r>(&'r mut self, ty: u8, from: &mut Cursor<'r>) -> Result<Option<Payload<'r>>> {
         let value = match ty {
             ty::STRING => return from.string_value(&mut self.room).map(Some),
@@ -283,8 +293,138 @@ impl Values {
         Ok((!list.is_empty()).then(|| List::from_quicklist(list, &self.limits)))
     }
 
+    fn set(&mut self, ty: u8, from: &mut Cursor<'_>) -> Result<Option<Set>> {
+        let set = match ty {
+            ty::SET_INTSET => {
+                let ints = Intset::from_bytes(from.string(&mut self.room)?.blob()?);
+                Set::from_intset(ints.ok_or(Corrupt("not a whole intset"))?, &self.limits)
+            }
+            ty::SET_LISTPACK => {
+                let members = self.listpack(from)?;
+                self.distinct(members.iter())?;
+                Set::from_listpack(members, &self.limits)
+            }
+            _ => {
+                let count = from.count(1)?;
+                let mut set = Set::new();
+                for i in 0..count {
+                    let member = from.string(&mut self.room)?.element();
+                    if i == 0 {
+                        let mut digits = itoa::Buffer::new();
+                        set = Set::fitting(member.text(&mut digits), count, &self.limits);
+                    }
+                    if !set.insert_entry(member, &self.limits) {
+                        return Err(DUPLICATE);
+                    }
+                }
+                set
+            }
+        };
+        Ok((!set.is_empty()).then_some(set))
+    }
+
+    fn zset(&mut self, ty: u8, from: &mut Cursor<'_>) -> Result<Option<Zset>> {
+        let mut members = Vec::new();
+        match ty {
+            ty::ZSET_LISTPACK | ty::ZSET_ZIPLIST => {
+                let pairs = match ty {
+                    ty::ZSET_LISTPACK => self.listpack(from)?,
+                    _ => self.ziplist(from)?,
+                };
+                if pairs.len() % 2 != 0 {
+                    return Err(ODD);
+                }
+                self.distinct(pairs.pairs().map(|(member, _)| member))?;
+                if pairs.is_empty() {
+                    return Ok(None);
+                }
+                if Zset::is_valid(&pairs) {
+                    return Ok(Some(Zset::from_listpack(pairs, &self.limits)));
+                }
+                // Out of order, which costs a sort and loses nothing.
+                let mut digits = itoa::Buffer::new();
+                for (member, score) in pairs.pairs() {
+                    let score = match score {
+                        Entry::Int(n) => n as f64,
+                        Entry::Str(text) => num::parse_double(text).ok_or(NOT_A_SCORE)?,
+                    };
+                    members.push(Member::new(score, member.text(&mut digits)));
+                }
+            }
+            _ => {
+                let score_bytes = if ty == ty::ZSET_2 { 8 } else { 1 };
+                let count = from.count(1 + score_bytes)?;
+                members.reserve_exact(count);
+                let mut digits = itoa::Buffer::new();
+                for _ in 0..count {
+                    let member = from.string(&mut self.room)?;
+                    let score = match ty {
+                        ty::ZSET_2 => f64::from_le_bytes(from.array()?),
+                        _ => text_score(from)?,
+                    };
+                    if score.is_nan() {
+                        return Err(NOT_A_SCORE);
+                    }
+                    members.push(Member::new(score, member.bytes(&mut digits)));
+                }
+            }
+        }
+        let count = members.len();
+        let zset = Zset::from_members(members, &self.limits);
+        if zset.len() != count {
+            return Err(DUPLICATE);
+        }
+        Ok((count > 0).then_some(zset))
+    }
+
+    fn hash(&mut self, ty: u8, from: &mut Cursor<'_>) -> Result<Option<Hash>> {
+        let mut hash = Hash::new();
+        match ty {
+            ty::HASH_LISTPACK | ty::HASH_ZIPLIST => {
+                let pairs = match ty {
+                    ty::HASH_LISTPACK => self.listpack(from)?,
+                    _ => self.ziplist(from)?,
+                };
+                if pairs.len() % 2 != 0 {
+                    return Err(ODD);
+                }
+                self.distinct(pairs.pairs().map(|(field, _)| field))?;
+                hash = Hash::from_listpack(pairs, &self.limits);
+            }
+            ty::HASH_ZIPMAP => {
+                for pair in Zipmap::new(from.string(&mut self.room)?.blob()?)? {
+                    let (field, value) = pair?;
+                    if !hash.insert(field, value, &self.limits) {
+                        return Err(DUPLICATE);
+                    }
+                }
+            }
+            _ => {
+                let count = from.count(2)?;
+                if count > self.limits.hash_max_listpack_entries {
+                    hash = Hash::with_capacity(count);
+                }
+                let (mut digits, mut more_digits) = (itoa::Buffer::new(), itoa::Buffer::new());
+                for _ in 0..count {
+                    let field = from.string(&mut self.room)?;
+                    let value = from.string(&mut self.other_room)?;
+                    let (field, value) = (field.bytes(&mut digits), value.bytes(&mut more_digits));
+                    if !hash.insert(field, value, &self.limits) {
+                        return Err(DUPLICATE);
+                    }
+                }
+            }
+        }
+        Ok((!hash.is_empty()).then_some(hash))
+    }
+
+    /// Refuses `keys` two of which are equal.
+    fn distinct<'e>(&mut self, keys: impl Iterator<Item = Entry<'e>> + Clone) -> Result<()> {
+        self.are_distinct(keys).then_some(()).ok_or(DUPLICATE)
+    }
+
     /// Whether no two of `keys` are equal.
-    fn distinct<'e>(&mut self, keys: impl Iterator<Item = Entry<'e>> + Clone) -> bool {
+    fn are_distinct<'e>(&mut self, keys: impl Iterator<Item = Entry<'e>> + Clone) -> bool {
         /// Up to here comparing all with all is the fastest.
         const FEW: usize = 8;
         let mut few = [Entry::Int(0); FEW];
@@ -310,6 +450,16 @@ impl Values {
         }
         // Equal hashes are equal keys, but for one chance in 2^64 a pair.
         let mut seen = std::collections::HashSet::new();
-        keys.into_iter().all(|key| seen.insert(key.to_vec()))
+        { keys }.all(|key| seen.insert(key.to_vec()))
+    }
+}
+
+/// A score as versions up to 7 wrote it: a length and digits, or one byte for what has none.
+fn text_score(from: &mut Cursor<'_>) -> Result<f64> {
+    match from.byte()? {
+        253 => Ok(f64::NAN),
+        254 => Ok(f64::INFINITY),
+        255 => Ok(f64::NEG_INFINITY),
+        len => num::parse_double(from.take(len.into())?).ok_or(NOT_A_SCORE),
     }
 }
