@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Ok(Action::Version) => cmdline::version() + "\n",
         Ok(Action::Help) => cmdline::HELP.to_owned() + "\n",
         Ok(Action::PrintDefaultConfig) => config::manual::default_file(),
-        Ok(Action::PrintManual) => config::manual::manual(),
+        Ok(Action::PrintManual) => config::manual::page(),
         Ok(Action::Serve(invocation)) => {
             let loaded = match load::load(&invocation) {
                 Ok(loaded) => loaded,

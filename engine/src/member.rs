@@ -20,6 +20,7 @@ use std::fmt;
 use std::ptr::NonNull;
 
 use crate::btree::TreeKey;
+use crate::table::Slot;
 
 const LEN_AT: usize = 8;
 const LONG: u8 = u8::MAX;
@@ -109,6 +110,17 @@ impl Drop for Member {
         let layout = layout(self.bytes().len());
         // SAFETY: allocated by `new` with the layout of the same length, which never changes.
         unsafe { dealloc(self.0.0.as_ptr(), layout) }
+    }
+}
+
+impl Slot for Member {
+    #[inline]
+    fn key(&self) -> &[u8] {
+        self.bytes()
+    }
+
+    fn address(&self) -> *const u8 {
+        self.0.0.as_ptr()
     }
 }
 

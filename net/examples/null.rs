@@ -1,5 +1,5 @@
 //! A server that reads requests and answers `+OK` to each: what the network alone costs, as
-//! `redis-benchmark` sees it. `null [PORT [IO_THREADS]]`; port 0 takes a free one.
+//! `redis-benchmark` sees it. `null [PORT]`; port 0 takes a free one.
 
 use std::io;
 use std::net::SocketAddr;

@@ -426,30 +426,34 @@ fn close_killed<T: Service>(net: &mut Net<T::Session>, service: &mut T) {
 
 /// Sends what may leave.
 fn send_all<T: Service>(net: &mut Net<T::Session>, service: &mut T) {
-    let mut list = std::mem::take(&mut net.dirty);
-    for &slot in &list {
-        send(net, service, slot);
+    // What is left over or added meanwhile goes to the end of a list and is for the next turn.
+    let count = net.dirty.len();
+    for i in 0..count {
+        send(net, service, net.dirty[i]);
     }
-    list.clear();
-    // What was left over or added meanwhile is for the next turn.
-    list.append(&mut net.dirty);
-    net.dirty = list;
+    net.dirty.drain(..count);
     let released = service.released();
     if released > net.last_released {
         net.last_released = released;
-        for slot in std::mem::take(&mut net.gated) {
+        let count = net.gated.len();
+        for i in 0..count {
+            let slot = net.gated[i];
             if let State::Conn(conn) = net.state(slot) {
                 conn.in_gated = false;
                 send(net, service, slot);
             }
         }
+        net.gated.drain(..count);
     }
-    for slot in std::mem::take(&mut net.soft) {
+    let count = net.soft.len();
+    for i in 0..count {
+        let slot = net.soft[i];
         if let State::Conn(conn) = net.state(slot) {
             conn.in_soft = false;
             send(net, service, slot);
         }
     }
+    net.soft.drain(..count);
 }
 
 fn send<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {

@@ -10,7 +10,7 @@ use varve_engine::{Args, Error, glob};
 
 fn publish_as(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> Done {
     // Replicas' clients listen too: the message goes down the stream, changing nothing.
-    let mut own = varve_engine::Reply { resp3: call.reply.resp3, ..Default::default() };
+    let mut own = call.reply.alike();
     let got = s.publish(call.net, Some((call.id, &mut own)), kind, &args[1], &args[2]);
     s.ks.effects.push(call.client.db, args.iter());
     call.reply.append(&mut own);

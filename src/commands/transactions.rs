@@ -34,9 +34,7 @@ fn exec(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     let watch_failed = call.client.watch_failed || s.watched_key_expired(call.client);
     s.unwatch(call.client);
     if multi.aborted {
-        return Err(Error::new(
-            "EXECABORT Transaction discarded because of previous errors.",
-        ));
+        return Err(Error::new("EXECABORT Transaction discarded because of previous errors."));
     }
     if watch_failed {
         call.reply.null_array();

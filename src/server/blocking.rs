@@ -11,7 +11,7 @@ use super::registry::{CommandId, Run};
 use std::collections::{HashMap, VecDeque};
 use varve_engine::command::{Block, Ctx, OnTimeout, flag};
 use varve_engine::keyspace::Origin;
-use varve_engine::{Args, Error, OwnedArgs, Reply};
+use varve_engine::{Args, Error, OwnedArgs};
 use varve_net::{ConnId, Net};
 
 /// Who waits for which key, in the order in which they came.
@@ -141,7 +141,7 @@ impl Server {
         };
         let (command, db, mut args) = (*command, *db, args.clone());
         let Run::Data(run) = self.commands.get(command).run else { return };
-        let mut reply = Reply { resp3: conn.output.resp3, ..Reply::new() };
+        let mut reply = conn.output.alike();
         self.ks.origin = if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
         let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);
         let (written, result) = varve_engine::command::call(&mut ctx, run, &mut args.args());

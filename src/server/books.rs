@@ -22,6 +22,8 @@ pub struct Stats {
     pub sync_full: u64,
     pub sync_partial_ok: u64,
     pub sync_partial_err: u64,
+    /// Partial resyncs of this server as a replica.
+    pub sync_continued: u64,
     pub forks: u64,
     pub last_fork_us: u64,
     pub peak_memory: u64,

@@ -32,7 +32,13 @@ pub struct Multi {
 /// Why a client waits.
 pub enum BlockedOn {
     /// A key: the command runs again when one of them has something.
-    Keys { db: usize, keys: Vec<Box<[u8]>>, command: CommandId, args: OwnedArgs, on_timeout: OnTimeout },
+    Keys {
+        db: usize,
+        keys: Vec<Box<[u8]>>,
+        command: CommandId,
+        args: OwnedArgs,
+        on_timeout: OnTimeout,
+    },
     /// `WAIT`: so many replicas at this offset.
     Replicas { count: usize, offset: u64 },
     /// `WAITAOF`: the disk here, and the disks of so many replicas.
@@ -94,8 +100,10 @@ pub struct Client {
     /// The log's end after this client's last write: what `WAIT` waits for.
     pub wrote_to: u64,
     pub commands: u64,
-    /// Whether the replies go into a push message of their own when they are of the pub/sub kind.
-    pub replica_port: u16,
+    /// Whether it sent `REPLCONF`, so that its end is told to the primary's side.
+    pub speaks_replconf: bool,
+    /// Its kind or limits have changed: the loop must be told.
+    pub reconfigure: bool,
 }
 
 impl Client {

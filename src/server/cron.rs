@@ -77,7 +77,7 @@ impl Server {
         if self.cron.rounds % hz == 0 {
             self.close_idle(net);
         }
-        self.log.tick(now_ms);
+        self.log.tick(self.clock.instant());
         self.snapshot_round(net);
         self.replication_round(net);
         self.start_round(net);

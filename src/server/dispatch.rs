@@ -44,7 +44,9 @@ impl Server {
         }
         let id = match self.commands.find(args) {
             Ok(id) if self.commands.get(id).spec.takes(args.len()) => id,
-            Ok(id) => return self.reject(call, Some(id), Error::arity(self.commands.get(id).spec.name)),
+            Ok(id) => {
+                return self.reject(call, Some(id), Error::arity(self.commands.get(id).spec.name));
+            }
             Err(Unknown::Bare(name)) => return self.reject(call, None, Error::arity(&name)),
             Err(why) => return self.reject(call, None, unknown(why, args)),
         };
@@ -61,9 +63,12 @@ impl Server {
             call.reply.simple("QUEUED");
             return;
         }
-        if self.is_paused(spec.flags) && call.client.kind == Kind::Normal && !spec.has(flag::ADMIN) {
-            call.client.blocked =
-                Some(Blocked { on: BlockedOn::Pause { command: id, args: OwnedArgs::from_args(args) }, until_ms: None });
+        if self.is_paused(spec.flags) && call.client.kind == Kind::Normal && !spec.has(flag::ADMIN)
+        {
+            call.client.blocked = Some(Blocked {
+                on: BlockedOn::Pause { command: id, args: OwnedArgs::from_args(args) },
+                until_ms: None,
+            });
             self.paused.push(call.id);
             return;
         }
@@ -96,13 +101,11 @@ impl Server {
     pub fn count_error(&mut self, error: &Error) {
         self.stats.errors += 1;
         let word = error.0.split(' ').next().unwrap_or_default();
-        match self.error_counts.get_mut(word) {
-            Some(n) => *n += 1,
-            // A client can make up words (`EVAL` will allow it); the list must not grow with them.
-            None if self.error_counts.len() < 128 => {
-                self.error_counts.insert(word.to_owned(), 1);
-            }
-            None => {}
+        // A client can make up words (`EVAL` will allow it); the list must not grow with them.
+        if let Some(n) = self.error_counts.get_mut(word) {
+            *n += 1;
+        } else if self.error_counts.len() < 128 {
+            self.error_counts.insert(word.to_owned(), 1);
         }
     }
 
@@ -126,7 +129,9 @@ impl Server {
         if spec.name == "debug" || spec.name.starts_with("debug|") {
             let allowed = match self.cfg.enable_debug_command {
                 OnOffLocal::Yes => true,
-                OnOffLocal::Local => client.unix || client.socket.is_none_or(|s| s.ip().is_loopback()),
+                OnOffLocal::Local => {
+                    client.unix || client.socket.is_none_or(|s| s.ip().is_loopback())
+                }
                 OnOffLocal::No => false,
             };
             if !allowed {
@@ -145,7 +150,7 @@ impl Server {
             {
                 return Err(MISCONF_RDB);
             }
-            if let Some(why) = self.log.write_error() {
+            if let Some(why) = self.log.error() {
                 return Err(Error::text(format!("MISCONF Errors writing to the AOF file: {why}")));
             }
             if !self.enough_good_replicas() {
@@ -163,8 +168,15 @@ impl Server {
             && !call.reply.resp3
             && !matches!(
                 spec.name,
-                "ping" | "subscribe" | "ssubscribe" | "sunsubscribe" | "psubscribe" | "unsubscribe"
-                    | "punsubscribe" | "quit" | "reset"
+                "ping"
+                    | "subscribe"
+                    | "ssubscribe"
+                    | "sunsubscribe"
+                    | "psubscribe"
+                    | "unsubscribe"
+                    | "punsubscribe"
+                    | "quit"
+                    | "reset"
             )
         {
             return Err(Error::err(format_args!(
@@ -198,7 +210,8 @@ impl Server {
         match self.commands.get(id).run {
             Run::Data(run) => {
                 self.ks.now_ms = self.clock.now_ms();
-                self.ks.origin = if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
+                self.ks.origin =
+                    if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
                 let mut ctx = Ctx::new(&mut self.ks, call.client.db, call.reply);
                 ctx.may_block = self.in_exec.is_none();
                 let (written, result) = varve_engine::command::call(&mut ctx, run, args);
@@ -298,7 +311,7 @@ impl Server {
     /// clients write to a writable replica is not part of the history.
     fn append(&mut self, db: usize, resp: &[u8]) {
         if self.is_primary() && self.loading.is_none() {
-            self.log.append_in_db(db, resp);
+            self.log.append_in_db(db as u32, resp);
         }
     }
 }
@@ -314,7 +327,8 @@ fn unknown(why: Unknown, args: &Args<'_>) -> Error {
         )),
         Unknown::Bare(container) => Error::arity(&container),
         Unknown::Command => {
-            let mut text = format!("ERR unknown command '{}', with args beginning with: ", show(&args[0]));
+            let mut text =
+                format!("ERR unknown command '{}', with args beginning with: ", show(&args[0]));
             let mut room = 128usize;
             for arg in args.iter().skip(1) {
                 if room == 0 {

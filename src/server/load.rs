@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use varve_engine::command::Ctx;
 use varve_engine::keyspace::Origin;
-use varve_engine::{Error, OwnedArgs, Reply};
+use varve_engine::{Args, Error};
 use varve_net::Net;
 use varve_persistence::log::{self, Base, BaseKind, Log};
-use varve_persistence::offset::{Histories, Offset};
+use varve_persistence::offset::{Histories, HistoryId, Offset};
 use varve_persistence::rdb::{self, Item};
 
 /// A load at work, for `INFO persistence`.
@@ -43,9 +43,31 @@ const RELEASE: usize = 8 << 20;
 /// What an RDB file says of the log that it stands in.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Place {
-    pub history: Option<varve_persistence::offset::HistoryId>,
+    pub history: Option<HistoryId>,
     pub offset: Option<Offset>,
     pub db: u32,
+}
+
+/// Why a replay stopped.
+enum Fault {
+    Log(log::Error),
+    /// A command of the log failed.
+    Command(String),
+}
+
+impl From<log::Error> for Fault {
+    fn from(error: log::Error) -> Fault {
+        Fault::Log(error)
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Log(error) => error.fmt(f),
+            Fault::Command(why) => write!(f, "a command of the log can not be run: {why}"),
+        }
+    }
 }
 
 impl Loading {
@@ -102,14 +124,16 @@ impl Server {
         let Some(mut recovered) = recovered else {
             return self.begin_log(net, options);
         };
-        let total = recovered.bytes();
+        let base_bytes =
+            recovered.base().and_then(|b| std::fs::metadata(&b.path).ok()).map_or(0, |m| m.len());
+        let total = base_bytes + (recovered.end() - recovered.start());
         self.loading = Some(Loading::new(total, self.clock.now_ms(), false));
         if let Some(base) = recovered.base().cloned() {
-            self.load_base(net, &base, &recovered)?;
+            self.load_base(net, &base, &mut recovered)?;
         }
         let replayed = recovered
             .replay(&mut |command| self.replay(net, command))
-            .map_err(|e| e.to_string())?;
+            .map_err(|e: Fault| e.to_string())?;
         if self.stopping {
             return Ok(());
         }
@@ -154,7 +178,7 @@ impl Server {
         &mut self,
         net: &mut Net<Client>,
         base: &Base,
-        recovered: &log::Recovered,
+        recovered: &mut log::Recovered,
     ) -> Result<(), String> {
         log_notice!("Loading the log's base {}", base.path.display());
         match base.kind {
@@ -162,13 +186,13 @@ impl Server {
             BaseKind::Aof => recovered
                 .replay_base(0, &mut |command| self.replay(net, command))
                 .map(drop)
-                .map_err(|e| e.to_string()),
+                .map_err(|e: Fault| e.to_string()),
             BaseKind::RdbThenAof => {
                 let (_, end) = self.load_rdb(net, &base.path)?;
                 recovered
-                    .replay_base(end, &mut |command| self.replay(net, command))
+                    .replay_base(end as u64, &mut |command| self.replay(net, command))
                     .map(drop)
-                    .map_err(|e| e.to_string())
+                    .map_err(|e: Fault| e.to_string())
             }
         }
     }
@@ -178,7 +202,12 @@ impl Server {
         let len = match std::fs::metadata(&path) {
             Ok(meta) => meta.len(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(format!("Fatal error loading the DB, check server logs. Can't open {}: {e}", path.display())),
+            Err(e) => {
+                return Err(format!(
+                    "Fatal error loading the DB, check server logs. Can't open {}: {e}",
+                    path.display()
+                ));
+            }
         };
         self.loading = Some(Loading::new(len, self.clock.now_ms(), false));
         let (place, _) = self.load_rdb(net, &path)?;
@@ -186,17 +215,23 @@ impl Server {
         if let (Some(history), Some(offset)) = (place.history, place.offset) {
             let histories = Histories::new(history);
             self.histories = histories;
-            self.log = Log::in_memory(histories, offset, self.cfg.repl_backlog_size, self.waker.clone());
+            self.log =
+                Log::in_memory(histories, offset, self.cfg.repl_backlog_size, self.waker.clone());
             self.repl.set_histories(histories);
         }
         Ok(())
     }
 
     /// Loads an RDB file into the keyspace. Where it stands, and how long it is.
-    pub fn load_rdb(&mut self, net: &mut Net<Client>, path: &Path) -> Result<(Place, usize), String> {
+    pub fn load_rdb(
+        &mut self,
+        net: &mut Net<Client>,
+        path: &Path,
+    ) -> Result<(Place, usize), String> {
         let file = File::open(path).map_err(|e| format!("Can't open {}: {e}", path.display()))?;
         // SAFETY: the file is ours (the folder is locked) and RDB files are never changed in place.
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| format!("Can't map {}: {e}", path.display()))?;
+        let map = unsafe { Mmap::map(&file) }
+            .map_err(|e| format!("Can't map {}: {e}", path.display()))?;
         let _ = map.advise(Advice::Sequential);
         let wrong = |e: rdb::Error| format!("{}: {e}", path.display());
         let mut reader = rdb::Reader::new(&map).map_err(wrong)?;
@@ -208,17 +243,25 @@ impl Server {
         let (mut n, mut released, mut base_loaded) = (0u64, 0usize, None);
         while let Some(item) = reader.next().map_err(wrong)? {
             match item {
-                Item::Aux { key, value } => place.note(key, value),
+                Item::Aux { key, value } => place.note(&key, &value),
                 Item::Resize { db, keys, expires } => {
                     let Some(d) = self.ks.dbs.get_mut(db) else {
-                        return Err(format!("{}: it has database {db}, and only {} are configured", path.display(), self.ks.dbs.len()));
+                        return Err(format!(
+                            "{}: it has database {db}, and only {} are configured",
+                            path.display(),
+                            self.ks.dbs.len()
+                        ));
                     };
                     // A lying file must not make us reserve more than it can hold.
                     d.reserve(keys.min(map.len()), expires.min(map.len()));
                 }
                 Item::Key { db, entry, idle_s, freq } => {
                     if db >= self.ks.dbs.len() {
-                        return Err(format!("{}: it has database {db}, and only {} are configured", path.display(), self.ks.dbs.len()));
+                        return Err(format!(
+                            "{}: it has database {db}, and only {} are configured",
+                            path.display(),
+                            self.ks.dbs.len()
+                        ));
                     }
                     if drop_expired && entry.expire().is_some_and(|at| at < now) {
                         continue;
@@ -247,12 +290,16 @@ impl Server {
     }
 
     /// Runs a command of the log.
-    fn replay(&mut self, net: &mut Net<Client>, command: log::replay::Command<'_>) -> Result<(), String> {
+    fn replay(
+        &mut self,
+        net: &mut Net<Client>,
+        command: log::replay::Command<'_>,
+    ) -> Result<(), Fault> {
         if self.stopping {
             return Ok(());
         }
         let parts = command.args;
-        self.apply_parts(command.db as usize, parts)?;
+        self.apply_parts(command.db as usize, parts).map_err(Fault::Command)?;
         if let Some(loading) = &mut self.loading {
             loading.loaded += parts.iter().map(|p| p.len() as u64 + 5).sum::<u64>() + 4;
             self.replayed += 1;
@@ -266,17 +313,17 @@ impl Server {
     /// Runs a command that was decided elsewhere: from the log, or from the primary's stream.
     /// Nothing is answered and nothing appended. An error means that the two sides disagree.
     pub fn apply_parts(&mut self, db: usize, parts: &[&[u8]]) -> Result<(), String> {
-        let mut owned = std::mem::take(&mut self.apply_args);
+        let mut owned = std::mem::take(&mut self.apply_room);
         owned.clear();
         parts.iter().for_each(|p| owned.push(p));
-        let result = self.apply(db, &mut owned);
-        self.apply_args = owned;
+        let result = self.apply(db, &mut owned.args());
+        self.apply_room = owned;
         result
     }
 
-    fn apply(&mut self, db: usize, owned: &mut OwnedArgs) -> Result<(), String> {
-        let mut args = owned.args();
-        let id = match self.commands.find_for_log(&args) {
+    /// As [`Server::apply_parts`].
+    pub fn apply(&mut self, db: usize, args: &mut Args<'_>) -> Result<(), String> {
+        let id = match self.commands.find_for_log(args) {
             Some(id) if self.commands.get(id).spec.takes(args.len()) => id,
             _ => {
                 return Err(format!(
@@ -286,7 +333,10 @@ impl Server {
             }
         };
         if db >= self.ks.dbs.len() {
-            return Err(format!("it selects database {db}, and only {} are configured", self.ks.dbs.len()));
+            return Err(format!(
+                "it selects database {db}, and only {} are configured",
+                self.ks.dbs.len()
+            ));
         }
         let Run::Data(run) = self.commands.get(id).run else {
             // PUBLISH, PING, REPLCONF and their like change no data.
@@ -297,7 +347,7 @@ impl Server {
         reply.muted = true;
         let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);
         ctx.may_block = false;
-        let (_, result) = varve_engine::command::call(&mut ctx, run, &mut args);
+        let (_, result) = varve_engine::command::call(&mut ctx, run, args);
         self.apply_reply = reply;
         self.ks.effects.clear();
         self.ks.origin = Origin::Client;
@@ -376,7 +426,7 @@ impl Place {
     fn note(&mut self, key: &[u8], value: &[u8]) {
         let text = std::str::from_utf8(value).ok();
         match key {
-            b"repl-id" => self.history = text.and_then(|t| t.parse().ok()),
+            b"repl-id" => self.history = HistoryId::parse(value),
             b"repl-offset" => self.offset = text.and_then(|t| t.parse().ok()).map(Offset),
             b"repl-stream-db" => self.db = text.and_then(|t| t.parse().ok()).unwrap_or(0),
             _ => {}

@@ -41,10 +41,18 @@ pub fn clock_of(policy: Policy) -> AccessClock {
     }
 }
 
+/// Whether a policy chooses by the access clock, so that snapshots keep it.
+pub fn uses_access_clock(policy: Policy) -> bool {
+    matches!(
+        policy,
+        Policy::AllkeysLfu | Policy::VolatileLfu | Policy::AllkeysLru | Policy::VolatileLru
+    )
+}
+
 impl Server {
     /// Bytes that count against `maxmemory`: all but the log's tail, which has its own limit.
     pub fn counted_memory(&self) -> u64 {
-        allocator::used().saturating_sub(self.log.tail_memory() as u64)
+        allocator::used().saturating_sub(self.log.stats().memory as u64)
     }
 
     /// Evicts if memory is short. Whether it still is.
@@ -84,10 +92,13 @@ impl Server {
         let policy = self.cfg.maxmemory_policy;
         let volatile = matches!(
             policy,
-            Policy::VolatileLru | Policy::VolatileLfu | Policy::VolatileRandom | Policy::VolatileTtl
+            Policy::VolatileLru
+                | Policy::VolatileLfu
+                | Policy::VolatileRandom
+                | Policy::VolatileTtl
         );
         match policy {
-            Policy::Noeviction => None,
+            Policy::NoEviction => None,
             Policy::AllkeysRandom | Policy::VolatileRandom => {
                 for _ in 0..self.ks.dbs.len() {
                     self.memory.next_db = (self.memory.next_db + 1) % self.ks.dbs.len();

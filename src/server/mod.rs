@@ -40,10 +40,11 @@ use clock::Clock;
 use dispatch::Call;
 use registry::Registry;
 use std::collections::{BTreeMap, HashMap};
+use varve_engine::resp::request::Frame;
 use varve_engine::{Keyspace, OwnedArgs, Reply};
 use varve_net::{ConnId, Net};
 use varve_persistence::log::Log;
-use varve_persistence::offset::Histories;
+use varve_persistence::offset::{Histories, Offset};
 
 /// `CLIENT PAUSE`.
 pub struct Pause {
@@ -94,8 +95,15 @@ pub struct Server {
     cron_second: i64,
     /// Commands of the log that were run at start.
     replayed: u64,
-    apply_args: OwnedArgs,
+    apply_room: OwnedArgs,
     apply_reply: Reply,
+    frame: Frame,
+    /// Replicas may be waiting for a snapshot.
+    supply_due: bool,
+    /// Up to where replicas were last told that there is more.
+    fed_to: Offset,
+    /// A streaming child's pipe that is not read until its readers catch up.
+    stream_paused: Option<ConnId>,
     scratch: Vec<u8>,
 }
 

@@ -75,10 +75,16 @@ const LONGEST: usize = 64;
 
 impl Registry {
     pub fn new(own: impl Iterator<Item = &'static Command<ServerHandler>>) -> Registry {
-        let data = varve_engine::commands::all()
-            .map(|c| Registered { spec: &c.spec, run: Run::Data(c.run), counters: Counters::default() });
-        let own =
-            own.map(|c| Registered { spec: &c.spec, run: Run::Server(c.run), counters: Counters::default() });
+        let data = varve_engine::commands::all().map(|c| Registered {
+            spec: &c.spec,
+            run: Run::Data(c.run),
+            counters: Counters::default(),
+        });
+        let own = own.map(|c| Registered {
+            spec: &c.spec,
+            run: Run::Server(c.run),
+            counters: Counters::default(),
+        });
         let all: Vec<Registered> = data.chain(own).collect();
         let mut words = HashMap::default();
         let mut subcommands = HashMap::default();
@@ -188,8 +194,8 @@ impl Registry {
 
     /// Names of first words as clients say them, with the command or container each names.
     pub fn words(&self) -> impl Iterator<Item = (&[u8], Option<CommandId>)> {
-        self.words.iter().map(|(word, named)| match named {
-            Named::Command(id) => (&word[..], Some(*id)),
+        self.words.iter().map(|(word, named)| match *named {
+            Named::Command(id) => (&word[..], Some(id)),
             Named::Container => (&word[..], None),
         })
     }

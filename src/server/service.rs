@@ -72,7 +72,7 @@ impl Service for Server {
                 ahead = self.prefetch(conn);
             }
             ahead = ahead.saturating_sub(1);
-            let Some(mut args) = conn.input.next() else { break };
+            let Some(mut args) = conn.input.pop() else { break };
             let mut call = Call {
                 net,
                 id: conn.id,
@@ -99,7 +99,12 @@ impl Service for Server {
         }
     }
 
-    fn connected(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>, result: io::Result<()>) {
+    fn connected(
+        &mut self,
+        net: &mut Net<Client>,
+        conn: &mut Conn<Client>,
+        result: io::Result<()>,
+    ) {
         self.primary_connected(net, conn, result);
     }
 
@@ -159,11 +164,12 @@ impl Service for Server {
     }
 
     fn woken(&mut self, net: &mut Net<Client>) {
-        self.signals(net);
         self.log_turn(net);
     }
 
-    fn external(&mut self, _: &mut Net<Client>, _: External, _: bool, _: bool) {}
+    fn external(&mut self, net: &mut Net<Client>, _: External, _: bool, _: bool) {
+        self.signals(net);
+    }
 
     fn deadline(&self) -> Option<Instant> {
         self.next_deadline()
@@ -182,7 +188,7 @@ impl Server {
     /// Fetches what the next requests will touch: first all buckets, then all entries, so that the
     /// misses overlap. How many requests that covers.
     fn prefetch(&self, conn: &Conn<Client>) -> usize {
-        let waiting = conn.input.pending().min(AHEAD);
+        let waiting = conn.input.waiting().min(AHEAD);
         if waiting < 2 {
             return waiting;
         }

@@ -139,7 +139,8 @@ impl Snapshots {
     }
 
     pub fn running_for(&self, purpose: &Purpose) -> bool {
-        let same = |r: &Running| std::mem::discriminant(&r.purpose) == std::mem::discriminant(purpose);
+        let same =
+            |r: &Running| std::mem::discriminant(&r.purpose) == std::mem::discriminant(purpose);
         self.running.as_ref().is_some_and(same)
     }
 }
@@ -168,7 +169,8 @@ fn copied_memory(room: &mut [u8]) -> u64 {
     let field = b"Private_Dirty:";
     let Some(at) = text.windows(field.len()).position(|w| w == field) else { return 0 };
     let digits = text[at + field.len()..].iter().skip_while(|c| **c == b' ');
-    let kb = digits.take_while(|c| c.is_ascii_digit()).fold(0u64, |n, c| n * 10 + (c - b'0') as u64);
+    let kb =
+        digits.take_while(|c| c.is_ascii_digit()).fold(0u64, |n, c| n * 10 + (c - b'0') as u64);
     kb * 1024
 }
 
@@ -186,7 +188,7 @@ impl Server {
             db: self.log.current_db().unwrap_or(0),
             aof_base: self.log.is_on_disk(),
             lfu: self.ks.access_clock == varve_engine::keyspace::AccessClock::Lfu,
-            evicts: self.cfg.maxmemory_policy.keeps_access_clock(),
+            evicts: super::memory::uses_access_clock(self.cfg.maxmemory_policy),
         }
     }
 
@@ -207,7 +209,13 @@ impl Server {
         options.aof_base = false;
         let mut buffers = rdb::Buffers::new();
         let result = File::create(&temp).and_then(|mut file| {
-            rdb::save(&self.ks, &options, &mut buffers, &mut |bytes| file.write_all(bytes), &mut |_| {})?;
+            rdb::save(
+                &self.ks,
+                &options,
+                &mut buffers,
+                &mut |bytes| file.write_all(bytes),
+                &mut |_| {},
+            )?;
             file.sync_all()?;
             std::fs::rename(&temp, &self.cfg.dbfilename)?;
             sync_dir(Path::new("."))
@@ -234,7 +242,11 @@ impl Server {
     }
 
     /// Starts a child. The error is for the client or the log file.
-    pub fn start_child(&mut self, net: &mut Net<Client>, purpose: Purpose) -> Result<Offset, Error> {
+    pub fn start_child(
+        &mut self,
+        net: &mut Net<Client>,
+        purpose: Purpose,
+    ) -> Result<Offset, Error> {
         debug_assert!(self.snapshots.running.is_none() && self.in_exec.is_none());
         let fault = |what: &str, e: &dyn std::fmt::Display| {
             log_warning!("Can't save in background: {what}: {e}");
@@ -243,8 +255,12 @@ impl Server {
         let rewrite_as_commands = purpose == Purpose::Rewrite && !self.cfg.aof_use_rdb_preamble;
         let path = match purpose {
             Purpose::SyncSocket { .. } => None,
-            Purpose::Save | Purpose::SyncDisk => Some(PathBuf::from(format!("temp-{}-{}.rdb", std::process::id(), self.stats.forks))),
-            Purpose::Rewrite => Some(PathBuf::from(format!("temp-rewriteaof-bg-{}.aof", std::process::id()))),
+            Purpose::Save | Purpose::SyncDisk => {
+                Some(PathBuf::from(format!("temp-{}-{}.rdb", std::process::id(), self.stats.forks)))
+            }
+            Purpose::Rewrite => {
+                Some(PathBuf::from(format!("temp-rewriteaof-bg-{}.aof", std::process::id())))
+            }
         };
         let mut file = match &path {
             Some(path) => Some(File::create(path).map_err(|e| fault("open", &e))?),
@@ -289,8 +305,20 @@ impl Server {
                     Purpose::SyncSocket { mark, .. } => Some(mark),
                     _ => None,
                 };
-                let child = Child { out, report: report_write.as_raw_fd(), is_file: path.is_some(), incremental };
-                let ok = child.run(&self.ks, &options, rewrite_as_commands, mark, &mut buffers, &mut smaps);
+                let child = Child {
+                    out,
+                    report: report_write.as_raw_fd(),
+                    is_file: path.is_some(),
+                    incremental,
+                };
+                let ok = child.run(
+                    &self.ks,
+                    &options,
+                    rewrite_as_commands,
+                    mark,
+                    &mut buffers,
+                    &mut smaps,
+                );
                 // SAFETY: ends this process without running anything of the parent's.
                 unsafe { libc::_exit(if ok { 0 } else { 1 }) }
             }
@@ -306,9 +334,12 @@ impl Server {
         set_resize_policy(ResizePolicy::Avoid);
         drop((report_write, stream_write, file));
         let child_client = || Client { kind: Kind::Child, ..Client::default() };
-        let reports = net.adopt(report_read, child_client(), Mode::Raw).map_err(|e| fault("adopt", &e))?;
+        let reports =
+            net.adopt(report_read, child_client(), Mode::Raw).map_err(|e| fault("adopt", &e))?;
         let stream = match stream_read {
-            Some(fd) => Some(net.adopt(fd, child_client(), Mode::Raw).map_err(|e| fault("adopt", &e))?),
+            Some(fd) => {
+                Some(net.adopt(fd, child_client(), Mode::Raw).map_err(|e| fault("adopt", &e))?)
+            }
             None => None,
         };
         log_notice!("Background {} started by pid {pid} at offset {at}", purpose.name());
@@ -378,7 +409,8 @@ impl Server {
             return self.bgsave(net, true).map(|_| "Background append only file rewriting started");
         }
         self.snapshots.rewrites += 1;
-        self.start_child(net, Purpose::Rewrite).map(|_| "Background append only file rewriting started")
+        self.start_child(net, Purpose::Rewrite)
+            .map(|_| "Background append only file rewriting started")
     }
 
     /// Bytes from a child: reports, or the RDB that it streams.
@@ -402,7 +434,9 @@ impl Server {
                     running.keys_done = word(1);
                     running.cow = running.cow.max(word(2) & 0xffff_ffff_ffff);
                 }
-                FAILED => running.error = std::io::Error::from_raw_os_error(word(1) as i32).to_string(),
+                FAILED => {
+                    running.error = std::io::Error::from_raw_os_error(word(1) as i32).to_string()
+                }
                 _ => {}
             }
             conn.input.consume(RECORD);
@@ -451,7 +485,8 @@ impl Server {
         let name = running.purpose.name();
         let finished = match (&running.path, ok) {
             (_, false) => {
-                let why = if running.error.is_empty() { "the child was ended" } else { &running.error };
+                let why =
+                    if running.error.is_empty() { "the child was ended" } else { &running.error };
                 Err(why.to_owned())
             }
             (None, true) => Ok(()),
@@ -503,16 +538,17 @@ impl Server {
             sync_dir(Path::new("."))?;
             path = PathBuf::from(&self.cfg.dbfilename);
         }
+        if running.purpose != Purpose::Rewrite {
+            self.snapshots.base = Some((path.clone(), running.at));
+        }
         if running.rotated && self.log.is_on_disk() {
             // `dump.rdb` and the base are one file under two names: it is never changed.
             self.log.install_base(NewBase {
                 path,
                 at: running.at,
                 rdb: running.purpose != Purpose::Rewrite || self.cfg.aof_use_rdb_preamble,
-                keep: to_dump,
+                keep: running.purpose != Purpose::Rewrite,
             });
-        } else {
-            self.snapshots.base = Some((path, running.at));
         }
         Ok(())
     }

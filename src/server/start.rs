@@ -6,9 +6,9 @@ use super::dispatch::Call;
 use super::memory::{Memory, clock_of};
 use super::registry::Registry;
 use super::{Server, load, replication, snapshot};
+use crate::config::Config;
 use crate::config::load::{Loaded, Origin};
 use crate::config::types::AppendFsync;
-use crate::config::Config;
 use crate::{log_notice, log_warning, logger};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -60,7 +60,9 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     );
     match &loaded.origin.file {
         Some(_) => log_notice!("Configuration loaded"),
-        None => log_notice!("No configuration file: running with the built-in defaults and the command line"),
+        None => log_notice!(
+            "No configuration file: running with the built-in defaults and the command line"
+        ),
     }
     for notice in &loaded.notices {
         log_warning!("{notice}");
@@ -286,8 +288,12 @@ impl Server {
             process: None,
             cron_second: 0,
             replayed: 0,
-            apply_args: Default::default(),
+            apply_room: Default::default(),
             apply_reply: Default::default(),
+            frame: Default::default(),
+            supply_due: false,
+            fed_to: Offset(0),
+            stream_paused: None,
             scratch: Vec::new(),
         })
     }
@@ -393,8 +399,7 @@ impl Server {
         client: Option<u64>,
     ) -> Result<(), Error> {
         let wait_ms = if now { 0 } else { self.cfg.shutdown_timeout as i64 * 1000 };
-        let shutdown =
-            Shutdown { save, force, deadline_ms: self.clock.now_ms() + wait_ms, client };
+        let shutdown = Shutdown { save, force, deadline_ms: self.clock.now_ms() + wait_ms, client };
         self.shutdown = Some(shutdown);
         // Writes stop, so that there is an end to wait for.
         if self.try_finish_shutdown(net)? {
@@ -408,7 +413,9 @@ impl Server {
     /// Once a round: whether the time to end has come.
     pub fn start_round(&mut self, net: &mut Net<Client>) {
         if self.shutdown.is_some() && self.try_finish_shutdown(net).is_err() {
-            log_warning!("Errors trying to shut down the server. Check the logs for more information.");
+            log_warning!(
+                "Errors trying to shut down the server. Check the logs for more information."
+            );
         }
         if self.clock.now_ms() / 1000 != self.cron_second {
             self.cron_second = self.clock.now_ms() / 1000;

@@ -274,28 +274,44 @@ fn write_back_len(out: &mut [u8], len: usize) {
     out[0] &= 0x7F;
 }
 
+/// The sizes of elements whose first byte says them; 0 for the other elements and for no element.
+const SIZES: [u8; 256] = {
+    let mut sizes = [0; 256];
+    let mut first = 0;
+    while first < 256 {
+        sizes[first] = match first {
+            0x00..=0x7F => 2,
+            0x80..=0xBF => (first & 0x3F) as u8 + 2,
+            0xC0..=0xDF => 3,
+            0xF1 => 4,
+            0xF2 => 5,
+            0xF3 => 6,
+            0xF4 => 10,
+            _ => 0,
+        };
+        first += 1;
+    }
+    sizes
+};
+
 /// The size of the element at `at`, back length included.
 #[inline(always)]
 pub(super) fn size_at(bytes: &[u8], at: usize) -> usize {
     let first = bytes[at];
     if first & 0xC0 == 0x80 {
-        (first & 0x3F) as usize + 2
-    } else if first < 0x80 {
-        2
-    } else {
-        wide_size_at(bytes, at)
+        return (first & 0x3F) as usize + 2; // sooner known than from the table
+    }
+    match SIZES[first as usize] {
+        0 => long_size_at(bytes, at),
+        size => size as usize,
     }
 }
 
-fn wide_size_at(bytes: &[u8], at: usize) -> usize {
+#[inline(never)]
+fn long_size_at(bytes: &[u8], at: usize) -> usize {
     match bytes[at] {
-        0xC0..=0xDF => 3,
         0xE0..=0xEF => with_back_len(2 + len12(bytes, at)),
         0xF0 => with_back_len(5 + len32(bytes, at)),
-        0xF1 => 4,
-        0xF2 => 5,
-        0xF3 => 6,
-        0xF4 => 10,
         first => unreachable!("no element begins with {first:#x}: it was stored or checked by us"),
     }
 }
@@ -346,7 +362,7 @@ fn read_wide_at(bytes: &[u8], at: usize) -> (Entry<'_>, usize) {
         0xF3 => Entry::Int(i32::from_le_bytes(array(bytes, at + 1)) as i64),
         _ => Entry::Int(i64::from_le_bytes(array(bytes, at + 1))),
     };
-    (entry, at + wide_size_at(bytes, at))
+    (entry, at + size_at(bytes, at))
 }
 
 /// Where the element that ends before `at` begins.

@@ -55,6 +55,11 @@ impl Reply {
         Reply::default()
     }
 
+    /// An empty reply in the protocol of this one, to be [`Reply::append`]ed to it.
+    pub fn alike(&self) -> Reply {
+        Reply { resp3: self.resp3, ..Reply::default() }
+    }
+
     /// A reply that keeps nothing.
     pub fn muted() -> Reply {
         Reply { muted: true, ..Reply::default() }
@@ -222,13 +227,14 @@ impl Reply {
     /// A double: `,1.5` in RESP 3, a bulk string in RESP 2, in the shortest digits that read back
     /// to the same number.
     pub fn double(&mut self, d: f64) {
-        let text = crate::num::format_double(d);
+        let mut room = crate::num::DoubleText::new();
+        let text = room.format(d);
         if self.resp3 {
             self.raw(b",");
-            self.raw(text.as_bytes());
+            self.raw(text);
             self.raw(b"\r\n");
         } else {
-            self.bulk(text.as_bytes());
+            self.bulk(text);
         }
     }
 

@@ -1,0 +1,55 @@
+//! What can be wrong with a log, said so that an operator knows which file, where, and why.
+
+use crate::offset::Offset;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A fault found while opening, reading or changing the log's files.
+#[derive(Debug)]
+pub enum Error {
+    /// The system refused an operation.
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    /// The manifest says something that it must not.
+    Manifest { path: PathBuf, line: usize, what: String },
+    /// A file's bytes are not what was written there.
+    Damaged { path: PathBuf, position: u64, offset: Offset, what: String },
+    /// The last segment ends inside a command, and `aof-load-truncated` is no.
+    Truncated { path: PathBuf, position: u64, dropped: u64 },
+    /// Another process has the folder open.
+    Locked { path: PathBuf },
+}
+
+impl Error {
+    pub(super) fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let path = path.to_owned();
+        move |source| Error::Io { what, path, source }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Io { what, path, source } => write!(f, "can't {what} {path:?}: {source}"),
+            Error::Manifest { path, line, what } => write!(f, "{path:?} line {line}: {what}"),
+            Error::Damaged { path, position, offset, what } => {
+                write!(f, "{path:?} is damaged at byte {position} (offset {offset}): {what}")
+            }
+            Error::Truncated { path, position, dropped } => write!(
+                f,
+                "{path:?} ends inside a command: its last {dropped} bytes, from byte {position} on, \
+                 are incomplete, and aof-load-truncated is no"
+            ),
+            Error::Locked { path } => write!(f, "{path:?} is in use by another process"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

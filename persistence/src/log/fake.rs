@@ -1,0 +1,352 @@
+//! A disk for tests: it remembers every operation, so that the state after any of them can be
+//! rebuilt, as another process would see it ("live") or as a power cut leaves it ("durable").
+//!
+//! A power cut keeps what was synced. Of the rest it keeps any beginning of the writes to each
+//! file, perhaps with zeros up to the size the file had, and any beginning of the renames.
+
+use super::disk::{Contents, Disk, DiskFile};
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+type Inode = u64;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Create(PathBuf, Inode),
+    Write(Inode, u64, Vec<u8>),
+    SetLen(Inode, u64),
+    Sync(Inode),
+    Rename(PathBuf, PathBuf),
+    Link(PathBuf, PathBuf),
+    Remove(PathBuf),
+    SyncDir,
+}
+
+#[derive(Clone, Default)]
+struct View {
+    files: BTreeMap<Inode, Vec<u8>>,
+    names: BTreeMap<PathBuf, Inode>,
+}
+
+impl View {
+    fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Create(path, inode) => {
+                self.files.entry(*inode).or_default();
+                self.names.insert(path.clone(), *inode);
+            }
+            Op::Write(inode, position, data) => {
+                let file = self.files.entry(*inode).or_default();
+                let (from, to) = (*position as usize, *position as usize + data.len());
+                file.resize(file.len().max(to), 0);
+                file[from..to].copy_from_slice(data);
+            }
+            Op::SetLen(inode, len) => {
+                self.files.entry(*inode).or_default().resize(*len as usize, 0);
+            }
+            Op::Rename(from, to) => {
+                let inode = self.names.remove(from).expect("renamed a file that exists");
+                self.names.insert(to.clone(), inode);
+            }
+            Op::Link(from, to) => {
+                self.names.insert(to.clone(), self.names[from]);
+            }
+            Op::Remove(path) => {
+                self.names.remove(path);
+            }
+            Op::Sync(_) | Op::SyncDir => {}
+        }
+    }
+}
+
+struct State {
+    origin: View,
+    ops: Vec<Op>,
+    live: View,
+    next_inode: Inode,
+    random: u64,
+    boot: u64,
+    short_writes: bool,
+    /// Bytes that may still be written before the disk is full.
+    space: Option<u64>,
+    syncs_fail: bool,
+}
+
+impl State {
+    /// A random number below `n` (xorshift64*).
+    fn below(&mut self, n: u64) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n
+    }
+
+    fn act(&mut self, op: Op) {
+        self.live.apply(&op);
+        self.ops.push(op);
+    }
+}
+
+/// The disk.
+pub struct FakeDisk {
+    state: Mutex<State>,
+    me: Weak<FakeDisk>,
+}
+
+struct FakeFile {
+    disk: Arc<FakeDisk>,
+    inode: Inode,
+}
+
+fn not_found() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+impl FakeDisk {
+    /// An empty disk whose accidents follow from `seed`.
+    pub fn new(seed: u64) -> Arc<FakeDisk> {
+        FakeDisk::with(View::default(), seed, 1)
+    }
+
+    fn with(origin: View, seed: u64, boot: u64) -> Arc<FakeDisk> {
+        let next_inode = origin.files.keys().max().map_or(1, |inode| inode + 1);
+        let state = State {
+            live: origin.clone(),
+            origin,
+            ops: Vec::new(),
+            next_inode,
+            random: seed | 1,
+            boot,
+            short_writes: false,
+            space: None,
+            syncs_fail: false,
+        };
+        Arc::new_cyclic(|me| FakeDisk { state: Mutex::new(state), me: me.clone() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn set_short_writes(&self, on: bool) {
+        self.state().short_writes = on;
+    }
+
+    pub fn set_space(&self, bytes: Option<u64>) {
+        self.state().space = bytes;
+    }
+
+    pub fn set_syncs_fail(&self, on: bool) {
+        self.state().syncs_fail = on;
+    }
+
+    /// How many operations there were so far.
+    pub fn ops(&self) -> usize {
+        self.state().ops.len()
+    }
+
+    /// The disk after its first `ops` operations, if the process was killed then.
+    pub fn after_kill(&self, ops: usize) -> Arc<FakeDisk> {
+        let state = self.state();
+        let mut view = state.origin.clone();
+        state.ops[..ops].iter().for_each(|op| view.apply(op));
+        FakeDisk::with(view, 1, state.boot)
+    }
+
+    /// The disk after its first `ops` operations, if power failed then.
+    pub fn after_power_cut(&self, ops: usize, seed: u64) -> Arc<FakeDisk> {
+        let dice = FakeDisk::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut dice = dice.state();
+        let state = self.state();
+        let ops = &state.ops[..ops];
+        let mut live = state.origin.clone();
+        ops.iter().for_each(|op| live.apply(op));
+
+        let mut durable = state.origin.clone();
+        // Names: everything before the last sync of the folder, and a beginning of what followed.
+        let synced = ops.iter().rposition(|op| matches!(op, Op::SyncDir)).unwrap_or(0);
+        let is_name =
+            |op: &&Op| matches!(op, Op::Create(..) | Op::Rename(..) | Op::Link(..) | Op::Remove(_));
+        let later = ops[synced..].iter().filter(is_name).count();
+        let kept = dice.below(later as u64 + 1) as usize;
+        ops[..synced].iter().filter(is_name).for_each(|op| durable.apply(op));
+        ops[synced..].iter().filter(is_name).take(kept).for_each(|op| durable.apply(op));
+        // Contents, file by file.
+        for (&inode, live) in &live.files {
+            let of_file = |op: &&Op| match op {
+                Op::Write(i, ..) | Op::SetLen(i, _) => *i == inode,
+                _ => false,
+            };
+            let is_sync = |op: &Op| matches!(op, Op::Sync(i) if *i == inode);
+            let synced = ops.iter().rposition(is_sync).unwrap_or(0);
+            ops[..synced].iter().filter(of_file).for_each(|op| durable.apply(op));
+            let later: Vec<&Op> = ops[synced..].iter().filter(of_file).collect();
+            let kept = dice.below(later.len() as u64 + 1) as usize;
+            for op in &later[..kept] {
+                durable.apply(op);
+            }
+            if let Some(Op::Write(_, position, data)) = later.get(kept) {
+                let part = dice.below(data.len() as u64 + 1) as usize;
+                durable.apply(&Op::Write(inode, *position, data[..part].to_vec()));
+            }
+            let file = durable.files.entry(inode).or_default();
+            if dice.below(4) == 0 && file.len() < live.len() {
+                file.resize(live.len(), 0);
+            }
+        }
+        FakeDisk::with(durable, seed, state.boot + 1)
+    }
+
+    /// The file's bytes as they are now.
+    pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
+        let state = self.state();
+        Some(state.live.files[state.live.names.get(path)?].clone())
+    }
+
+    /// Makes a file with these bytes, durably.
+    pub fn put(&self, path: &Path, bytes: &[u8]) {
+        let mut state = self.state();
+        let inode = state.next_inode;
+        state.next_inode += 1;
+        state.act(Op::Create(path.to_owned(), inode));
+        state.act(Op::Write(inode, 0, bytes.to_vec()));
+        state.act(Op::Sync(inode));
+        state.act(Op::SyncDir);
+    }
+
+    fn file(&self, inode: Inode) -> Arc<dyn DiskFile> {
+        Arc::new(FakeFile { disk: self.me.upgrade().expect("the disk is in use"), inode })
+    }
+}
+
+impl DiskFile for FakeFile {
+    fn write_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        let mut state = self.disk.state();
+        let mut data: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
+        if state.short_writes && data.len() > 1 {
+            let len = state.below(data.len() as u64) as usize + 1;
+            data.truncate(len);
+        }
+        if let Some(space) = &mut state.space {
+            if *space == 0 && !data.is_empty() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            data.truncate(*space as usize);
+            *space -= data.len() as u64;
+        }
+        let len = data.len();
+        state.act(Op::Write(self.inode, position, data));
+        Ok(len)
+    }
+
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        let state = self.disk.state();
+        let file = &state.live.files[&self.inode];
+        let rest = file.get(position as usize..).unwrap_or_default();
+        let len = rest.len().min(buf.len());
+        buf[..len].copy_from_slice(&rest[..len]);
+        Ok(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        if state.syncs_fail {
+            return Err(io::Error::other("the disk is broken"));
+        }
+        state.act(Op::Sync(self.inode));
+        Ok(())
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.disk.state().act(Op::SetLen(self.inode, bytes));
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.disk.state().live.files[&self.inode].len() as u64)
+    }
+}
+
+impl Disk for FakeDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let mut state = self.state();
+        if state.space == Some(0) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let existing = state.live.names.get(path).copied();
+        let inode = existing.unwrap_or(state.next_inode);
+        match existing {
+            Some(inode) => state.act(Op::SetLen(inode, 0)),
+            None => {
+                state.next_inode += 1;
+                state.act(Op::Create(path.to_owned(), inode));
+            }
+        }
+        drop(state);
+        Ok(self.file(inode))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let inode = self.state().live.names.get(path).copied();
+        inode.map(|inode| self.file(inode)).ok_or_else(not_found)
+    }
+
+    fn map(&self, path: &Path) -> io::Result<Contents> {
+        self.contents(path).map(Contents::Owned).ok_or_else(not_found)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if !state.live.names.contains_key(from) {
+            return Err(not_found());
+        }
+        state.act(Op::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if !state.live.names.contains_key(from) {
+            return Err(not_found());
+        }
+        state.act(Op::Link(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if !state.live.names.contains_key(path) {
+            return Err(not_found());
+        }
+        state.act(Op::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if state.syncs_fail {
+            return Err(io::Error::other("the disk is broken"));
+        }
+        state.act(Op::SyncDir);
+        Ok(())
+    }
+
+    fn create_dir(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        let state = self.state();
+        Ok(state.live.names.keys().filter(|path| path.parent() == Some(dir)).cloned().collect())
+    }
+
+    fn dir_identity(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(1)
+    }
+
+    fn boot_id(&self) -> String {
+        self.state().boot.to_string()
+    }
+}

@@ -1,0 +1,771 @@
+//! The command log: one stream of bytes that every write is appended to, once.
+//!
+//! [`Log`] is the end that the loop thread owns. [`Log::append`] copies a write's bytes into the
+//! memory tail and does nothing else; [`Log::flush`], at the end of a loop turn, sees to it that
+//! they reach the kernel; [`Log::released`] says up to where replies and replicas may go. Without
+//! `appendonly` the tail is all there is, and is the replication backlog.
+//!
+//! | file | what is in it |
+//! | --- | --- |
+//! | `block.rs`, `tail.rs` | the memory tail: blocks that one appends and many read |
+//! | `writer.rs` | the log thread and the slow thread: writes, syncs, rotation, bases |
+//! | `sink.rs` | from pieces of the tail to a segment's file, however writes end |
+//! | `folder.rs`, `manifest.rs`, `index.rs`, `lock.rs` | the folder and the formats in it |
+//! | `recover.rs`, `replay.rs` | what a folder holds at start |
+//! | `reader.rs` | segments, read by offset, for a replica that the tail has left behind |
+//! | `disk.rs`, `error.rs` | the file system behind a trait; what can go wrong |
+
+pub mod block;
+pub mod disk;
+pub mod error;
+#[cfg(test)]
+pub(crate) mod fake;
+mod folder;
+pub mod index;
+mod lock;
+pub mod manifest;
+pub mod reader;
+pub mod recover;
+pub mod replay;
+mod sink;
+pub mod tail;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use block::Block;
+pub use disk::{Disk, OsDisk};
+pub use error::Error;
+pub use folder::{NewBase, SegmentInfo};
+pub use lock::{DirLock, LOCK_FILE, lock_dir};
+pub use reader::SegmentReader;
+pub use recover::{Base, BaseKind, Recovered, Replayed, recover};
+pub use tail::{Cursor, Piece};
+
+use crate::offset::{Histories, HistoryId, Offset};
+use folder::Folder;
+use manifest::{FileType, Manifest, State};
+use sink::{Open, Sink};
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tail::Tail;
+use writer::{Shared, SlowJob, WriteJob, Writer, lock, now_us};
+
+/// Called, from another thread, when the log has got further or something happened to it.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// A primary says again which database is selected after this many bytes, so that a segment may
+/// begin there, on a replica too.
+const SELECT_EVERY: u64 = 4 << 20;
+/// More than this is never written by the loop itself: the copy alone would be felt.
+const INLINE_BYTES: u64 = 1 << 20;
+/// A write slower than this sends the following ones to the log thread ...
+const SLOW_WRITE: Duration = Duration::from_millis(2);
+/// ... for this long.
+const SLOW_PAUSE: Duration = Duration::from_millis(100);
+/// A sync that is in flight for this long when the next is due counts as delayed (Redis's figure).
+const DELAYED_SYNC: Duration = Duration::from_secs(2);
+
+/// When written bytes are made durable: `appendfsync`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    Always,
+    EverySec,
+    No,
+}
+
+impl Fsync {
+    /// The word that the configuration uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Fsync::Always => "always",
+            Fsync::EverySec => "everysec",
+            Fsync::No => "no",
+        }
+    }
+
+    /// The policy that the configuration's word means.
+    pub fn parse(word: &str) -> Option<Fsync> {
+        [Fsync::Always, Fsync::EverySec, Fsync::No].into_iter().find(|f| f.as_str() == word)
+    }
+}
+
+/// Who makes the `write` calls when the policy is not `always`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// The loop while that is quick, else the log thread.
+    Hybrid,
+    /// The log thread.
+    Thread,
+}
+
+/// How to keep a log on disk.
+#[derive(Clone)]
+pub struct Options {
+    /// The folder of the log's files (`dir` joined with `appenddirname`).
+    pub dir: PathBuf,
+    /// What the files' names begin with: `appendfilename`.
+    pub base_name: OsString,
+    pub fsync: Fsync,
+    /// How much history to keep in memory, in bytes: `repl-backlog-size`.
+    pub tail_bytes: u64,
+    /// A segment this long is ended at the next chance ([`Log::rotate_if_large`]).
+    pub max_segment_bytes: u64,
+    /// Whether an incomplete command at the log's end is dropped at start: `aof-load-truncated`.
+    pub load_truncated: bool,
+    pub strategy: Strategy,
+    /// Without threads every job is done by the call that asks for it: for simulations.
+    pub threads: bool,
+    pub disk: Arc<dyn Disk>,
+}
+
+impl Options {
+    /// The usual choices for a folder and a name.
+    pub fn new(dir: PathBuf, base_name: impl Into<OsString>) -> Options {
+        Options {
+            dir,
+            base_name: base_name.into(),
+            fsync: Fsync::EverySec,
+            tail_bytes: 1 << 20,
+            max_segment_bytes: 1 << 30,
+            load_truncated: true,
+            strategy: Strategy::Hybrid,
+            threads: true,
+            disk: Arc::new(OsDisk),
+        }
+    }
+}
+
+/// Something that the log's threads have finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A segment begins at `at`, as [`Log::begin_rotation`] asked.
+    Rotated { at: Offset, result: Result<(), String> },
+    /// The base given to [`Log::install_base`] is in force.
+    BaseInstalled { at: Offset, result: Result<(), String> },
+}
+
+/// What `INFO persistence` shows of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Base and live segments, in bytes: `aof_current_size`.
+    pub current_bytes: u64,
+    /// `current_bytes` after the last new base or the start: `aof_base_size`.
+    pub base_bytes: u64,
+    /// Appended and not yet given to the kernel: `aof_buffer_length`.
+    pub unwritten_bytes: u64,
+    /// `aof_pending_bio_fsync`.
+    pub pending_syncs: u64,
+    /// `aof_delayed_fsync`.
+    pub delayed_syncs: u64,
+    /// Memory of the tail, in bytes.
+    pub memory: usize,
+}
+
+/// A new, random name for a history.
+pub fn random_history() -> io::Result<HistoryId> {
+    let mut bits = [0; 20];
+    File::open("/dev/urandom")?.read_exact(&mut bits)?;
+    Ok(HistoryId::from_random(bits))
+}
+
+/// The loop thread's end of the log.
+pub struct Log {
+    tail: Tail,
+    histories: Histories,
+    /// The database that is selected at the end, if that is known.
+    db: Option<u32>,
+    /// Whether the next write must say its database, because a segment begins there.
+    select_due: bool,
+    last_select: Offset,
+    in_multi: bool,
+    on_disk: Option<OnDisk>,
+    waker: Waker,
+}
+
+/// The loop thread's part of keeping the log on disk.
+struct OnDisk {
+    writer: Writer,
+    options: Options,
+    /// How far the tail was handed over.
+    flushed: Offset,
+    epoch: u64,
+    /// Where the present epoch began.
+    epoch_start: Offset,
+    /// Where the newest segment began or will begin.
+    segment_start: Offset,
+    /// Rotations that wait for all before them to be written.
+    cuts: VecDeque<(Offset, u32)>,
+    marks: VecDeque<(Offset, u64)>,
+    last_mark: (Offset, u64),
+    sync_began: Instant,
+    inline_again: Option<Instant>,
+    delayed_syncs: u64,
+    /// Bytes of live history at the last base, beside the base itself.
+    log_start: Offset,
+    base_size: u64,
+}
+
+impl Log {
+    /// A log without files: the tail is the replication backlog.
+    pub fn in_memory(histories: Histories, start: Offset, tail_bytes: u64, waker: Waker) -> Log {
+        Log {
+            tail: Tail::new(start, tail_bytes),
+            histories,
+            db: None,
+            select_due: false,
+            last_select: start,
+            in_multi: false,
+            on_disk: None,
+            waker,
+        }
+    }
+
+    /// A log in a folder that has none, for a dataset that is empty at `start`.
+    pub fn create(
+        options: Options,
+        histories: Histories,
+        start: Offset,
+        waker: Waker,
+    ) -> Result<Log, Error> {
+        let dir = options.dir.clone();
+        options.disk.create_dir(&dir).map_err(Error::io("create", &dir))?;
+        let recovered = Recovered::nothing(&options, histories, start)?;
+        Log::resume(recovered, histories, options, waker)
+    }
+
+    /// Goes on with a log that was recovered and replayed (one that was not is read now, and its
+    /// commands are dropped). `histories` is what the log is from now
+    /// on: [`Recovered::histories_after_restart`], or for a replica the ones it had.
+    pub fn resume(
+        mut recovered: Recovered,
+        histories: Histories,
+        options: Options,
+        waker: Waker,
+    ) -> Result<Log, Error> {
+        if !recovered.is_replayed() {
+            recovered.replay::<Error>(&mut |_| Ok(()))?;
+        }
+        let mut log = Log::in_memory(histories, recovered.end(), options.tail_bytes, waker);
+        log.attach(recovered, options)?;
+        Ok(log)
+    }
+
+    fn attach(&mut self, recovered: Recovered, options: Options) -> Result<(), Error> {
+        let disk = options.disk.clone();
+        let end = recovered.end();
+        let mut manifest = recovered.manifest();
+        let identity = disk.dir_identity(&options.dir);
+        manifest.state = Some(State {
+            histories: self.histories,
+            boot: disk.boot_id(),
+            folder: identity.map_err(Error::io("stat", &options.dir))?,
+            fsync: options.fsync,
+            closed: None,
+        });
+        let last = manifest.segments().next_back().cloned();
+        let mut folder =
+            Folder::new(disk.clone(), &options.dir, &options.base_name, manifest.clone());
+        let (entry, file) = match last {
+            Some(entry) => {
+                let path = folder.path(&entry.name);
+                let file = disk.open(&path).map_err(Error::io("open", &path))?;
+                // What was read back must be on disk before it is called recovered again.
+                file.sync().map_err(Error::io("sync", &path))?;
+                (entry, file)
+            }
+            None => {
+                let (file, entry) = folder.create_segment(end, 0)?;
+                manifest.entries.push(entry.clone());
+                (entry, file)
+            }
+        };
+        folder.store(manifest)?;
+        let start = entry.start.unwrap_or(end);
+        let path = folder.path(&entry.name);
+        let records = index::read(&*disk, &path, start, end - start);
+        let file_too = file.clone();
+        folder.indexer = index::Indexer::resume(&*disk, &path, file_too, start, &records).ok();
+        recover::remove_strays(&folder);
+        folder.remove_history()?;
+
+        let log_start = folder.manifest.segments().next().and_then(|e| e.start).unwrap_or(end);
+        let sink = Sink::new(Some(Open { file, start }), end);
+        let shared = Shared::new(folder, sink, options.fsync, end, self.waker.clone());
+        let base_size = shared.base_bytes.load(Ordering::Relaxed) + (end - log_start);
+        let writer = Writer::start(shared, options.threads)
+            .map_err(Error::io("start threads for", &options.dir))?;
+        self.on_disk = Some(OnDisk {
+            writer,
+            options,
+            flushed: end,
+            epoch: 0,
+            epoch_start: end,
+            segment_start: start,
+            cuts: VecDeque::new(),
+            marks: VecDeque::new(),
+            last_mark: (end, now_us()),
+            sync_began: Instant::now(),
+            inline_again: None,
+            delayed_syncs: 0,
+            log_start,
+            base_size,
+        });
+        Ok(())
+    }
+
+    /// Adds bytes to the history: one or more whole RESP commands, or, on a replica, what its
+    /// primary sent. Only copies them; returns the offset after them.
+    #[inline]
+    pub fn append(&mut self, bytes: &[u8]) -> Offset {
+        self.tail.append(bytes);
+        self.tail.end()
+    }
+
+    /// Adds whole commands that act on database `db`, preceded by `SELECT` where that is needed.
+    #[inline]
+    pub fn append_in_db(&mut self, db: u32, bytes: &[u8]) -> Offset {
+        self.select(db);
+        self.append(bytes)
+    }
+
+    /// Adds one command, encoded here.
+    pub fn append_command<T: AsRef<[u8]>>(&mut self, db: u32, parts: &[T]) -> Offset {
+        self.select(db);
+        let mut number = itoa::Buffer::new();
+        self.tail.append(b"*");
+        self.tail.append(number.format(parts.len()).as_bytes());
+        for part in parts {
+            let part = part.as_ref();
+            self.tail.append(b"\r\n$");
+            self.tail.append(number.format(part.len()).as_bytes());
+            self.tail.append(b"\r\n");
+            self.tail.append(part);
+        }
+        self.tail.append(b"\r\n");
+        self.tail.end()
+    }
+
+    #[inline]
+    fn select(&mut self, db: u32) {
+        let due = self.tail.end().0 - self.last_select.0 >= SELECT_EVERY && !self.in_multi;
+        if self.db != Some(db) || self.select_due || due {
+            self.append_select(db);
+        }
+    }
+
+    #[cold]
+    fn append_select(&mut self, db: u32) {
+        self.last_select = self.tail.end();
+        self.db = Some(db);
+        self.select_due = false;
+        let mut number = itoa::Buffer::new();
+        let mut length = itoa::Buffer::new();
+        let db = number.format(db);
+        self.tail.append(b"*2\r\n$6\r\nSELECT\r\n$");
+        self.tail.append(length.format(db.len()).as_bytes());
+        self.tail.append(b"\r\n");
+        self.tail.append(db.as_bytes());
+        self.tail.append(b"\r\n");
+    }
+
+    /// Says that what is appended next is inside (or after) `MULTI`, where the history can not be
+    /// cut and `SELECT` is only written for another database.
+    pub fn set_in_multi(&mut self, in_multi: bool) {
+        self.in_multi = in_multi;
+    }
+
+    /// The database selected at the end, if that is known.
+    pub fn current_db(&self) -> Option<u32> {
+        self.db
+    }
+
+    /// Says which database is selected at the end, after [`Log::append`] of bytes that selected it;
+    /// `None` makes the next write say it again.
+    pub fn set_current_db(&mut self, db: Option<u32>) {
+        self.db = db;
+    }
+
+    /// The histories that the log belongs to.
+    pub fn histories(&self) -> &Histories {
+        &self.histories
+    }
+
+    /// Gives what is appended from now on another name (a promotion).
+    pub fn set_histories(&mut self, histories: Histories) {
+        self.flush();
+        self.histories = histories;
+        self.db = None;
+        if let Some(disk) = &mut self.on_disk {
+            disk.writer.write(WriteJob::Rename(histories));
+        }
+    }
+
+    /// The offset after the last byte.
+    pub fn end(&self) -> Offset {
+        self.tail.end()
+    }
+
+    /// Up to where the kernel has the log's bytes. Without files, [`Log::end`].
+    pub fn written(&self) -> Offset {
+        self.on_disk.as_ref().map_or(self.tail.end(), OnDisk::written)
+    }
+
+    /// Up to where the disk has the log's bytes. Without files, nothing is ever synced.
+    pub fn synced(&self) -> Option<Offset> {
+        self.on_disk.as_ref().map(OnDisk::synced)
+    }
+
+    /// Up to where the log is as safe as the policy promises: what a reply must wait for, and a
+    /// replica may be sent.
+    pub fn released(&self) -> Offset {
+        self.on_disk.as_ref().map_or(self.tail.end(), OnDisk::released)
+    }
+
+    /// Whether the log is kept on disk.
+    pub fn is_on_disk(&self) -> bool {
+        self.on_disk.is_some()
+    }
+
+    /// The last error, while it lasts. Writes must be refused meanwhile (`-MISCONF`); what was
+    /// appended stays in memory and is tried again at each [`Log::tick`].
+    pub fn error(&self) -> Option<String> {
+        let shared = &self.on_disk.as_ref()?.writer.shared;
+        match shared.failing.load(Ordering::Acquire) {
+            true => Some(lock(&shared.error).clone().unwrap_or_default()),
+            false => None,
+        }
+    }
+
+    /// Gets what was appended on its way to the kernel: at the end of a loop turn. Writes it here
+    /// if that is known to be quick, and never waits.
+    pub fn flush(&mut self) {
+        let needed = match &mut self.on_disk {
+            Some(disk) => {
+                disk.flush(&self.tail);
+                disk.written()
+            }
+            None => self.tail.end(),
+        };
+        self.tail.trim(needed);
+    }
+
+    /// Does what is due with time: `everysec`'s sync, another attempt after an error. To be called
+    /// about ten times a second.
+    pub fn tick(&mut self, now: Instant) {
+        if let Some(disk) = &mut self.on_disk {
+            disk.tick(now);
+        }
+        self.flush();
+    }
+
+    /// What was finished since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        let Some(disk) = &mut self.on_disk else { return Vec::new() };
+        let events = std::mem::take(&mut *lock(&disk.writer.shared.events));
+        for event in &events {
+            if let Event::BaseInstalled { at, result: Ok(()) } = event {
+                disk.log_start = *at;
+                let base = disk.writer.shared.base_bytes.load(Ordering::Relaxed);
+                disk.base_size = base + self.tail.end().0.saturating_sub(at.0);
+            }
+        }
+        events
+    }
+
+    /// A reader's place at `offset`, if the tail has it.
+    pub fn cursor_at(&self, offset: Offset) -> Option<Cursor> {
+        (self.tail.first() <= offset && offset <= self.tail.end()).then_some(Cursor { offset })
+    }
+
+    /// The next bytes for a reader, at most `max_bytes` and none beyond `upto`; moves the cursor
+    /// behind them. `None` if there are none yet, or the tail has left the reader behind
+    /// ([`Log::first_in_memory`] is past it).
+    pub fn next(&self, cursor: &mut Cursor, max_bytes: usize, upto: Offset) -> Option<Piece> {
+        let piece = self.tail.piece(cursor.offset, max_bytes, upto)?;
+        cursor.offset = piece.end();
+        Some(piece)
+    }
+
+    /// The oldest offset in memory.
+    pub fn first_in_memory(&self) -> Offset {
+        self.tail.first()
+    }
+
+    /// The oldest offset in memory or in a live segment.
+    pub fn first_available(&self) -> Offset {
+        let segments = self.segments();
+        segments.first().map_or(self.tail.first(), |s| s.start.min(self.tail.first()))
+    }
+
+    /// The live segments, oldest first.
+    pub fn segments(&self) -> Arc<Vec<SegmentInfo>> {
+        let shared = self.on_disk.as_ref().map(|disk| &disk.writer.shared);
+        shared.map_or_else(Default::default, |shared| lock(&shared.segments).clone())
+    }
+
+    /// A reader of the live segments from `offset` on; it reads files, so not on the loop thread.
+    pub fn segment_reader(&self, offset: Offset) -> Option<SegmentReader> {
+        let disk = self.on_disk.as_ref()?;
+        SegmentReader::new(disk.options.disk.clone(), self.segments(), offset)
+    }
+
+    /// Keeps at least `tail_bytes` of history in memory from now on.
+    pub fn set_tail_bytes(&mut self, tail_bytes: u64) {
+        self.tail.set_keep(tail_bytes);
+        self.flush();
+    }
+
+    /// Begins a segment at the present end, where a snapshot is being forked; the result comes as
+    /// [`Event::Rotated`]. Only between commands and outside `MULTI`. Returns the end.
+    ///
+    /// The next write says which database it means, so that the segment stands alone. On a replica,
+    /// whose bytes come as they are, the manifest notes the database selected here.
+    pub fn begin_rotation(&mut self) -> Offset {
+        debug_assert!(!self.in_multi, "the log is cut inside MULTI");
+        let end = self.tail.end();
+        let db = self.db.unwrap_or(0);
+        self.select_due = true;
+        if let Some(disk) = &mut self.on_disk {
+            disk.segment_start = end;
+            disk.cuts.push_back((end, db));
+        }
+        self.flush();
+        end
+    }
+
+    /// Begins a segment if the present one has grown to `max_segment_bytes`: to be called between
+    /// commands, outside `MULTI`.
+    pub fn rotate_if_large(&mut self) {
+        let end = self.tail.end();
+        if self
+            .on_disk
+            .as_ref()
+            .is_some_and(|disk| end - disk.segment_start >= disk.options.max_segment_bytes)
+        {
+            self.begin_rotation();
+        }
+    }
+
+    /// Makes a finished snapshot that stands where a segment begins the log's base, and drops what
+    /// is older; the result comes as [`Event::BaseInstalled`].
+    pub fn install_base(&mut self, base: NewBase) {
+        if let Some(disk) = &mut self.on_disk {
+            disk.writer.slow(SlowJob::Install { base, epoch: disk.epoch });
+        }
+    }
+
+    /// Leaves everything and goes on at `offset` of other histories: after a full resync, whose RDB
+    /// file becomes the base. Nothing is released beyond `offset` until the files have changed.
+    pub fn reset(&mut self, histories: Histories, offset: Offset, base: Option<NewBase>) {
+        let keep = self.tail.keep();
+        self.tail = Tail::new(offset, keep);
+        self.histories = histories;
+        self.db = None;
+        self.select_due = false;
+        self.in_multi = false;
+        self.last_select = offset;
+        if let Some(disk) = &mut self.on_disk {
+            disk.epoch += 1;
+            disk.epoch_start = offset;
+            disk.flushed = offset;
+            disk.segment_start = offset;
+            disk.cuts.clear();
+            disk.marks.clear();
+            disk.last_mark = (offset, now_us());
+            disk.log_start = offset;
+            disk.writer.write(WriteJob::Reset { histories, offset, base, epoch: disk.epoch });
+        }
+    }
+
+    /// `CONFIG SET appendfsync`.
+    pub fn set_fsync(&mut self, fsync: Fsync) {
+        self.flush();
+        if let Some(disk) = &mut self.on_disk {
+            disk.options.fsync = fsync;
+            disk.writer.write(WriteJob::SetFsync(fsync));
+        }
+    }
+
+    /// `CONFIG SET appendonly yes`: goes on in a folder, from the finished snapshot `base`, which
+    /// stands at `base.at`. The tail must still reach back to there. What the folder held of
+    /// another time is removed.
+    ///
+    /// Opens and syncs files: takes as long as the disk does.
+    pub fn start_disk(&mut self, options: Options, base: NewBase) -> Result<(), Error> {
+        let at = base.at;
+        if at < self.tail.first() || at > self.tail.end() {
+            let what = "the memory tail does not reach back to the snapshot";
+            return Err(Error::io("use", &base.path)(io::Error::other(what)));
+        }
+        let (disk, dir) = (options.disk.clone(), options.dir.clone());
+        disk.create_dir(&dir).map_err(Error::io("create", &dir))?;
+        let old = recover::read_manifest(&options)?.unwrap_or_default();
+        let mut folder = Folder::new(disk, &dir, &options.base_name, old);
+        let mut manifest = Manifest { entries: vec![folder.place_base(&base)?], state: None };
+        let (_, segment) = folder.create_segment(at, 0)?;
+        manifest.entries.push(segment);
+        for mut entry in folder.manifest.entries.clone() {
+            entry.kind = FileType::History;
+            manifest.entries.push(entry);
+        }
+        self.attach(Recovered::from_parts(&options, manifest, at), options)
+    }
+
+    /// `CONFIG SET appendonly no`: closes the files in good order and goes on in memory.
+    pub fn stop_disk(&mut self) -> Result<(), Error> {
+        self.flush();
+        match self.on_disk.take() {
+            Some(disk) => disk.writer.close(),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes and syncs everything, and notes that the log ends here: a start in any boot may go on
+    /// with the history.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.stop_disk()
+    }
+
+    /// Figures for `INFO` and for deciding on a new base.
+    pub fn stats(&self) -> Stats {
+        let memory = self.tail.memory();
+        let Some(disk) = &self.on_disk else { return Stats { memory, ..Stats::default() } };
+        let shared = &disk.writer.shared;
+        let log = self.tail.end().0.saturating_sub(disk.log_start.0);
+        Stats {
+            current_bytes: shared.base_bytes.load(Ordering::Relaxed) + log,
+            base_bytes: disk.base_size,
+            unwritten_bytes: self.tail.end().0.saturating_sub(disk.written().0),
+            pending_syncs: u64::from(shared.syncing.load(Ordering::Relaxed)),
+            delayed_syncs: disk.delayed_syncs,
+            memory,
+        }
+    }
+}
+
+impl OnDisk {
+    fn published(&self, value: &std::sync::atomic::AtomicU64) -> Offset {
+        match self.writer.shared.epoch.load(Ordering::Acquire) == self.epoch {
+            true => Offset(value.load(Ordering::Acquire)),
+            false => self.epoch_start,
+        }
+    }
+
+    fn written(&self) -> Offset {
+        self.published(&self.writer.shared.written)
+    }
+
+    fn synced(&self) -> Offset {
+        self.published(&self.writer.shared.synced)
+    }
+
+    fn released(&self) -> Offset {
+        let always = self.options.fsync == Fsync::Always
+            || self.writer.shared.always.load(Ordering::Acquire);
+        if always { self.synced() } else { self.written() }
+    }
+
+    fn flush(&mut self, tail: &Tail) {
+        if self.flushed < tail.end() {
+            if !self.write_here(tail) {
+                for piece in tail.pieces(self.flushed, tail.end()) {
+                    let ends_turn = piece.end() == tail.end();
+                    self.writer.write(WriteJob::Write { piece, ends_turn });
+                }
+            }
+            self.flushed = tail.end();
+            self.mark();
+        }
+        let written = self.written();
+        let epoch = self.epoch;
+        while let Some(&(at, db)) = self.cuts.front()
+            && at <= written
+        {
+            self.cuts.pop_front();
+            self.writer.slow(SlowJob::Rotate { at, db, epoch });
+        }
+        while let Some(&(upto, time_us)) = self.marks.front()
+            && upto <= written
+        {
+            self.marks.pop_front();
+            self.writer.slow(SlowJob::Index { upto, time_us, epoch });
+        }
+    }
+
+    /// Writes from the tail's own thread, if nothing says that this could take long.
+    fn write_here(&mut self, tail: &Tail) -> bool {
+        let shared = &self.writer.shared;
+        if self.options.strategy == Strategy::Thread
+            || self.options.fsync == Fsync::Always
+            || shared.always.load(Ordering::Acquire)
+            || tail.end() - self.flushed > INLINE_BYTES
+            || shared.syncing.load(Ordering::Acquire)
+            || shared.failing.load(Ordering::Acquire)
+            || !self.writer.idle()
+        {
+            return false;
+        }
+        let began = Instant::now();
+        if self.inline_again.is_some_and(|again| began < again) {
+            return false;
+        }
+        let Ok(mut sink) = shared.sink.try_lock() else { return false };
+        for piece in tail.pieces(self.flushed, tail.end()) {
+            let ends_turn = piece.end() == tail.end();
+            sink.push(piece, ends_turn);
+        }
+        let result = sink.drain();
+        shared.publish_written(&sink);
+        drop(sink);
+        shared.note(result);
+        let now = Instant::now();
+        self.inline_again = (now - began > SLOW_WRITE).then(|| now + SLOW_PAUSE);
+        true
+    }
+
+    /// Notes the time of what was just handed over, for the index: each 64 KiB, and each second in
+    /// which there was much less.
+    fn mark(&mut self) {
+        let gathered = self.flushed - self.last_mark.0;
+        if gathered < 4096 {
+            return;
+        }
+        let now = now_us();
+        if gathered >= index::CHUNK_BYTES || now.saturating_sub(self.last_mark.1) >= 1_000_000 {
+            self.last_mark = (self.flushed, now);
+            self.marks.push_back(self.last_mark);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        let shared = &self.writer.shared;
+        if shared.failing.load(Ordering::Acquire) && self.writer.idle() {
+            self.writer.write(WriteJob::Retry);
+        }
+        let shared = &self.writer.shared;
+        if self.options.fsync != Fsync::EverySec
+            || now.saturating_duration_since(self.sync_began) < Duration::from_secs(1)
+        {
+            return;
+        }
+        if shared.syncing.load(Ordering::Acquire) {
+            if now.saturating_duration_since(self.sync_began) >= DELAYED_SYNC {
+                self.delayed_syncs += 1;
+                self.sync_began = now;
+            }
+            return;
+        }
+        if self.written() > self.synced() {
+            shared.syncing.store(true, Ordering::Release);
+            self.sync_began = now;
+            self.writer.slow(SlowJob::Sync);
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! What a folder holds at start: a base, the segments after it, and whose history that is.
+//!
+//! [`recover`] reads the manifest; the caller loads the base and then [`Recovered::replay`]s the
+//! segments over it; [`super::Log::resume`] goes on from there. Folders that Redis made are taken
+//! as they are, single files from before Redis 7 too.
+
+use super::disk::{Contents, Disk};
+use super::error::Error;
+use super::folder::Folder;
+use super::manifest::{Entry, FileType, Manifest, State};
+use super::replay::{Command, Reading, Stop, without_zeros};
+use super::{Fsync, Options, index};
+use crate::offset::{Histories, HistoryId, Offset};
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How a base holds the dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BaseKind {
+    /// An RDB file.
+    Rdb,
+    /// Commands: [`Recovered::replay_base`] from position 0.
+    Aof,
+    /// An RDB file followed by commands: [`Recovered::replay_base`] from where the RDB part ends.
+    RdbThenAof,
+}
+
+/// The snapshot that the log continues.
+#[derive(Clone, Debug)]
+pub struct Base {
+    pub path: PathBuf,
+    pub kind: BaseKind,
+    /// The offset that it stands at.
+    pub offset: Offset,
+}
+
+/// The outcome of a replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replayed {
+    /// The offset after the last whole command.
+    pub end: Offset,
+    /// Commands applied.
+    pub commands: u64,
+    /// The database selected at the end.
+    pub db: u32,
+    /// Bytes of an incomplete command that were cut off the last segment, for the log file.
+    pub dropped: u64,
+}
+
+/// A log found in a folder.
+pub struct Recovered {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    load_truncated: bool,
+    /// With every start known.
+    manifest: Manifest,
+    base: Option<Base>,
+    /// The length of the last segment's file.
+    last_len: u64,
+    end: Offset,
+    replayed: bool,
+    same_place: bool,
+    same_boot: bool,
+}
+
+/// Reads the manifest, if there is one.
+pub(super) fn read_manifest(options: &Options) -> Result<Option<Manifest>, Error> {
+    let path = Folder::manifest_path(&options.dir, &options.base_name);
+    let bytes = match options.disk.map(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("open", &path)(error)),
+    };
+    let parsed = Manifest::parse(&bytes);
+    parsed.map(Some).map_err(|(line, what)| Error::Manifest { path, line, what })
+}
+
+/// Finds the log in a folder; `None` if it has none. Changes nothing but this: a single-file AOF
+/// beside the folder moves into it as its base, as Redis 7 does it.
+pub fn recover(options: &Options) -> Result<Option<Recovered>, Error> {
+    let manifest = match read_manifest(options)? {
+        Some(manifest) => manifest,
+        None => match adopt_single_file(options)? {
+            Some(manifest) => manifest,
+            None => return Ok(None),
+        },
+    };
+    let start = manifest.base().and_then(|base| base.start).unwrap_or_default();
+    let mut recovered = Recovered::from_parts(options, manifest, start);
+    recovered.open_base()?;
+    recovered.measure_segments()?;
+    Ok(Some(recovered))
+}
+
+fn adopt_single_file(options: &Options) -> Result<Option<Manifest>, Error> {
+    let (disk, dir) = (&options.disk, &options.dir);
+    let outside = dir.parent().unwrap_or(Path::new("")).join(&options.base_name);
+    let inside = dir.join(&options.base_name);
+    if disk.open(&outside).is_ok() {
+        disk.create_dir(dir).map_err(Error::io("create", dir))?;
+        disk.rename(&outside, &inside).map_err(Error::io("move", &outside))?;
+    } else if disk.open(&inside).is_err() {
+        return Ok(None);
+    }
+    let (name, kind) = (options.base_name.clone(), FileType::Base);
+    let entry = Entry { name, seq: 1, kind, start: None, end: None, db: 0 };
+    let manifest = Manifest { entries: vec![entry], state: None };
+    let empty = Manifest::default();
+    let mut folder = Folder::new(disk.clone(), dir, &options.base_name, empty);
+    folder.store(manifest.clone())?;
+    Ok(Some(manifest))
+}
+
+impl Recovered {
+    /// A log that `manifest` describes and that ends at `end`.
+    pub(super) fn from_parts(options: &Options, manifest: Manifest, end: Offset) -> Recovered {
+        let state = manifest.state.as_ref();
+        let folder = options.disk.dir_identity(&options.dir).ok();
+        Recovered {
+            same_place: state.is_some_and(|state| Some(state.folder) == folder),
+            same_boot: state.is_some_and(|state| {
+                !state.boot.is_empty() && state.boot == options.disk.boot_id()
+            }),
+            disk: options.disk.clone(),
+            dir: options.dir.clone(),
+            load_truncated: options.load_truncated,
+            manifest,
+            base: None,
+            last_len: 0,
+            end,
+            replayed: true,
+        }
+    }
+
+    /// The log of an empty folder.
+    pub(super) fn nothing(
+        options: &Options,
+        histories: Histories,
+        start: Offset,
+    ) -> Result<Recovered, Error> {
+        if read_manifest(options)?.is_some() {
+            let exists = io::ErrorKind::AlreadyExists.into();
+            return Err(Error::io("create a log in", &options.dir)(exists));
+        }
+        let state =
+            State { histories, boot: String::new(), folder: 0, fsync: Fsync::No, closed: None };
+        let manifest = Manifest { entries: Vec::new(), state: Some(state) };
+        Ok(Recovered::from_parts(options, manifest, start))
+    }
+
+    fn open_base(&mut self) -> Result<(), Error> {
+        let Some(entry) = self.manifest.entries.iter_mut().find(|e| e.kind == FileType::Base)
+        else {
+            return Ok(());
+        };
+        let offset = *entry.start.get_or_insert_default();
+        let path = self.dir.join(&entry.name);
+        let file = self.disk.open(&path).map_err(Error::io("open", &path))?;
+        let mut magic = [0; 5];
+        let n = file.read_at(&mut magic, 0).map_err(Error::io("read", &path))?;
+        let kind = match (&magic[..n], entry.name.as_bytes().ends_with(b".rdb")) {
+            (_, true) => BaseKind::Rdb,
+            (b"REDIS", false) => BaseKind::RdbThenAof,
+            _ => BaseKind::Aof,
+        };
+        self.base = Some(Base { path, kind, offset });
+        Ok(())
+    }
+
+    /// Finds where each segment begins and ends, and that none is missing between.
+    fn measure_segments(&mut self) -> Result<(), Error> {
+        let (disk, dir, foreign) = (&self.disk, &self.dir, self.manifest.state.is_none());
+        let last = self.manifest.segments().next_back().map(|entry| entry.seq);
+        let mut next = self.base.as_ref().map(|base| base.offset);
+        for entry in self.manifest.entries.iter_mut().filter(|e| e.kind == FileType::Incr) {
+            let path = dir.join(&entry.name);
+            let is_last = Some(entry.seq) == last;
+            let len = match disk.open(&path).and_then(|file| file.size()) {
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && is_last && foreign => {
+                    disk.create(&path).map_err(Error::io("create", &path))?;
+                    0
+                }
+                Err(error) => return Err(Error::io("open", &path)(error)),
+            };
+            let start = *entry.start.get_or_insert(next.unwrap_or_default());
+            let damaged = |position: u64, offset, what| {
+                Err(Error::Damaged { path: path.clone(), position, offset, what })
+            };
+            if let Some(next) = next.filter(|next| *next != start) {
+                let what = format!("it begins here, what is before it ends at offset {next}");
+                return damaged(0, start, what);
+            }
+            let end = match (is_last, entry.end) {
+                (false, Some(end)) if end < start || end - start > len => {
+                    let what = format!("the file ends here, expected bytes up to offset {end}");
+                    return damaged(len, start + len, what);
+                }
+                (false, Some(end)) => end,
+                _ => start + len,
+            };
+            if is_last {
+                entry.end = None;
+                self.last_len = len;
+            } else {
+                entry.end = Some(end);
+            }
+            next = Some(end);
+        }
+        self.end = next.unwrap_or_default();
+        self.replayed = false;
+        Ok(())
+    }
+
+    /// The snapshot to load first, if there is one; without it the dataset is empty at
+    /// [`Recovered::start`].
+    pub fn base(&self) -> Option<&Base> {
+        self.base.as_ref()
+    }
+
+    /// Where the segments begin.
+    pub fn start(&self) -> Offset {
+        self.manifest.segments().next().and_then(|entry| entry.start).unwrap_or(self.end)
+    }
+
+    /// Where the log ends; before the replay, if its last command is whole.
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    pub(super) fn manifest(&self) -> Manifest {
+        self.manifest.clone()
+    }
+
+    /// The names that the log bears on disk: what a replica asks its primary with.
+    pub fn histories(&self) -> Option<Histories> {
+        let mut histories = self.manifest.state.as_ref()?.histories;
+        if let Some((_, upto)) = &mut histories.second {
+            *upto = (*upto).min(self.end);
+        }
+        Some(histories)
+    }
+
+    /// Whether nothing was lost that anybody can have seen: the log was closed in good order; or
+    /// the kernel that had all of it still runs; or every acknowledged byte was synced. A folder
+    /// that was copied proves nothing: others may have seen what came after the copy.
+    pub fn is_lossless(&self) -> bool {
+        self.manifest.state.as_ref().is_some_and(|state| {
+            state.closed == Some(self.end)
+                || (self.same_place && (self.same_boot || state.fsync == Fsync::Always))
+        })
+    }
+
+    /// The names under which a primary goes on: those it had if [`Recovered::is_lossless`], else
+    /// `new`, with the old name as the second up to the end.
+    pub fn histories_after_restart(&self, new: HistoryId) -> Histories {
+        match self.histories() {
+            Some(histories) if self.is_lossless() => histories,
+            Some(mut histories) => {
+                histories.shift(new, self.end);
+                histories
+            }
+            None => Histories::new(new),
+        }
+    }
+
+    fn map(&self, path: &Path) -> Result<Contents, Error> {
+        self.disk.map(path).map_err(Error::io("read", path))
+    }
+
+    /// Gives the commands of a base to `apply`, from `position` on.
+    pub fn replay_base<E: From<Error>>(
+        &mut self,
+        position: u64,
+        apply: &mut dyn FnMut(Command<'_>) -> Result<(), E>,
+    ) -> Result<Replayed, E> {
+        let Some(base) = self.base.clone() else {
+            let (end, db) = (self.end, 0);
+            return Ok(Replayed { end, commands: 0, db, dropped: 0 });
+        };
+        let contents = self.map(&base.path)?;
+        let alone = self.manifest.segments().next().is_none();
+        let bytes = if alone { without_zeros(&contents) } else { &contents };
+        let zeros = (contents.len() - bytes.len()) as u64;
+        let reading = Reading { bytes, start: base.offset, records: &[], db: 0 };
+        let cut = alone.then_some(zeros);
+        let replayed = self.read(&base.path, &reading, position as usize, cut, apply)?;
+        Ok(Replayed { end: base.offset, ..replayed })
+    }
+
+    /// Gives the commands of all segments to `apply`. An incomplete end of the last segment is cut
+    /// off its file, if that is allowed; anything else that is wrong is an error and changes
+    /// nothing.
+    pub fn replay<E: From<Error>>(
+        &mut self,
+        apply: &mut dyn FnMut(Command<'_>) -> Result<(), E>,
+    ) -> Result<Replayed, E> {
+        let entries: Vec<Entry> = self.manifest.segments().cloned().collect();
+        let mut total = Replayed { end: self.end, commands: 0, db: 0, dropped: 0 };
+        for (i, entry) in entries.iter().enumerate() {
+            let path = self.dir.join(&entry.name);
+            let contents = self.map(&path)?;
+            let start = entry.start.unwrap_or_default();
+            let len = entry.end.map_or(self.last_len, |end| end - start);
+            let bytes = contents.get(..len as usize).ok_or_else(|| Error::Damaged {
+                path: path.clone(),
+                position: contents.len() as u64,
+                offset: start + contents.len() as u64,
+                what: format!("the file ends here, expected {len} bytes"),
+            })?;
+            let is_last = i + 1 == entries.len();
+            let bytes = if is_last { without_zeros(bytes) } else { bytes };
+            let zeros = len - bytes.len() as u64;
+            let records = index::read(&*self.disk, &path, start, bytes.len() as u64);
+            let reading = Reading { bytes, start, records: &records, db: entry.db };
+            let replayed = self.read(&path, &reading, 0, is_last.then_some(zeros), apply)?;
+            total.commands += replayed.commands;
+            total.dropped += replayed.dropped;
+            (total.end, total.db) = (replayed.end, replayed.db);
+        }
+        self.end = total.end;
+        self.replayed = true;
+        Ok(total)
+    }
+
+    /// Reads one file. If it may be cut, `may_be_cut` is how many zeros follow what is read.
+    fn read<E: From<Error>>(
+        &self,
+        path: &Path,
+        reading: &Reading<'_>,
+        position: usize,
+        may_be_cut: Option<u64>,
+        apply: &mut dyn FnMut(Command<'_>) -> Result<(), E>,
+    ) -> Result<Replayed, E> {
+        let mut commands = 0;
+        let outcome = reading.replay(position, &mut |command| {
+            commands += 1;
+            apply(command)
+        });
+        let len = reading.bytes.len();
+        let zeros = may_be_cut.unwrap_or(0);
+        let outcome = match outcome {
+            Ok(db) if zeros > 0 => Err(Stop::Cut { position: len, db }),
+            other => other,
+        };
+        match outcome {
+            Ok(db) => {
+                let end = reading.start + len as u64;
+                Ok(Replayed { end, commands, db, dropped: 0 })
+            }
+            Err(Stop::Refused(error)) => Err(error),
+            Err(Stop::Damaged { position, what }) => {
+                Err(self.damaged(path, reading, position, what))
+            }
+            Err(Stop::Cut { position, .. }) if may_be_cut.is_none() => {
+                let what = "the file ends inside a command, and is not the log's last".into();
+                Err(self.damaged(path, reading, position, what))
+            }
+            Err(Stop::Cut { position, db }) => {
+                let (position, dropped) = (position as u64, (len - position) as u64 + zeros);
+                if !self.load_truncated {
+                    let path = path.to_owned();
+                    return Err(Error::Truncated { path, position, dropped }.into());
+                }
+                let cut = || {
+                    let file = self.disk.open(path)?;
+                    file.set_len(position)?;
+                    file.sync()
+                };
+                cut().map_err(Error::io("truncate", path))?;
+                let end = reading.start + position;
+                Ok(Replayed { end, commands, db, dropped })
+            }
+        }
+    }
+
+    fn damaged<E: From<Error>>(
+        &self,
+        path: &Path,
+        reading: &Reading<'_>,
+        position: usize,
+        what: String,
+    ) -> E {
+        let (path, position) = (path.to_owned(), position as u64);
+        let offset = reading.start + position;
+        Error::Damaged { path, position, offset, what }.into()
+    }
+
+    /// Whether the end is known for certain: the segments were replayed.
+    pub(super) fn is_replayed(&self) -> bool {
+        self.replayed
+    }
+}
+
+/// Removes what a crash left of files that were about to join the log: they are numbered above the
+/// manifest's.
+pub(super) fn remove_strays(folder: &Folder) {
+    let Ok(paths) = folder.disk.list(&folder.dir) else { return };
+    for path in paths {
+        let Some(name) = path.file_name() else { continue };
+        let stray = stray_kind(name, &folder.base_name)
+            .is_some_and(|(kind, seq)| seq > folder.manifest.last_seq(kind));
+        if stray {
+            let _ = folder.disk.remove(&path);
+        }
+    }
+}
+
+/// The type and number of a file that is named as the log names its files.
+fn stray_kind(name: &OsStr, base_name: &OsStr) -> Option<(FileType, u64)> {
+    let rest = name.as_bytes().strip_prefix(base_name.as_bytes())?.strip_prefix(b".")?;
+    let rest = std::str::from_utf8(rest).ok()?;
+    let (seq, suffix) = rest.split_once('.')?;
+    let kind = match suffix {
+        "incr.aof" | "incr.aof.idx" => FileType::Incr,
+        "base.rdb" | "base.aof" => FileType::Base,
+        _ => return None,
+    };
+    Some((kind, seq.parse().ok()?))
+}

@@ -1,0 +1,265 @@
+//! Reading a segment back: command after command, strictly.
+//!
+//! What the log wrote is canonical RESP (arrays of bulk strings), beside it stand `#TS:` lines in
+//! files that Redis wrote. Anything else is damage and ends the reading with its place. Only two
+//! things are taken for a log that a crash cut short, and only where it ends: a command that the end
+//! of the file interrupts, and zeros up to that end.
+
+use super::index::{Record, crc32c};
+use crate::offset::Offset;
+
+/// A command of the log.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Command<'a> {
+    /// Its name and arguments.
+    pub args: &'a [&'a [u8]],
+    /// The database that it acts on.
+    pub db: u32,
+    /// The offset after it.
+    pub end: Offset,
+}
+
+/// What stands at a place of a file.
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    /// A command of so many bytes.
+    Command(usize),
+    /// A line that is not part of the data, of so many bytes.
+    Annotation(usize),
+    /// The file ends before the command does.
+    Incomplete,
+    /// No command: what was expected instead.
+    Bad(&'static str),
+}
+
+/// Parses what `bytes` begins with; the arguments of a command go into `args`.
+fn parse<'a>(bytes: &'a [u8], args: &mut Vec<&'a [u8]>) -> Parsed {
+    args.clear();
+    if bytes[0] == b'#' {
+        return match bytes.iter().take(1024).position(|&b| b == b'\n') {
+            Some(at) => Parsed::Annotation(at + 1),
+            None if bytes.len() < 1024 => Parsed::Incomplete,
+            None => Parsed::Bad("a line's end"),
+        };
+    }
+    let (count, mut at) = match number(bytes, 0, b'*') {
+        Ok(found) => found,
+        Err(parsed) => return parsed,
+    };
+    if count == 0 {
+        return Parsed::Bad("an array with elements");
+    }
+    for _ in 0..count {
+        let (len, start) = match number(bytes, at, b'$') {
+            Ok(found) => found,
+            Err(parsed) => return parsed,
+        };
+        let Some(end) = usize::try_from(len).ok().and_then(|len| start.checked_add(len)) else {
+            return Parsed::Bad("a string's length");
+        };
+        match bytes.get(end..) {
+            None | Some([] | [b'\r']) => return Parsed::Incomplete,
+            Some([b'\r', b'\n', ..]) => args.push(&bytes[start..end]),
+            Some(_) => return Parsed::Bad("CRLF after a string"),
+        }
+        at = end + 2;
+    }
+    Parsed::Command(at)
+}
+
+/// The number after `kind` at `at`, and where its line ends.
+fn number(bytes: &[u8], at: usize, kind: u8) -> Result<(u64, usize), Parsed> {
+    let expected = if kind == b'*' { "an array ('*')" } else { "a bulk string ('$')" };
+    let Some(&first) = bytes.get(at) else { return Err(Parsed::Incomplete) };
+    if first != kind {
+        return Err(Parsed::Bad(expected));
+    }
+    let mut value: u64 = 0;
+    for (i, &b) in bytes[at + 1..].iter().enumerate().take(20) {
+        match b {
+            b'0'..=b'9' if i < 19 => value = value * 10 + u64::from(b - b'0'),
+            b'\r' if i > 0 => {
+                return match bytes.get(at + 2 + i) {
+                    None => Err(Parsed::Incomplete),
+                    Some(b'\n') => Ok((value, at + 3 + i)),
+                    Some(_) => Err(Parsed::Bad("CRLF after a length")),
+                };
+            }
+            _ => return Err(Parsed::Bad("a length in digits")),
+        }
+    }
+    Err(if bytes.len() - at - 1 < 20 { Parsed::Incomplete } else { Parsed::Bad("a length") })
+}
+
+/// Why and where the reading of a file ended before its end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stop<E> {
+    /// The file was cut inside the command, or the transaction, that begins at this position with
+    /// this database selected.
+    Cut { position: usize, db: u32 },
+    /// At this position something else was expected.
+    Damaged { position: usize, what: String },
+    /// The receiver of the commands refused one.
+    Refused(E),
+}
+
+/// The bytes before the zeros that a file ends in. A log's last byte is a line feed, so these zeros
+/// are not the log's: some file systems leave them where a power cut took the data of a file whose
+/// new size they had noted.
+pub fn without_zeros(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1)]
+}
+
+/// A file of commands, in memory.
+pub struct Reading<'a> {
+    /// The file's bytes, up to where the log ends in it.
+    pub bytes: &'a [u8],
+    /// The offset of the first byte.
+    pub start: Offset,
+    /// What the sidecar index says of it.
+    pub records: &'a [Record],
+    /// The database selected at `position`.
+    pub db: u32,
+}
+
+impl<'a> Reading<'a> {
+    /// Gives every command from `position` to the end to `apply`, except `SELECT`, `MULTI` and
+    /// `EXEC`, which are told by [`Command::db`] and by giving a transaction only when its `EXEC`
+    /// is there. Returns the database selected at the end.
+    pub fn replay<E>(
+        &self,
+        position: usize,
+        apply: &mut dyn FnMut(Command<'_>) -> Result<(), E>,
+    ) -> Result<u32, Stop<E>> {
+        let mut checked = self.records.iter();
+        let mut at = position;
+        let mut db = self.db;
+        // A transaction is read twice: to find its EXEC, and to apply it.
+        let mut multi: Option<(usize, u32)> = None;
+        let mut applying_until = 0;
+        let mut args: Vec<&'a [u8]> = Vec::new();
+        while at < self.bytes.len() {
+            let len = match parse(&self.bytes[at..], &mut args) {
+                Parsed::Annotation(len) => {
+                    at += len;
+                    continue;
+                }
+                Parsed::Command(len) => len,
+                // A flipped length looks like a cut, so a cut is only believed where the index has
+                // nothing to say against it.
+                Parsed::Incomplete => {
+                    self.check(self.bytes.len(), &mut checked)?;
+                    let (position, db) = multi.unwrap_or((at, db));
+                    return Err(Stop::Cut { position, db });
+                }
+                Parsed::Bad(expected) => {
+                    let what = format!("expected {expected}");
+                    return Err(Stop::Damaged { position: at, what });
+                }
+            };
+            self.check(at + len, &mut checked)?;
+            let name = args[0];
+            if name.eq_ignore_ascii_case(b"multi") && at >= applying_until {
+                multi = Some((at, db));
+            } else if name.eq_ignore_ascii_case(b"select") {
+                let text = args.get(1).and_then(|db| std::str::from_utf8(db).ok());
+                let Some(selected) = text.and_then(|db| db.parse().ok()) else {
+                    let what = "expected SELECT of a database".into();
+                    return Err(Stop::Damaged { position: at, what });
+                };
+                db = selected;
+            } else if name.eq_ignore_ascii_case(b"exec") {
+                if let Some((begin, db_before)) = multi.take() {
+                    applying_until = at + len;
+                    (at, db) = (begin, db_before);
+                    continue;
+                }
+            } else if multi.is_none() && !name.eq_ignore_ascii_case(b"multi") {
+                let end = self.start + (at + len) as u64;
+                apply(Command { args: &args, db, end }).map_err(Stop::Refused)?;
+            }
+            at += len;
+        }
+        match multi {
+            Some((position, db)) => Err(Stop::Cut { position, db }),
+            None => Ok(db),
+        }
+    }
+
+    /// Compares the stretches that begin before `upto` with the index.
+    fn check<E>(
+        &self,
+        upto: usize,
+        unchecked: &mut std::slice::Iter<'_, Record>,
+    ) -> Result<(), Stop<E>> {
+        while let Some(record) = unchecked.as_slice().first() {
+            let position = (record.start - self.start) as usize;
+            if position >= upto {
+                break;
+            }
+            let stretch = &self.bytes[position..position + record.len as usize];
+            let found = crc32c(stretch);
+            if found != record.crc {
+                let what = format!(
+                    "the CRC-32C of its {} bytes is {found:08x}, expected {:08x}",
+                    record.len, record.crc
+                );
+                return Err(Stop::Damaged { position, what });
+            }
+            unchecked.next();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commands(bytes: &[u8]) -> (Vec<(String, u32, u64)>, Result<u32, Stop<()>>) {
+        let mut seen = Vec::new();
+        let reading = Reading { bytes, start: Offset(100), records: &[], db: 0 };
+        let result = reading.replay(0, &mut |command| {
+            let text = String::from_utf8_lossy(&command.args.join(&b' ')).into_owned();
+            seen.push((text, command.db, command.end.0));
+            Ok(())
+        });
+        (seen, result)
+    }
+
+    #[test]
+    fn a_transaction_is_all_or_nothing_and_select_is_followed() {
+        let whole = b"#TS:1\r\n*2\r\n$6\r\nSELECT\r\n$1\r\n2\r\n*1\r\n$5\r\nMULTI\r\n*2\r\n$3\r\nDEL\r\n$1\r\na\r\n\
+                      *2\r\n$6\r\nselect\r\n$1\r\n3\r\n*2\r\n$3\r\nDEL\r\n$1\r\nb\r\n*1\r\n$4\r\nEXEC\r\n";
+        let (seen, end) = commands(whole);
+        assert_eq!(end, Ok(3));
+        assert_eq!(
+            seen.iter().map(|s| (&s.0[..], s.1)).collect::<Vec<_>>(),
+            [("DEL a", 2), ("DEL b", 3)]
+        );
+        for len in 31..whole.len() {
+            let (seen, end) = commands(&whole[..len]);
+            assert_eq!((seen.len(), end), (0, Err(Stop::Cut { position: 30, db: 2 })), "{len}");
+        }
+    }
+
+    #[test]
+    fn damage_is_told_from_a_cut() {
+        let good = b"*2\r\n$3\r\nDEL\r\n$1\r\na\r\n";
+        for (bad, at) in [
+            (&b"*2\r\n$3\r\nDELx\r\n$1\r\na\r\n"[..], 0),
+            (b"+OK\r\n", 0),
+            (b"*0\r\n", 0),
+            (b"*2\r\n:3\r\n", 0),
+            (b"*-1\r\n", 0),
+            (b"*99999999999999999999\r\n", 0),
+            (b"*1\r\n$\r\n", 0),
+        ] {
+            let bytes = [&good[..], bad].concat();
+            let (seen, end) = commands(&bytes);
+            assert_eq!(seen.len(), 1);
+            let stop = matches!(end, Err(Stop::Damaged { position, .. }) if position == 20 + at);
+            assert!(stop, "{end:?} {}", String::from_utf8_lossy(bad));
+        }
+    }
+}

@@ -1,0 +1,589 @@
+//! Who takes the log's bytes to disk, and when.
+//!
+//! Three may act. The **loop** writes at the end of a turn, when a write is known to be quick: no
+//! fsync runs, the last write did not stall, and nothing waits at the log thread. The **log
+//! thread** writes otherwise, under `always` syncs after each write (one sync serves everything
+//! written before it began), and makes the changes that must come between two bytes: another
+//! history's name, a reset, another fsync policy. The **slow thread** does what nobody waits for:
+//! `everysec`'s sync, new segments, new bases, the index, removing files.
+//!
+//! They meet in [`Shared`]: two locks, taken in the order folder, sink. The loop never waits for
+//! either: it only tries the sink's, and leaves its bytes to the log thread if that fails.
+//!
+//! With `threads: false` every job is done at once by who hands it over. A simulation is then
+//! reproduced by its seed.
+
+use super::disk::Disk;
+use super::error::Error;
+use super::folder::{Folder, NewBase, SegmentInfo};
+use super::manifest::{FileType, Manifest, State};
+use super::sink::{Open, Sink};
+use super::tail::Piece;
+use super::{Event, Fsync, Waker};
+use crate::offset::{Histories, Offset};
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How much of a segment is moved at a time into the one that replaces its end.
+const COPY_BYTES: usize = 256 * 1024;
+const NEVER: u64 = u64::MAX;
+
+/// What the log thread does, in the order given.
+pub enum WriteJob {
+    Write { piece: Piece, ends_turn: bool },
+    Retry,
+    Rename(Histories),
+    SetFsync(Fsync),
+    Reset { histories: Histories, offset: Offset, base: Option<NewBase>, epoch: u64 },
+}
+
+/// What the slow thread does, in the order given.
+pub enum SlowJob {
+    Sync,
+    Rotate { at: Offset, db: u32, epoch: u64 },
+    Install { base: NewBase, epoch: u64 },
+    Index { upto: Offset, time_us: u64, epoch: u64 },
+}
+
+/// What the three share.
+pub struct Shared {
+    pub sink: Mutex<Sink>,
+    folder: Mutex<Folder>,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    /// The end of the last turn that the kernel has whole. Changes under the sink's lock.
+    pub written: AtomicU64,
+    /// The same for the disk.
+    pub synced: AtomicU64,
+    /// The epoch that the two belong to.
+    pub epoch: AtomicU64,
+    /// How many jobs the log thread has done.
+    pub done: AtomicU64,
+    pub syncing: AtomicBool,
+    /// The policy in force; a change to a laxer one is in force once the manifest says so.
+    pub always: AtomicBool,
+    pub failing: AtomicBool,
+    /// How far the log was written when a sync failed, else [`NEVER`]. What the kernel then held
+    /// can not be trusted to reach the disk any more, so nothing counts as synced until a new base
+    /// makes those bytes unnecessary.
+    sync_failed_at: AtomicU64,
+    pub error: Mutex<Option<String>>,
+    pub events: Mutex<Vec<Event>>,
+    pub segments: Mutex<Arc<Vec<SegmentInfo>>>,
+    pub base_bytes: AtomicU64,
+    /// A change that could not be made yet, and what must not overtake it.
+    stuck: Mutex<VecDeque<WriteJob>>,
+    waker: Waker,
+}
+
+/// Locks, also after another thread's panic: what is behind these locks is consistent between any
+/// two statements, and the log must still be closed.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Microseconds since 1970.
+pub fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
+}
+
+impl Shared {
+    pub fn new(folder: Folder, sink: Sink, fsync: Fsync, synced: Offset, waker: Waker) -> Shared {
+        let segments = Mutex::new(Arc::new(folder.segments()));
+        let shared = Shared {
+            written: AtomicU64::new(sink.position.0),
+            synced: AtomicU64::new(synced.0),
+            epoch: AtomicU64::new(sink.epoch),
+            done: AtomicU64::new(0),
+            syncing: AtomicBool::new(false),
+            always: AtomicBool::new(fsync == Fsync::Always),
+            failing: AtomicBool::new(false),
+            sync_failed_at: AtomicU64::new(NEVER),
+            error: Mutex::new(None),
+            events: Mutex::new(Vec::new()),
+            segments,
+            base_bytes: AtomicU64::new(0),
+            stuck: Mutex::new(VecDeque::new()),
+            disk: folder.disk.clone(),
+            dir: folder.dir.clone(),
+            sink: Mutex::new(sink),
+            folder: Mutex::new(folder),
+            waker,
+        };
+        shared.measure_base(&lock(&shared.folder));
+        shared
+    }
+
+    /// Publishes how far the sink has come, if that is the end of a turn. Under the sink's lock.
+    pub fn publish_written(&self, sink: &Sink) {
+        if sink.is_at_turn_end() && sink.epoch == self.epoch.load(Ordering::Relaxed) {
+            self.written.store(sink.position.0, Ordering::Release);
+        }
+    }
+
+    /// Notes the outcome of a write.
+    pub fn note(&self, result: io::Result<()>) {
+        match result {
+            Ok(()) if self.failing.load(Ordering::Relaxed) => self.recover_from_failure(),
+            Ok(()) => {}
+            Err(error) => self.fail(format!("Error writing to the AOF file: {error}")),
+        }
+    }
+
+    /// Forgets the last error if nothing is wrong any more.
+    fn recover_from_failure(&self) {
+        let synced = self.sync_failed_at.load(Ordering::Relaxed) == NEVER;
+        if synced && lock(&self.stuck).is_empty() && lock(&self.sink).is_empty() {
+            *lock(&self.error) = None;
+            self.failing.store(false, Ordering::Release);
+        }
+    }
+
+    fn fail(&self, what: String) {
+        *lock(&self.error) = Some(what);
+        self.failing.store(true, Ordering::Release);
+    }
+
+    fn event(&self, event: Event) {
+        lock(&self.events).push(event);
+        (self.waker)();
+    }
+
+    fn measure_base(&self, folder: &Folder) {
+        let base = folder.manifest.base().map(|base| folder.path(&base.name));
+        let size = base.and_then(|path| folder.disk.open(&path).ok()?.size().ok());
+        self.base_bytes.store(size.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn list_segments(&self, folder: &Folder) {
+        *lock(&self.segments) = Arc::new(folder.segments());
+    }
+
+    /// Makes durable all that is written. Whatever the segment does meanwhile, `synced` only comes
+    /// to say what is on disk in files that the manifest on disk names.
+    fn sync(&self) {
+        loop {
+            let (open, epoch, written, dir_dirty) = {
+                let sink = lock(&self.sink);
+                let Some(open) = sink.segment.clone() else { return };
+                (open, sink.epoch, self.written.load(Ordering::Acquire), sink.dir_dirty)
+            };
+            if self.sync_failed_at.load(Ordering::Relaxed) != NEVER
+                || written == self.synced.load(Ordering::Relaxed)
+            {
+                return;
+            }
+            let dir = if dir_dirty { self.disk.sync_dir(&self.dir) } else { Ok(()) };
+            if let Err(error) = dir.and_then(|()| open.file.sync()) {
+                self.sync_failed_at.store(written, Ordering::Relaxed);
+                self.fail(format!("Can't persist AOF for fsync error: {error}"));
+                return;
+            }
+            let sink = lock(&self.sink);
+            let same = sink.epoch == epoch
+                && sink.segment.as_ref().is_some_and(|now| now.start == open.start);
+            if same {
+                self.synced.fetch_max(written, Ordering::Release);
+                return;
+            }
+        }
+    }
+
+    /// Takes a job of the log thread's. Pieces are only queued: [`Shared::write_all`] writes those
+    /// of many turns at once. A change that fails is tried again at each [`WriteJob::Retry`], and
+    /// what comes after it waits.
+    fn accept(&self, job: WriteJob) {
+        let mut jobs = {
+            let mut stuck = lock(&self.stuck);
+            match job {
+                WriteJob::Retry => std::mem::take(&mut *stuck),
+                job if stuck.is_empty() => VecDeque::from([job]),
+                job => return stuck.push_back(job),
+            }
+        };
+        while let Some(job) = jobs.pop_front() {
+            if let Err((job, error)) = self.try_job(job) {
+                self.fail(error.to_string());
+                jobs.push_front(job);
+                *lock(&self.stuck) = jobs;
+                return;
+            }
+        }
+    }
+
+    fn try_job(&self, job: WriteJob) -> Result<(), (WriteJob, Error)> {
+        match job {
+            WriteJob::Write { piece, ends_turn } => {
+                lock(&self.sink).push(piece, ends_turn);
+                Ok(())
+            }
+            WriteJob::Retry => Ok(()),
+            WriteJob::Rename(histories) => {
+                self.write_all();
+                let change = self.change_state(|state| state.histories = histories);
+                change.map_err(|error| (WriteJob::Rename(histories), error))
+            }
+            WriteJob::SetFsync(fsync) => {
+                self.write_all();
+                if fsync == Fsync::Always {
+                    self.sync();
+                }
+                let change = self.change_state(|state| state.fsync = fsync);
+                change.map_err(|error| (WriteJob::SetFsync(fsync), error))?;
+                self.always.store(fsync == Fsync::Always, Ordering::Release);
+                Ok(())
+            }
+            WriteJob::Reset { histories, offset, base, epoch } => {
+                self.reset(histories, offset, base, epoch).map_err(|(base, error)| {
+                    (WriteJob::Reset { histories, offset, base, epoch }, error)
+                })
+            }
+        }
+    }
+
+    /// Writes what was accepted; under `always`, syncs it.
+    fn write_all(&self) {
+        {
+            let mut sink = lock(&self.sink);
+            let result = sink.drain();
+            self.publish_written(&sink);
+            drop(sink);
+            self.note(result);
+        }
+        if self.always.load(Ordering::Relaxed) {
+            self.sync();
+        }
+    }
+
+    /// Changes what the manifest says of the history. Bytes that follow a new name must not reach
+    /// a file that still bears the old one, so this is durable when it returns.
+    fn change_state(&self, change: impl FnOnce(&mut State)) -> Result<(), Error> {
+        let mut folder = lock(&self.folder);
+        let mut manifest = folder.manifest.clone();
+        if let Some(state) = &mut manifest.state {
+            change(state);
+        }
+        folder.store(manifest)
+    }
+
+    fn slow(&self, job: SlowJob) {
+        match job {
+            SlowJob::Sync => {
+                self.sync();
+                self.syncing.store(false, Ordering::Release);
+                (self.waker)();
+            }
+            SlowJob::Rotate { at, db, epoch } => {
+                let result = self.rotate(at, db, epoch).map_err(|error| error.to_string());
+                self.event(Event::Rotated { at, result });
+            }
+            SlowJob::Install { base, epoch } => {
+                let at = base.at;
+                let result = self.install(base, epoch).map_err(|error| error.to_string());
+                self.event(Event::BaseInstalled { at, result });
+            }
+            SlowJob::Index { upto, time_us, epoch } => {
+                let mut folder = lock(&self.folder);
+                if lock(&self.sink).epoch == epoch
+                    && let Some(indexer) = &mut folder.indexer
+                    && indexer.advance(upto, time_us).is_err()
+                {
+                    folder.indexer = None;
+                }
+            }
+        }
+    }
+
+    /// Ends the segment at `at` and begins another there. All before `at` is written.
+    ///
+    /// The loop and the log thread go on writing to the old segment while the new one is made: what
+    /// they add after `at` is copied over, and only the last of it under the lock. So a rotation
+    /// on a busy disk delays nobody. Until the old file is cut it holds bytes beyond its end; the
+    /// manifest says where that is.
+    fn rotate(&self, at: Offset, db: u32, epoch: u64) -> Result<(), Error> {
+        let mut folder = lock(&self.folder);
+        let old = {
+            let sink = lock(&self.sink);
+            match &sink.segment {
+                Some(open) if sink.epoch == epoch && open.start < at => open.clone(),
+                _ => return Ok(()), // a reset came between, or a segment begins here already
+            }
+        };
+        let dir = folder.dir.clone();
+        let synced = old.file.sync().map_err(Error::io("sync", &dir));
+        if self.sync_failed_at.load(Ordering::Relaxed) == NEVER {
+            synced?; // else the new segment is begun because of that, for a new base to stand on
+        }
+        let (file, entry) = folder.create_segment(at, db)?;
+        let path = folder.path(&entry.name);
+        let mut copied = at;
+        let mut copy = |upto: Offset| -> io::Result<()> {
+            let mut buf = vec![0; COPY_BYTES.min((upto - copied) as usize)];
+            while copied < upto {
+                let part = &mut buf[..COPY_BYTES.min((upto - copied) as usize)];
+                super::disk::read_exact_at(&*old.file, part, copied - old.start)?;
+                super::disk::write_all_at(&*file, part, copied - at)?;
+                copied += part.len() as u64;
+            }
+            Ok(())
+        };
+        let mut new_synced = at;
+        for _ in 0..8 {
+            let upto = lock(&self.sink).position;
+            copy(upto).map_err(Error::io("write", &path))?;
+            if upto.0 - new_synced.0 < COPY_BYTES as u64 {
+                break;
+            }
+            new_synced = upto;
+        }
+        file.sync().map_err(Error::io("sync", &path))?;
+
+        let mut manifest = folder.manifest.clone();
+        if let Some(last) = manifest.entries.iter_mut().rfind(|e| e.kind == FileType::Incr) {
+            last.end = Some(at);
+        }
+        manifest.entries.push(entry.clone());
+        let prepared = folder.prepare(&manifest)?;
+        {
+            let mut sink = lock(&self.sink);
+            if sink.epoch != epoch {
+                let _ = self.disk.remove(&path);
+                return Ok(());
+            }
+            copy(sink.position).map_err(Error::io("write", &path))?;
+            // What the disk was said to have, it must have in the file that is about to count.
+            if self.synced.load(Ordering::Relaxed) > at.0 {
+                file.sync().map_err(Error::io("sync", &path))?;
+            }
+            folder.put_in_force(&prepared, manifest)?;
+            sink.segment = Some(Open { file: file.clone(), start: at });
+            sink.dir_dirty = true;
+        }
+        folder.sync_dir()?;
+        lock(&self.sink).dir_dirty = false;
+        let _ = old.file.set_len(at - old.start);
+        if let Some(indexer) = &mut folder.indexer {
+            let _ = indexer.advance(at, now_us());
+        }
+        folder.begin_index(&entry, &file, at);
+        self.list_segments(&folder);
+        Ok(())
+    }
+
+    /// Makes `base` the log's base, and removes what is older.
+    fn install(&self, base: NewBase, epoch: u64) -> Result<(), Error> {
+        let at = base.at;
+        let mut folder = lock(&self.folder);
+        let begins = |e: &super::manifest::Entry| e.start == Some(base.at);
+        if lock(&self.sink).epoch != epoch || !folder.manifest.segments().any(begins) {
+            let what = "no segment of the log begins where the base stands";
+            return Err(Error::io("install", &base.path)(io::Error::other(what)));
+        }
+        let entry = folder.place_base(&base)?;
+        let mut manifest = folder.manifest.clone();
+        for old in &mut manifest.entries {
+            if old.kind == FileType::Base || old.start.is_none_or(|start| start < base.at) {
+                old.kind = FileType::History;
+            }
+        }
+        manifest.entries.insert(0, entry);
+        folder.store(manifest)?;
+        self.measure_base(&folder);
+        self.list_segments(&folder);
+        let failed_at = self.sync_failed_at.load(Ordering::Relaxed);
+        if failed_at != NEVER && failed_at <= at.0 {
+            self.sync_failed_at.store(NEVER, Ordering::Relaxed);
+            self.recover_from_failure();
+        }
+        folder.remove_history()
+    }
+
+    /// Leaves the present log and begins another, at `offset` of another history. After an error,
+    /// the base is returned as it is to be used for the next attempt.
+    fn reset(
+        &self,
+        histories: Histories,
+        offset: Offset,
+        base: Option<NewBase>,
+        epoch: u64,
+    ) -> Result<(), (Option<NewBase>, Error)> {
+        let mut folder = lock(&self.folder);
+        // No byte of the log that is left reaches a file any more, whatever happens next.
+        lock(&self.sink).abandon(offset, epoch);
+        folder.indexer = None;
+        let mut base_left = base;
+        let mut change = || -> Result<_, Error> {
+            let (file, segment) = folder.create_segment(offset, 0)?;
+            file.sync().map_err(Error::io("sync", &folder.path(&segment.name)))?;
+            let mut manifest = Manifest {
+                entries: Vec::new(),
+                state: folder.manifest.state.clone().map(|s| State { histories, ..s }),
+            };
+            if let Some(base) = &base_left {
+                let entry = folder.place_base(base)?;
+                if !base.keep {
+                    // Should a later step fail, the file is found under its new name.
+                    let path = folder.path(&entry.name);
+                    base_left = base_left.take().map(|base| NewBase { path, ..base });
+                }
+                manifest.entries.push(entry);
+            }
+            manifest.entries.push(segment.clone());
+            for old in &folder.manifest.entries {
+                let mut old = old.clone();
+                old.kind = FileType::History;
+                manifest.entries.push(old);
+            }
+            folder.store(manifest)?;
+            folder.begin_index(&segment, &file, offset);
+            Ok(file)
+        };
+        let file = match change() {
+            Ok(file) => file,
+            Err(error) => return Err((base_left, error)),
+        };
+        let mut sink = lock(&self.sink);
+        sink.segment = Some(Open { file, start: offset });
+        self.written.store(offset.0, Ordering::Release);
+        self.synced.store(offset.0, Ordering::Release);
+        self.sync_failed_at.store(NEVER, Ordering::Relaxed);
+        self.epoch.store(epoch, Ordering::Release);
+        drop(sink);
+        self.measure_base(&folder);
+        self.list_segments(&folder);
+        let _ = folder.remove_history();
+        Ok(())
+    }
+
+    /// Writes and syncs everything and notes in the manifest that nothing is missing.
+    fn close(&self) -> Result<(), Error> {
+        self.accept(WriteJob::Retry);
+        if !lock(&self.stuck).is_empty() {
+            let what = lock(&self.error).clone().unwrap_or_default();
+            return Err(Error::io("close", &self.dir)(io::Error::other(what)));
+        }
+        let position = {
+            let mut sink = lock(&self.sink);
+            sink.drain().map_err(Error::io("write", &self.dir))?;
+            self.publish_written(&sink);
+            sink.position
+        };
+        self.sync();
+        if self.synced.load(Ordering::Acquire) != position.0 {
+            let what = lock(&self.error).clone().unwrap_or_default();
+            return Err(Error::io("sync", &self.dir)(io::Error::other(what)));
+        }
+        let mut folder = lock(&self.folder);
+        if let Some(indexer) = &mut folder.indexer {
+            let _ = indexer.advance(position, now_us());
+        }
+        let mut manifest = folder.manifest.clone();
+        if let Some(state) = &mut manifest.state {
+            state.closed = Some(position);
+        }
+        folder.store(manifest)
+    }
+
+    fn run_log_thread(&self, jobs: Receiver<WriteJob>) {
+        while let Ok(first) = jobs.recv() {
+            let before =
+                (self.written.load(Ordering::Relaxed), self.synced.load(Ordering::Relaxed));
+            let was_failing = self.failing.load(Ordering::Relaxed);
+            let mut count = 1;
+            self.accept(first);
+            while let Ok(job) = jobs.try_recv() {
+                self.accept(job);
+                count += 1;
+            }
+            self.write_all();
+            self.done.fetch_add(count, Ordering::Release);
+            let after = (self.written.load(Ordering::Relaxed), self.synced.load(Ordering::Relaxed));
+            if before != after || was_failing != self.failing.load(Ordering::Relaxed) {
+                (self.waker)();
+            }
+        }
+    }
+}
+
+/// The way to the two threads, or, without threads, to the work itself.
+pub struct Writer {
+    pub shared: Arc<Shared>,
+    threads: Option<Threads>,
+    sent: u64,
+}
+
+struct Threads {
+    log: Sender<WriteJob>,
+    slow: Sender<SlowJob>,
+    handles: [JoinHandle<()>; 2],
+}
+
+impl Writer {
+    pub fn start(shared: Shared, threads: bool) -> io::Result<Writer> {
+        let shared = Arc::new(shared);
+        let spawn = || -> io::Result<Threads> {
+            let (log, log_jobs) = unbounded();
+            let (slow, slow_jobs) = unbounded();
+            let named = |name: &str| std::thread::Builder::new().name(name.into());
+            let (for_log, for_slow) = (shared.clone(), shared.clone());
+            let log_handle = named("log").spawn(move || for_log.run_log_thread(log_jobs))?;
+            let slow_handle = named("log-slow").spawn(move || {
+                for job in slow_jobs {
+                    for_slow.slow(job);
+                }
+            })?;
+            Ok(Threads { log, slow, handles: [log_handle, slow_handle] })
+        };
+        let threads = if threads { Some(spawn()?) } else { None };
+        Ok(Writer { shared, threads, sent: 0 })
+    }
+
+    /// Whether the log thread has done all that it was given.
+    pub fn idle(&self) -> bool {
+        self.shared.done.load(Ordering::Acquire) == self.sent
+    }
+
+    pub fn write(&mut self, job: WriteJob) {
+        match &self.threads {
+            // A thread that is gone has panicked; the loop finds the log not advancing.
+            Some(threads) => {
+                self.sent += 1;
+                let _ = threads.log.send(job);
+            }
+            None => {
+                self.shared.accept(job);
+                self.shared.write_all();
+            }
+        }
+    }
+
+    pub fn slow(&self, job: SlowJob) {
+        match &self.threads {
+            Some(threads) => {
+                let _ = threads.slow.send(job);
+            }
+            None => self.shared.slow(job),
+        }
+    }
+
+    /// Lets both threads do all that they were given, and closes the files in good order.
+    pub fn close(mut self) -> Result<(), Error> {
+        self.join();
+        self.shared.close()
+    }
+
+    fn join(&mut self) {
+        if let Some(Threads { log, slow, handles }) = self.threads.take() {
+            drop((log, slow));
+            for handle in handles {
+                let _ = handle.join();
+            }
+        }
+    }
+}
