@@ -135,7 +135,7 @@ fn collection(entry: &Entry, out: &mut Out<'_>) -> io::Result<()> {
     match value {
         Value::Str(_) => {}
         Value::List(list) => {
-            list.iter().for_each(|e| batches.add(|out| out.arg(e.text(&mut digits))));
+            list.range(0, list.len()).for_each(|e| batches.add(|out| out.arg(e.text(&mut digits))));
         }
         Value::Set(set) => {
             set.iter().for_each(|e| batches.add(|out| out.arg(e.text(&mut digits))));

@@ -168,7 +168,7 @@ pub(super) fn value<S: Sink>(entry: &Entry, version: u32, out: &mut S) -> io::Re
         Value::List(list) if listpacks => quicklist(list, out),
         Value::List(list) => {
             out.length(list.len() as u64)?;
-            list.iter().try_for_each(|e| element(e, out))
+            list.range(0, list.len()).try_for_each(|e| element(e, out))
         }
         Value::Hash(hash) => match hash.as_listpack() {
             Some(listpack) if listpacks => out.blob(listpack.as_bytes()),
