@@ -48,5 +48,3 @@ impl fmt::Display for Corrupt {
 }
 
 impl std::error::Error for Corrupt {}
-mod stub;
-pub use stub::*;
