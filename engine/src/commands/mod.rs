@@ -3,13 +3,14 @@
 pub mod blocking;
 pub mod keys;
 pub mod scan;
+pub mod sets;
 pub mod strings;
 
 use crate::command::{Command, Handler};
 
 /// Every command on data.
 pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
-    [strings::COMMANDS, keys::COMMANDS].into_iter().flatten()
+    [strings::COMMANDS, keys::COMMANDS, sets::COMMANDS].into_iter().flatten()
 }
 
 #[cfg(test)]
