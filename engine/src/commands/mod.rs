@@ -5,12 +5,13 @@ pub mod keys;
 pub mod scan;
 pub mod sets;
 pub mod strings;
+pub mod zsets;
 
 use crate::command::{Command, Handler};
 
 /// Every command on data.
 pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
-    [strings::COMMANDS, keys::COMMANDS, sets::COMMANDS].into_iter().flatten()
+    [strings::COMMANDS, keys::COMMANDS, sets::COMMANDS, zsets::COMMANDS].into_iter().flatten()
 }
 
 #[cfg(test)]
