@@ -190,7 +190,9 @@ impl<'a> Reader<'a> {
                     return Ok(None);
                 }
                 op::FUNCTION | op::FUNCTION_PRE_GA => {
-                    return Err(self.fault(before, "a library of functions, which are not supported"));
+                    return Err(
+                        self.fault(before, "a library of functions, which are not supported")
+                    );
                 }
                 op::SLOT_INFO..=op::EOF => continue,
                 ty => {

@@ -48,7 +48,8 @@ pub fn restore(
     debug_assert_eq!(value.len() + FOOTER, payload.len());
     let mut from = Cursor::new(value, 0);
     let ty = from.byte().map_err(|_| BAD_FORMAT)?;
-    let mut values = Values { limits: limits.clone(), ..Values::default() };
+    let mut values = Values::default();
+    values.limits = limits.clone();
     match values.read(ty, &mut from) {
         Ok(Some(payload)) => Ok(Entry::new(key, payload, expire_ms)),
         Ok(None) | Err(_) => Err(BAD_FORMAT),

@@ -7,7 +7,7 @@
 
 use super::Corrupt;
 use super::format::*;
-use super::legacy::{self, Zipmap, Ziplist};
+use super::legacy::{self, Ziplist, Zipmap};
 use super::lzf;
 use varve_engine::entry::{EMBED_MAX, Payload};
 use varve_engine::hasher;

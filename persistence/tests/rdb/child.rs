@@ -43,8 +43,7 @@ fn saving_allocates_nothing() {
             Ok(())
         };
         let rdb = rdb::save(&ks, &options, &mut buffers, &mut write, &mut |n| keys = n);
-        let commands =
-            rdb::save_as_commands(&ks, &options, &mut buffers, &mut write, &mut |_| {});
+        let commands = rdb::save_as_commands(&ks, &options, &mut buffers, &mut write, &mut |_| {});
         assert_eq!(ALLOCATIONS.get(), before);
         assert_eq!(rdb.unwrap() + commands.unwrap(), written);
         assert_eq!(keys, ks.dbs.iter().map(|db| db.len() as u64).sum::<u64>());

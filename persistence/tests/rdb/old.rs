@@ -125,7 +125,9 @@ fn intsets_and_listpacks() {
 fn what_is_not_a_key_is_stepped_over() {
     let mut records = b"\xfa\x03abc\xc0\x05".to_vec();
     // A module's data of every kind, and a slot's sizes.
-    records.extend(b"\xf7\x81\0\0\0\0\0\0\0\x09\x02\x01\x01\x05\x02\x06\x03....\x04........\x05\x01s\x00");
+    records.extend(
+        b"\xf7\x81\0\0\0\0\0\0\0\x09\x02\x01\x01\x05\x02\x06\x03....\x04........\x05\x01s\x00",
+    );
     records.extend(b"\xf4\x01\x02\x00");
     records.extend(b"\xfe\x02\xfb\x02\x01");
     records.extend(b"\xfd\x10\0\0\0\xf8\x05\x00\x01a\x01x");
@@ -134,10 +136,8 @@ fn what_is_not_a_key_is_stepped_over() {
     records.extend(b"\xf9\x07\x00\x01b\x01y");
     let ks = load(&file(12, &records)).unwrap();
     let text = |t: &str| Content::Str(t.into());
-    let expected: Contents = [
-        ((2, b"a".to_vec()), (text("x"), Some(16_000))),
-        ((2, b"b".to_vec()), (text("y"), None)),
-    ]
-    .into();
+    let expected: Contents =
+        [((2, b"a".to_vec()), (text("x"), Some(16_000))), ((2, b"b".to_vec()), (text("y"), None))]
+            .into();
     assert_eq!(contents(&ks), expected);
 }

@@ -111,7 +111,10 @@ fn redis_loads_our_files_and_we_load_its() {
             check(&path);
             let mut redis = Redis::start(dir);
             assert_eq!(redis.call(&["SELECT", "2"]), "+OK");
-            assert_eq!(redis.call(&["ZSCORE", "zset:600", "element number 3"]), "-3.8900000000000001");
+            assert_eq!(
+                redis.call(&["ZSCORE", "zset:600", "element number 3"]),
+                "-3.8900000000000001"
+            );
             assert_eq!(redis.call(&["LINDEX", "list:5000", "4999"]), "element number 4999");
             let back = load(&redis.saved()).unwrap();
             assert!(contents(&back) == all, "version {version}, compress {compress}");
@@ -161,7 +164,8 @@ fn redis_restores_our_dumps() {
     let mut redis = Redis::start(folder("restore"));
     let all = varied();
     for ((_, key), (content, _)) in &all {
-        let entry = varve_engine::entry::Entry::new(key, value_of(content, &Default::default()), None);
+        let entry =
+            varve_engine::entry::Entry::new(key, value_of(content, &Default::default()), None);
         let payload = rdb::dump(&entry, 10);
         let mut request = format!("*4\r\n$7\r\nRESTORE\r\n${}\r\n", key.len()).into_bytes();
         request.extend(key);

@@ -72,11 +72,8 @@ fn use_of_keys_is_kept() {
     {
         ks.access_clock = clock;
         ks.set_access_hint(0, b"123", idle, freq);
-        let options = rdb::SaveOptions {
-            evicts: true,
-            lfu: clock == AccessClock::Lfu,
-            ..options(10)
-        };
+        let options =
+            rdb::SaveOptions { evicts: true, lfu: clock == AccessClock::Lfu, ..options(10) };
         let file = save(&ks, &options);
         let mut reader = Reader::new(&file).unwrap();
         let mut seen = 0;

@@ -27,9 +27,7 @@ pub fn content(entry: &Entry) -> Content {
     };
     match value {
         Value::Str(text) => Content::Str(text.clone()),
-        Value::List(list) => {
-            Content::List(list.range(0, list.len()).map(|e| e.to_vec()).collect())
-        }
+        Value::List(list) => Content::List(list.range(0, list.len()).map(|e| e.to_vec()).collect()),
         Value::Hash(hash) => {
             let mut pairs = BTreeMap::new();
             hash.for_each(|f, v| assert_eq!(pairs.insert(f.to_vec(), v.to_vec()), None));
