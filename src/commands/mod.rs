@@ -1,15 +1,31 @@
 //! The daemon's own commands: connections, transactions, pub/sub, the server itself.
 
 pub mod connection;
+pub mod dump;
+pub mod persistence;
 pub mod pubsub;
+pub mod replication;
 pub mod transactions;
 
 use crate::server::registry::ServerHandler;
-use varve_engine::command::Command;
+use varve_engine::command::{Command, Handler};
 
 /// Every command of the daemon.
 pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
-    [connection::COMMANDS, pubsub::COMMANDS, transactions::COMMANDS].into_iter().flatten()
+    [
+        connection::COMMANDS,
+        persistence::COMMANDS,
+        pubsub::COMMANDS,
+        replication::COMMANDS,
+        transactions::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Every command on data: the engine's, and those that need to know RDB.
+pub fn on_data() -> impl Iterator<Item = &'static Command<Handler>> {
+    varve_engine::commands::all().chain(dump::COMMANDS)
 }
 
 /// The result of a command of the daemon.

@@ -102,6 +102,8 @@ pub struct Server {
     supply_due: bool,
     /// Up to where replicas were last told that there is more.
     fed_to: Offset,
+    /// A client waits for replicas to acknowledge.
+    acks_due: bool,
     /// A streaming child's pipe that is not read until its readers catch up.
     stream_paused: Option<ConnId>,
     scratch: Vec<u8>,

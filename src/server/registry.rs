@@ -75,7 +75,7 @@ const LONGEST: usize = 64;
 
 impl Registry {
     pub fn new(own: impl Iterator<Item = &'static Command<ServerHandler>>) -> Registry {
-        let data = varve_engine::commands::all().map(|c| Registered {
+        let data = crate::commands::on_data().map(|c| Registered {
             spec: &c.spec,
             run: Run::Data(c.run),
             counters: Counters::default(),

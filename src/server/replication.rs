@@ -8,6 +8,7 @@
 use super::Server;
 use super::client::{Client, Kind};
 use super::dispatch::Call;
+use super::pubsub::Listening;
 use super::snapshot::Purpose;
 use crate::config::Config;
 use crate::config::types::Primary as PrimaryAddress;
@@ -701,6 +702,11 @@ impl Server {
         self.drop_followers(net, followers);
     }
 
+    /// Asks all replicas to say how far they are: for `WAIT`. Once a turn is enough for all.
+    pub fn ask_for_acks(&mut self) {
+        self.acks_due = true;
+    }
+
     /// Sends this server's own replicas away, so that they come back and learn the new history.
     fn drop_followers(&mut self, net: &mut Net<Client>, followers: Followers) {
         if followers == Followers::Drop {
@@ -865,7 +871,7 @@ impl Server {
                 Output::Stream(range) => {
                     if let Some(conn) = &conn {
                         let bytes = &conn.input.bytes()[range];
-                        self.apply_stream(bytes);
+                        self.apply_stream(net, bytes);
                     }
                     if !self.ks.ready.is_empty() {
                         self.serve_ready(net);
@@ -1012,7 +1018,7 @@ impl Server {
     }
 
     /// Whole commands of the primary's stream: into the log as they came, then run.
-    fn apply_stream(&mut self, bytes: &[u8]) {
+    fn apply_stream(&mut self, net: &mut Net<Client>, bytes: &[u8]) {
         self.log.append(bytes);
         self.ks.now_ms = self.clock.now_ms();
         let mut db = self.repl.link.as_ref().map_or(0, |l| l.db);
@@ -1029,6 +1035,13 @@ impl Server {
                         .map_or(db, |n| n as usize);
                 }
                 b"multi" | b"exec" | b"ping" | b"replconf" => {}
+                word @ (b"publish" | b"spublish") if args.len() == 3 => {
+                    let kind = match word {
+                        b"publish" => Listening::Channel,
+                        _ => Listening::Shard,
+                    };
+                    self.publish(net, None, kind, &args[1], &args[2]);
+                }
                 _ => {
                     if let Err(why) = self.apply(db, &mut args) {
                         log_warning!(

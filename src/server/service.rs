@@ -150,6 +150,10 @@ impl Service for Server {
     }
 
     fn turn_end(&mut self, net: &mut Net<Client>) {
+        if std::mem::take(&mut self.acks_due) && !self.repl.primary.is_empty() && self.is_primary()
+        {
+            self.log.append(varve_replication::wire::GETACK);
+        }
         self.log.flush();
         self.log_turn(net);
         self.feed_replicas(net);

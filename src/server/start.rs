@@ -293,6 +293,7 @@ impl Server {
             frame: Default::default(),
             supply_due: false,
             fed_to: Offset(0),
+            acks_due: false,
             stream_paused: None,
             scratch: Vec::new(),
         })

@@ -1,7 +1,9 @@
 //! The commands on data, a family a file. Each file ends in its table, `COMMANDS`.
 
 pub mod blocking;
+pub mod hashes;
 pub mod keys;
+pub mod lists;
 pub mod scan;
 pub mod strings;
 
@@ -9,7 +11,7 @@ use crate::command::{Command, Handler};
 
 /// Every command on data.
 pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
-    [strings::COMMANDS, keys::COMMANDS].into_iter().flatten()
+    [strings::COMMANDS, keys::COMMANDS, lists::COMMANDS, hashes::COMMANDS].into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -28,6 +30,14 @@ pub(crate) mod util {
     /// A double argument.
     pub fn double(arg: &[u8]) -> Result<f64, Error> {
         parse_double(arg).ok_or(Error::NOT_FLOAT)
+    }
+
+    /// An element of a listpack as a bulk string.
+    pub fn reply_entry(reply: &mut crate::Reply, entry: crate::listpack::Entry<'_>) {
+        match entry {
+            crate::listpack::Entry::Int(n) => reply.bulk_int(n),
+            crate::listpack::Entry::Str(text) => reply.bulk(text),
+        }
     }
 
     /// Whether an option word is `word` (given in lower case).

@@ -333,7 +333,12 @@ fn getrange(ctx: &mut Ctx, args: &mut Args) -> Done {
 
 fn add_to(ctx: &mut Ctx, key: &[u8], by: i64) -> Done {
     let (old, expire) = match ctx.ks.write(ctx.db, key) {
-        None => (0, None),
+        None => {
+            ctx.ks.add(ctx.db, key, Payload::Int(by), None);
+            ctx.changed(key, event::STRING, "incrby");
+            ctx.reply.int(by);
+            return Ok(());
+        }
         Some(entry) => {
             let n = match entry.string().ok_or(Error::WRONG_TYPE)? {
                 Str::Int(n) => n,

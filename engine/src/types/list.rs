@@ -215,6 +215,16 @@ impl List {
         }
     }
 
+    /// Shows the elements from an end on, for as long as `each` says true.
+    pub fn walk(&self, from: End, each: impl FnMut(Entry<'_>) -> bool) {
+        match (&self.0, from) {
+            (Small(listpack), End::Left) => listpack.iter().all(each),
+            (Small(listpack), End::Right) => listpack.iter().rev().all(each),
+            (Large(quicklist), End::Left) => quicklist.iter().all(each),
+            (Large(quicklist), End::Right) => quicklist.iter().rev().all(each),
+        };
+    }
+
     /// Replaces an element, and says whether there is one. The caller has called
     /// [`List::make_room`] and ends with [`List::shrunk`].
     pub fn set(&mut self, index: i64, element: &[u8]) -> bool {
