@@ -11,8 +11,8 @@ fn small_file(compress: bool) -> Vec<u8> {
     all.retain(|(_, key), (content, _)| match content {
         Content::Str(text) => text.len() < 100,
         Content::List(elements) => elements.len() < 10 && key != b"wide list",
-        Content::Set(members) => members.len() < 110,
-        Content::Hash(pairs) => pairs.len() < 110 && key != b"long values",
+        Content::Set(members) => members.len() < 10,
+        Content::Hash(pairs) => pairs.len() < 10 && key != b"long values",
         Content::Zset(members) => members.len() < 110,
     });
     save(&keyspace(&all), &rdb::SaveOptions { compress, ..options(12) })
@@ -51,7 +51,7 @@ fn without_a_checksum_nothing_panics() {
         let end = file.len() - 8;
         file[end..].fill(0);
         for at in 9..end {
-            for byte in [0, 1, 0x3f, 0x40, 0x7f, 0x80, 0x81, 0xc3, 0xfd, 0xff, file[at] ^ 0x10] {
+            for byte in [0x81, 0xc3, 0xff, file[at] ^ 0x01] {
                 let mut damaged = file.clone();
                 damaged[at] = byte;
                 if let Ok(ks) = load(&damaged) {
