@@ -1,6 +1,7 @@
 //! The daemon's own commands: connections, transactions, pub/sub, the server itself.
 
 pub mod connection;
+pub mod info;
 pub mod persistence;
 pub mod pubsub;
 pub mod replication;
@@ -13,6 +14,7 @@ use varve_engine::command::Command;
 pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
     [
         connection::COMMANDS,
+        info::COMMANDS,
         persistence::COMMANDS,
         pubsub::COMMANDS,
         replication::COMMANDS,
