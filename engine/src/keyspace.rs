@@ -332,13 +332,33 @@ impl Keyspace {
     #[inline]
     pub fn read(&mut self, db: usize, key: &[u8]) -> Option<&Entry> {
         let hash = hash(key);
-        if self.expire_if_due(db, hash, key) || !self.touch(db, hash, key) {
-            self.stats.misses += 1;
-            self.notify(event::KEY_MISS, "keymiss", db, key);
+        if self.expire_if_due(db, hash, key) || self.dbs[db].keys.is_empty() {
+            self.miss(db, key);
             return None;
         }
-        self.stats.hits += 1;
-        self.dbs[db].keys.get(hash, key)
+        // One probe serves the access clock and the reply.
+        let clock = self.access_now();
+        match self.dbs[db].keys.get_mut(hash, key) {
+            None => {
+                self.stats.misses += 1;
+                // Looked at only where somebody asked: a miss must stay cheap.
+                if self.notify & event::KEY_MISS != 0 {
+                    let key = key.into();
+                    self.events.push(Event { class: event::KEY_MISS, name: "keymiss", db, key });
+                }
+                None
+            }
+            Some(entry) => {
+                self.stats.hits += 1;
+                clock.mark(entry, &self.limits);
+                Some(entry)
+            }
+        }
+    }
+
+    fn miss(&mut self, db: usize, key: &[u8]) {
+        self.stats.misses += 1;
+        self.notify(event::KEY_MISS, "keymiss", db, key);
     }
 
     /// The entry for a command that changes its value in place (never its size in the entry: strings
@@ -347,35 +367,22 @@ impl Keyspace {
     #[inline]
     pub fn write(&mut self, db: usize, key: &[u8]) -> Option<&mut Entry> {
         let hash = hash(key);
-        if self.expire_if_due(db, hash, key) || !self.touch(db, hash, key) {
+        if self.expire_if_due(db, hash, key) {
             return None;
         }
-        self.dbs[db].keys.get_mut(hash, key)
+        let clock = self.access_now();
+        let entry = self.dbs[db].keys.get_mut(hash, key)?;
+        clock.mark(entry, &self.limits);
+        Some(entry)
     }
 
-    /// Records an access. Whether the key is there.
+    /// What an access now leaves in an entry's clock.
     #[inline]
-    fn touch(&mut self, db: usize, hash: u64, key: &[u8]) -> bool {
-        if self.child_alive {
-            return self.dbs[db].keys.get(hash, key).is_some();
-        }
+    fn access_now(&mut self) -> Access {
         match self.access_clock {
-            AccessClock::Lru => {
-                let clock = self.lru_clock();
-                let Some(entry) = self.dbs[db].keys.get_mut(hash, key) else { return false };
-                // Most reads find the clock as it is: the line stays clean.
-                if entry.access() != clock {
-                    entry.set_access(clock);
-                }
-                true
-            }
-            AccessClock::Lfu => {
-                let random = self.random();
-                let (now, limits) = (self.now_ms, &self.limits);
-                let Some(entry) = self.dbs[db].keys.get_mut(hash, key) else { return false };
-                entry.set_access(lfu_accessed(entry.access(), now, limits, random));
-                true
-            }
+            _ if self.child_alive => Access::Nothing,
+            AccessClock::Lru => Access::Lru(self.lru_clock()),
+            AccessClock::Lfu => Access::Lfu { now_ms: self.now_ms, random: self.random() },
         }
     }
 
@@ -685,6 +692,32 @@ impl Keyspace {
     /// Keys on which clients are blocked.
     pub fn blocking_keys(&self) -> usize {
         self.dbs.iter().map(|d| d.waiting.len()).sum()
+    }
+}
+
+/// An access that is to be noted in an entry.
+enum Access {
+    /// A child shares the memory: the page stays clean.
+    Nothing,
+    Lru(u32),
+    Lfu {
+        now_ms: i64,
+        random: u64,
+    },
+}
+
+impl Access {
+    #[inline]
+    fn mark(&self, entry: &mut Entry, limits: &Limits) {
+        match *self {
+            Access::Nothing => {}
+            // Most accesses find the clock as it is: the line stays clean.
+            Access::Lru(clock) if entry.access() == clock => {}
+            Access::Lru(clock) => entry.set_access(clock),
+            Access::Lfu { now_ms, random } => {
+                entry.set_access(lfu_accessed(entry.access(), now_ms, limits, random));
+            }
+        }
     }
 }
 

@@ -7,10 +7,11 @@
 use super::Server;
 use super::client::{Blocked, BlockedOn, Client};
 use super::dispatch::Call;
-use super::registry::{CommandId, Run};
+use super::registry::{CommandId, Registered, Run};
 use std::collections::{HashMap, VecDeque};
 use varve_engine::command::{Block, Ctx, OnTimeout, flag};
 use varve_engine::keyspace::Origin;
+use varve_engine::value::Type;
 use varve_engine::{Args, Error, OwnedArgs};
 use varve_net::{ConnId, Net};
 
@@ -122,17 +123,17 @@ impl Server {
                     None => continue,
                 };
                 for id in waiting {
-                    if !self.ks.exists(db, &place.1) {
-                        break;
-                    }
-                    self.serve(net, id);
+                    let Some(entry) = self.ks.peek(db, &place.1) else { break };
+                    let held = entry.type_of();
+                    self.serve(net, id, held);
                 }
             }
         }
     }
 
     /// Runs a blocked client's command again; it stays where it is if there is still nothing.
-    fn serve(&mut self, net: &mut Net<Client>, id: ConnId) {
+    /// `held` is the type of what the key has now: a client that waits for another waits on.
+    fn serve(&mut self, net: &mut Net<Client>, id: ConnId, held: Type) {
         let Some(conn) = net.conn_mut(id) else { return };
         let Some(Blocked { on: BlockedOn::Keys { command, args, db, .. }, .. }) =
             &mut conn.session.blocked
@@ -140,7 +141,10 @@ impl Server {
             return;
         };
         let (command, db, mut args) = (*command, *db, args.clone());
-        let Run::Data(run) = self.commands.get(command).run else { return };
+        let Registered { run: Run::Data(run), spec, .. } = *self.commands.get(command) else { return };
+        if held != if spec.group == "list" { Type::List } else { Type::Zset } {
+            return;
+        }
         let mut reply = conn.output.alike();
         self.ks.origin = if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
         let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);

@@ -26,7 +26,7 @@ impl Server {
 
     /// When the loop must come back although nothing happens.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let mut next = self.cron.next.unwrap_or_else(Instant::now);
+        let mut next = self.cron.next.unwrap_or(self.clock.instant());
         let sooner = [self.waiters.next_limit_ms(), self.pause.as_ref().map(|p| p.until_ms)];
         for at_ms in sooner.into_iter().flatten() {
             let in_ms = (at_ms - self.clock.now_ms()).max(0) as u64;

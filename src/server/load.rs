@@ -149,7 +149,7 @@ impl Server {
         log_notice!("The log ends at offset {} of history {}", replayed.end, histories.current);
         self.log = Log::resume(recovered, histories, options, self.waker.clone())
             .map_err(|e| e.to_string())?;
-        self.log.set_current_db(None);
+        self.log.set_current_db(Some(replayed.db));
         self.histories = histories;
         self.repl.set_histories(histories);
         Ok(())
@@ -217,6 +217,7 @@ impl Server {
             self.histories = histories;
             self.log =
                 Log::in_memory(histories, offset, self.cfg.repl_backlog_size, self.waker.clone());
+            self.log.set_current_db(Some(place.db));
             self.repl.set_histories(histories);
         }
         Ok(())
@@ -389,7 +390,7 @@ impl Server {
 
     /// Replaces the data by a primary's RDB. The error says why, and whether the old data is still
     /// there.
-    pub fn load_from_primary(&mut self, net: &mut Net<Client>, path: &Path) -> Result<(), String> {
+    pub fn load_from_primary(&mut self, net: &mut Net<Client>, path: &Path) -> Result<Place, String> {
         let len = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
         let mut loading = Loading::new(len, self.clock.now_ms(), true);
         loading.from_primary = true;
@@ -407,7 +408,7 @@ impl Server {
             }
             self.collect_garbage();
         }
-        loaded.map(drop)
+        loaded.map(|(place, _)| place)
     }
 }
 

@@ -987,12 +987,15 @@ impl Server {
             }
         };
         link.loading = false;
-        if let Err(why) = loaded {
-            let _ = std::fs::remove_file(&rdb.path);
-            link.machine.rdb_failed(&why, false, now, out);
-            return;
-        }
-        link.db = 0;
+        let stream_db = match loaded {
+            Ok(loaded) => loaded.db,
+            Err(why) => {
+                let _ = std::fs::remove_file(&rdb.path);
+                link.machine.rdb_failed(&why, false, now, out);
+                return;
+            }
+        };
+        link.db = stream_db as usize;
         let followers = self.repl.node.adopted(place.0);
         let histories = self.repl.node.histories();
         self.histories = histories;
@@ -1009,6 +1012,7 @@ impl Server {
                 log_warning!("Can't keep the received RDB as {}: {error}", self.cfg.dbfilename);
             }
         }
+        self.log.set_current_db(Some(stream_db));
         self.ks.dirty = 0;
         self.snapshots.dirty_saved = 0;
         if let Some(link) = &mut self.repl.link {

@@ -51,6 +51,7 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     }
     logger::init(&cfg.logfile, cfg.loglevel)
         .map_err(|e| format!("Can't open the log file '{}': {e}", cfg.logfile))?;
+    logger::set_role(logger::Role::Primary);
     log_notice!("Varve is starting");
     log_notice!(
         "Varve version={}, bits={}, pid={}",

@@ -22,16 +22,29 @@ fn get(ctx: &mut Ctx, args: &mut Args) -> Done {
     reply_string(ctx, &args[1])
 }
 
-/// Sets a key to the argument at `at`, which keeps its allocation if it has one.
-fn store(ctx: &mut Ctx, args: &mut Args, at: usize, expire_ms: Option<i64>) {
+/// Sets a key to the argument at `at`, which keeps its allocation if it has one; the log must then
+/// have been told already, as the argument is gone: [`log_first`].
+fn store_at(ctx: &mut Ctx, args: &mut Args, key: usize, at: usize, expire_ms: Option<i64>) {
     if args[at].len() > crate::entry::EMBED_MAX {
         let value = args.take(at);
-        ctx.ks.set(ctx.db, &args[1], Payload::owned_string(value), expire_ms);
+        ctx.ks.set(ctx.db, &args[key], Payload::owned_string(value), expire_ms);
     } else {
-        ctx.ks.set(ctx.db, &args[1], Payload::string(&args[at]), expire_ms);
+        ctx.ks.set(ctx.db, &args[key], Payload::string(&args[at]), expire_ms);
     }
-    ctx.ks.notify(event::STRING, "set", ctx.db, &args[1]);
+    ctx.ks.notify(event::STRING, "set", ctx.db, &args[key]);
     ctx.ks.dirty += 1;
+}
+
+/// As [`store_at`] to the key at 1.
+fn store(ctx: &mut Ctx, args: &mut Args, at: usize, expire_ms: Option<i64>) {
+    store_at(ctx, args, 1, at, expire_ms);
+}
+
+/// Tells the log of the command as it came, if its large arguments are about to be taken.
+fn log_first(ctx: &mut Ctx, args: &Args) {
+    if args.raw().is_none() {
+        ctx.effect(args.iter());
+    }
 }
 
 /// The words that say when a key expires, in `SET`, `GETEX`.
@@ -120,6 +133,7 @@ fn set(ctx: &mut Ctx, args: &mut Args) -> Done {
     } else {
         // `GET` and the conditions are of no use to whoever reads the log, but they do no harm: the
         // condition held here, so it holds there.
+        log_first(ctx, args);
         store(ctx, args, 2, at_ms);
     }
     if !want_old {
@@ -131,6 +145,7 @@ fn set(ctx: &mut Ctx, args: &mut Args) -> Done {
 fn setnx(ctx: &mut Ctx, args: &mut Args) -> Done {
     let absent = !ctx.ks.exists(ctx.db, &args[1]);
     if absent {
+        log_first(ctx, args);
         store(ctx, args, 2, None);
     }
     ctx.reply.int(absent as i64);
@@ -157,8 +172,8 @@ fn psetex(ctx: &mut Ctx, args: &mut Args) -> Done {
 
 fn getset(ctx: &mut Ctx, args: &mut Args) -> Done {
     reply_string(ctx, &args[1])?;
-    store(ctx, args, 2, None);
     ctx.effect([b"SET", &args[1], &args[2]]);
+    store(ctx, args, 2, None);
     Ok(())
 }
 
@@ -218,15 +233,9 @@ fn mget(ctx: &mut Ctx, args: &mut Args) -> Done {
 }
 
 fn mset_all(ctx: &mut Ctx, args: &mut Args) {
+    log_first(ctx, args);
     for i in (1..args.len()).step_by(2) {
-        if args[i + 1].len() > crate::entry::EMBED_MAX {
-            let value = args.take(i + 1);
-            ctx.ks.set(ctx.db, &args[i], Payload::owned_string(value), None);
-        } else {
-            ctx.ks.set(ctx.db, &args[i], Payload::string(&args[i + 1]), None);
-        }
-        ctx.ks.notify(event::STRING, "set", ctx.db, &args[i]);
-        ctx.ks.dirty += 1;
+        store_at(ctx, args, i, i + 1, None);
     }
 }
 
