@@ -375,3 +375,84 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command { run: hrandfield, spec: spec("hrandfield", -2, READONLY).doc("hash", "6.2.0", "O(N) in the fields returned", "Gives fields chosen at random.") },
     Command { run: hscan, spec: spec("hscan", -3, READONLY).doc("hash", "2.8.0", "O(1) a call, O(N) for all calls of a scan", "Walks over the fields of a hash, some at a time.") },
 ];
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::tests::Bench;
+    use std::collections::HashSet;
+
+    #[test]
+    fn fields_are_set_read_and_removed() {
+        let mut b = Bench::new();
+        assert_eq!(b.run("HSET h a 1 b x a 2"), ":2|");
+        assert_eq!(b.ks.dirty, 3);
+        assert_eq!(b.run("HGETALL h"), "*4|$1|a|$1|2|$1|b|$1|x|");
+        assert_eq!(b.run("HINCRBY h a 5"), ":7|");
+        assert_eq!(b.run("HINCRBY h b 5"), "-ERR hash value is not an integer|");
+        assert_eq!(b.run("HINCRBYFLOAT h a 0.5"), "$3|7.5|");
+        assert_eq!(b.effects, ["HSET h a 7.5"]);
+        assert_eq!(b.run("HINCRBYFLOAT h b 1"), "-ERR hash value is not a float|");
+        assert_eq!(b.run("HMGET h a z"), "*2|$3|7.5|$-1|");
+        assert_eq!(b.run("HDEL h a b c"), ":2|");
+        assert_eq!(b.run("EXISTS h"), ":0|");
+        assert!(b.run("HSET h a 1 b").starts_with("-ERR wrong number of arguments for 'hset'"));
+    }
+
+    #[test]
+    fn a_hash_is_large_by_count_or_by_length() {
+        let mut b = Bench::new();
+        for i in 0..512 {
+            b.run(&format!("HSET h f{i} {i}"));
+        }
+        assert_eq!(b.run("OBJECT ENCODING h"), "$8|listpack|");
+        b.run("HSET h f512 512");
+        assert_eq!(b.run("OBJECT ENCODING h"), "$9|hashtable|");
+        b.run(&format!("HSET g f {}", "v".repeat(65)));
+        assert_eq!(b.run("OBJECT ENCODING g"), "$9|hashtable|");
+        for i in 0..513 {
+            assert_eq!(b.run(&format!("HGET h f{i}")), format!("${}|{i}|", i.to_string().len()));
+        }
+        assert_eq!(b.run("HLEN h"), ":513|");
+    }
+
+    /// The bulk strings of a reply.
+    fn bulks(reply: &str) -> Vec<String> {
+        let lines: Vec<&str> = reply.split('|').collect();
+        let is_bulk = |i: &usize| lines[*i].starts_with('$');
+        (0..lines.len() - 1).filter(is_bulk).map(|i| lines[i + 1].to_owned()).collect()
+    }
+
+    #[test]
+    fn random_fields_are_distinct_unless_repetition_is_asked_for() {
+        let mut b = Bench::new();
+        for size in [10, 2000] {
+            for i in 0..size {
+                b.run(&format!("HSET h f{i} {i}"));
+            }
+            for n in [1, 5, 9, size / 2, size, size * 2] {
+                let fields = bulks(&b.run(&format!("HRANDFIELD h {n}")));
+                let distinct: HashSet<&String> = fields.iter().collect();
+                assert_eq!((fields.len(), distinct.len()), (n.min(size), n.min(size)));
+            }
+            assert_eq!(bulks(&b.run("HRANDFIELD h -5000 WITHVALUES")).len(), 10_000);
+        }
+    }
+
+    #[test]
+    fn a_scan_shows_every_field() {
+        let mut b = Bench::new();
+        for i in 0..2000 {
+            b.run(&format!("HSET h f{i} v"));
+        }
+        let (mut seen, mut cursor) = (HashSet::new(), "0".to_owned());
+        loop {
+            let mut parts = bulks(&b.run(&format!("HSCAN h {cursor} MATCH f*"))).into_iter();
+            cursor = parts.next().unwrap();
+            seen.extend(parts.step_by(2));
+            if cursor == "0" {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 2000);
+    }
+}

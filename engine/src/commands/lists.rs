@@ -581,3 +581,66 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command { run: brpoplpush, spec: spec("brpoplpush", 4, WRITE | DENYOOM | NOSCRIPT | BLOCKING, Keys::TWO).doc("list", "2.2.0", "O(1)", "Moves the tail of a list to the head of another, or waits until there is one; BLMOVE can do the same.") },
     Command { run: blmpop, spec: spec("blmpop", -5, WRITE | BLOCKING | MOVABLE_KEYS, Keys::Counted(2)).doc("list", "7.0.0", "O(N+M): the keys, and the elements returned", "Takes elements from the first of several lists that has any, or waits for some.") },
 ];
+
+#[cfg(test)]
+mod tests {
+    use crate::commands::tests::Bench;
+
+    #[test]
+    fn a_list_is_gone_with_its_last_element() {
+        let mut b = Bench::new();
+        assert_eq!(b.run("RPUSH l a 2 c"), ":3|");
+        assert_eq!(b.run("LRANGE l 0 -1"), "*3|$1|a|$1|2|$1|c|");
+        assert_eq!(b.run("LPOP l 2"), "*2|$1|a|$1|2|");
+        assert_eq!(b.effects, ["LPOP l 2"]);
+        assert_eq!(b.run("RPOP l"), "$1|c|");
+        assert_eq!(b.run("EXISTS l"), ":0|");
+        assert_eq!(b.ks.dirty, 6);
+        assert_eq!(b.run("LPOP l 1"), "*-1|");
+        assert_eq!(b.run("LPOP l x"), "-ERR value is out of range, must be positive|");
+    }
+
+    #[test]
+    fn a_list_is_large_beyond_a_node_and_small_again_at_half_of_it() {
+        let mut b = Bench::new();
+        b.ks.limits.list_max_listpack_size = 4;
+        b.run("RPUSH l a b c d");
+        assert_eq!(b.run("OBJECT ENCODING l"), "$8|listpack|");
+        b.run("LPUSH l e");
+        assert_eq!(b.run("OBJECT ENCODING l"), "$9|quicklist|");
+        b.run("LPOP l 2");
+        assert_eq!(b.run("OBJECT ENCODING l"), "$9|quicklist|");
+        b.run("LREM l 0 b");
+        assert_eq!(b.run("OBJECT ENCODING l"), "$8|listpack|");
+        assert_eq!(b.run("LRANGE l 0 -1"), "*2|$1|c|$1|d|");
+    }
+
+    #[test]
+    fn a_blocking_pop_waits_or_leaves_the_plain_pop() {
+        let mut b = Bench::new();
+        assert_eq!(b.run("BLPOP k l 0"), "", "no reply while it waits");
+        b.run("RPUSH l a b c d");
+        assert_eq!(b.run("BLPOP k l 0"), "*2|$1|l|$1|a|");
+        assert_eq!(b.effects, ["LPOP l"]);
+        assert_eq!(b.run("BLMOVE l m RIGHT LEFT 1"), "$1|d|");
+        assert_eq!(b.effects, ["LMOVE l m RIGHT LEFT"]);
+        assert_eq!(b.run("BLMPOP 1 2 k l RIGHT COUNT 9"), "*2|$1|l|*2|$1|c|$1|b|");
+        assert_eq!(b.effects, ["RPOP l 2"]);
+        b.run("SET s x");
+        assert!(b.run("BLPOP s 0").starts_with("-WRONGTYPE"));
+        assert_eq!(b.run("BLPOP k -1"), "-ERR timeout is negative|");
+        assert_eq!(b.run("BLPOP k x"), "-ERR timeout is not a float or out of range|");
+        assert_eq!(b.run("BLPOP k inf"), "-ERR timeout is out of range|");
+    }
+
+    #[test]
+    fn positions_are_found_from_either_end() {
+        let mut b = Bench::new();
+        b.run("RPUSH l a 1 b a 1 c a");
+        assert_eq!(b.run("LPOS l a"), ":0|");
+        assert_eq!(b.run("LPOS l a RANK -1"), ":6|");
+        assert_eq!(b.run("LPOS l a RANK -2 COUNT 0"), "*2|:3|:0|");
+        assert_eq!(b.run("LPOS l 1 COUNT 0 MAXLEN 3"), "*1|:1|");
+        assert_eq!(b.run("LPOS l z"), "$-1|");
+    }
+}
