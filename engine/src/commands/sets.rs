@@ -199,10 +199,7 @@ fn spop_count(ctx: &mut Ctx, args: &mut Args) -> Done {
     /// Members named by one `SREM` of the log.
     const BATCH: usize = 1024;
     let key = &args[1];
-    let count = int(&args[2])?;
-    if count < 0 {
-        return Err(Error::POSITIVE);
-    }
+    let count = int(&args[2]).ok().filter(|&n| n >= 0).ok_or(Error::POSITIVE)?;
     let mut random = draw(ctx.ks);
     let Some(set) = edit_set(ctx.ks, ctx.db, key)?.filter(|_| count > 0) else {
         ctx.reply.set(0);
@@ -562,6 +559,7 @@ mod tests {
         assert_eq!(b.run("SPOP s"), "$-1|");
         assert_eq!(b.run("SPOP s 2"), "*0|");
         assert_eq!(b.run("SPOP s -1"), "-ERR value is out of range, must be positive|");
+        assert_eq!(b.run("SPOP s x"), "-ERR value is out of range, must be positive|");
         b.run("SADD s only");
         b.run("SPOP s");
         assert_eq!(b.effects, ["SREM s only"]);

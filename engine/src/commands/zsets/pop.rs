@@ -87,9 +87,8 @@ fn pop_here(ctx: &mut Ctx, args: &Args, end: End) -> Done {
     if args.len() > 3 {
         return Err(Error::SYNTAX);
     }
-    let count = match args.get(2).map(int).transpose()? {
-        Some(..0) => return Err(Error::POSITIVE),
-        Some(count) => count as usize,
+    let count = match args.get(2) {
+        Some(n) => int(n).ok().filter(|&n| n >= 0).ok_or(Error::POSITIVE)? as usize,
         None => 1,
     };
     if count == 0 {
