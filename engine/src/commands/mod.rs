@@ -5,13 +5,16 @@ pub mod hashes;
 pub mod keys;
 pub mod lists;
 pub mod scan;
+pub mod sort;
 pub mod strings;
 
 use crate::command::{Command, Handler};
 
 /// Every command on data.
 pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
-    [strings::COMMANDS, keys::COMMANDS, lists::COMMANDS, hashes::COMMANDS].into_iter().flatten()
+    [strings::COMMANDS, keys::COMMANDS, lists::COMMANDS, hashes::COMMANDS, sort::COMMANDS]
+        .into_iter()
+        .flatten()
 }
 
 #[cfg(test)]
