@@ -5,16 +5,26 @@ pub mod hashes;
 pub mod keys;
 pub mod lists;
 pub mod scan;
+pub mod sets;
 pub mod sort;
 pub mod strings;
+pub mod zsets;
 
 use crate::command::{Command, Handler};
 
 /// Every command on data.
 pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
-    [strings::COMMANDS, keys::COMMANDS, lists::COMMANDS, hashes::COMMANDS, sort::COMMANDS]
-        .into_iter()
-        .flatten()
+    [
+        strings::COMMANDS,
+        keys::COMMANDS,
+        hashes::COMMANDS,
+        lists::COMMANDS,
+        sets::COMMANDS,
+        zsets::COMMANDS,
+        sort::COMMANDS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ impl Folder {
 
     /// Moves (or links) a finished snapshot into the folder under a base's name, durably. The entry
     /// is not in the manifest yet.
-    pub fn place_base(&mut self, base: &NewBase) -> Result<Entry, Error> {
+    pub fn place_base(&mut self, base: &mut NewBase) -> Result<Entry, Error> {
         self.last_base += 1;
         let name = self.name(self.last_base, if base.rdb { "base.rdb" } else { "base.aof" });
         let (from, to) = (&base.path, self.path(&name));
@@ -108,6 +108,7 @@ impl Folder {
             self.disk.link(from, &to).map_err(Error::io("link", &to))?;
         } else {
             self.disk.rename(from, &to).map_err(Error::io("rename", &to))?;
+            base.path = to; // where another attempt finds it, should a later step fail
         }
         self.sync_dir()?;
         let (seq, kind) = (self.last_base, FileType::Base);

@@ -55,7 +55,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tail::Tail;
-use writer::{Shared, SlowJob, WriteJob, Writer, lock, now_us};
+use writer::{Reset, Shared, SlowJob, WriteJob, Writer, lock, now_us};
 
 /// Called, from another thread, when the log has got further or something happened to it.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -63,6 +63,8 @@ pub type Waker = Arc<dyn Fn() + Send + Sync>;
 /// A primary says again which database is selected after this many bytes, so that a segment may
 /// begin there, on a replica too.
 const SELECT_EVERY: u64 = 4 << 20;
+/// An argument up to this long is copied once more before it is appended with what surrounds it.
+const SMALL_PART: usize = 1024;
 /// More than this is never written by the loop itself: the copy alone would be felt.
 const INLINE_BYTES: u64 = 1 << 20;
 /// A write slower than this sends the following ones to the log thread ...
@@ -185,6 +187,7 @@ pub struct Log {
     select_due: bool,
     last_select: Offset,
     in_multi: bool,
+    scratch: Vec<u8>,
     on_disk: Option<OnDisk>,
     waker: Waker,
 }
@@ -222,6 +225,7 @@ impl Log {
             select_due: false,
             last_select: start,
             in_multi: false,
+            scratch: Vec::new(),
             on_disk: None,
             waker,
         }
@@ -339,16 +343,26 @@ impl Log {
     pub fn append_command<T: AsRef<[u8]>>(&mut self, db: u32, parts: &[T]) -> Offset {
         self.select(db);
         let mut number = itoa::Buffer::new();
-        self.tail.append(b"*");
-        self.tail.append(number.format(parts.len()).as_bytes());
+        // Small pieces are gathered first: an append to the tail has a fixed price.
+        let scratch = &mut self.scratch;
+        scratch.clear();
+        scratch.push(b'*');
+        scratch.extend_from_slice(number.format(parts.len()).as_bytes());
         for part in parts {
             let part = part.as_ref();
-            self.tail.append(b"\r\n$");
-            self.tail.append(number.format(part.len()).as_bytes());
-            self.tail.append(b"\r\n");
-            self.tail.append(part);
+            scratch.extend_from_slice(b"\r\n$");
+            scratch.extend_from_slice(number.format(part.len()).as_bytes());
+            scratch.extend_from_slice(b"\r\n");
+            if part.len() <= SMALL_PART {
+                scratch.extend_from_slice(part);
+            } else {
+                self.tail.append(scratch);
+                self.tail.append(part);
+                scratch.clear();
+            }
         }
-        self.tail.append(b"\r\n");
+        scratch.extend_from_slice(b"\r\n");
+        self.tail.append(scratch);
         self.tail.end()
     }
 
@@ -403,7 +417,7 @@ impl Log {
         self.histories = histories;
         self.db = None;
         if let Some(disk) = &mut self.on_disk {
-            disk.writer.write(WriteJob::Rename(histories));
+            disk.writer.write(WriteJob::Rename(Box::new(histories)));
         }
     }
 
@@ -580,7 +594,8 @@ impl Log {
             disk.marks.clear();
             disk.last_mark = (offset, now_us());
             disk.log_start = offset;
-            disk.writer.write(WriteJob::Reset { histories, offset, base, epoch: disk.epoch });
+            let reset = Reset { histories, offset, base, epoch: disk.epoch };
+            disk.writer.write(WriteJob::Reset(Box::new(reset)));
         }
     }
 
@@ -598,7 +613,7 @@ impl Log {
     /// another time is removed.
     ///
     /// Opens and syncs files: takes as long as the disk does.
-    pub fn start_disk(&mut self, options: Options, base: NewBase) -> Result<(), Error> {
+    pub fn start_disk(&mut self, options: Options, mut base: NewBase) -> Result<(), Error> {
         let at = base.at;
         if at < self.tail.first() || at > self.tail.end() {
             let what = "the memory tail does not reach back to the snapshot";
@@ -608,7 +623,7 @@ impl Log {
         disk.create_dir(&dir).map_err(Error::io("create", &dir))?;
         let old = recover::read_manifest(&options)?.unwrap_or_default();
         let mut folder = Folder::new(disk, &dir, &options.base_name, old);
-        let mut manifest = Manifest { entries: vec![folder.place_base(&base)?], state: None };
+        let mut manifest = Manifest { entries: vec![folder.place_base(&mut base)?], state: None };
         let (_, segment) = folder.create_segment(at, 0)?;
         manifest.entries.push(segment);
         for mut entry in folder.manifest.entries.clone() {

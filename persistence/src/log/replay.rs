@@ -216,7 +216,9 @@ impl<'a> Reading<'a> {
 mod tests {
     use super::*;
 
-    fn commands(bytes: &[u8]) -> (Vec<(String, u32, u64)>, Result<u32, Stop<()>>) {
+    type Seen = Vec<(String, u32, u64)>;
+
+    fn commands(bytes: &[u8]) -> (Seen, Result<u32, Stop<()>>) {
         let mut seen = Vec::new();
         let reading = Reading { bytes, start: Offset(100), records: &[], db: 0 };
         let result = reading.replay(0, &mut |command| {

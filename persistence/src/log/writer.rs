@@ -38,9 +38,17 @@ const NEVER: u64 = u64::MAX;
 pub enum WriteJob {
     Write { piece: Piece, ends_turn: bool },
     Retry,
-    Rename(Histories),
+    Rename(Box<Histories>),
     SetFsync(Fsync),
-    Reset { histories: Histories, offset: Offset, base: Option<NewBase>, epoch: u64 },
+    Reset(Box<Reset>),
+}
+
+/// Another log, to be begun in place of the present one.
+pub struct Reset {
+    pub histories: Histories,
+    pub offset: Offset,
+    pub base: Option<NewBase>,
+    pub epoch: u64,
 }
 
 /// What the slow thread does, in the order given.
@@ -226,7 +234,7 @@ impl Shared {
             WriteJob::Retry => Ok(()),
             WriteJob::Rename(histories) => {
                 self.write_all();
-                let change = self.change_state(|state| state.histories = histories);
+                let change = self.change_state(|state| state.histories = *histories);
                 change.map_err(|error| (WriteJob::Rename(histories), error))
             }
             WriteJob::SetFsync(fsync) => {
@@ -239,10 +247,9 @@ impl Shared {
                 self.always.store(fsync == Fsync::Always, Ordering::Release);
                 Ok(())
             }
-            WriteJob::Reset { histories, offset, base, epoch } => {
-                self.reset(histories, offset, base, epoch).map_err(|(base, error)| {
-                    (WriteJob::Reset { histories, offset, base, epoch }, error)
-                })
+            WriteJob::Reset(mut reset) => {
+                let result = self.reset(&mut reset);
+                result.map_err(|error| (WriteJob::Reset(reset), error))
             }
         }
     }
@@ -377,7 +384,7 @@ impl Shared {
     }
 
     /// Makes `base` the log's base, and removes what is older.
-    fn install(&self, base: NewBase, epoch: u64) -> Result<(), Error> {
+    fn install(&self, mut base: NewBase, epoch: u64) -> Result<(), Error> {
         let at = base.at;
         let mut folder = lock(&self.folder);
         let begins = |e: &super::manifest::Entry| e.start == Some(base.at);
@@ -385,7 +392,7 @@ impl Shared {
             let what = "no segment of the log begins where the base stands";
             return Err(Error::io("install", &base.path)(io::Error::other(what)));
         }
-        let entry = folder.place_base(&base)?;
+        let entry = folder.place_base(&mut base)?;
         let mut manifest = folder.manifest.clone();
         for old in &mut manifest.entries {
             if old.kind == FileType::Base || old.start.is_none_or(|start| start < base.at) {
@@ -405,19 +412,14 @@ impl Shared {
     }
 
     /// Leaves the present log and begins another, at `offset` of another history. After an error,
-    /// the base is returned as it is to be used for the next attempt.
-    fn reset(
-        &self,
-        histories: Histories,
-        offset: Offset,
-        base: Option<NewBase>,
-        epoch: u64,
-    ) -> Result<(), (Option<NewBase>, Error)> {
+    /// `reset` is what is to be tried again.
+    fn reset(&self, reset: &mut Reset) -> Result<(), Error> {
+        let Reset { histories, offset, base, epoch } = reset;
+        let (histories, offset, epoch) = (*histories, *offset, *epoch);
         let mut folder = lock(&self.folder);
         // No byte of the log that is left reaches a file any more, whatever happens next.
         lock(&self.sink).abandon(offset, epoch);
         folder.indexer = None;
-        let mut base_left = base;
         let mut change = || -> Result<_, Error> {
             let (file, segment) = folder.create_segment(offset, 0)?;
             file.sync().map_err(Error::io("sync", &folder.path(&segment.name)))?;
@@ -425,14 +427,8 @@ impl Shared {
                 entries: Vec::new(),
                 state: folder.manifest.state.clone().map(|s| State { histories, ..s }),
             };
-            if let Some(base) = &base_left {
-                let entry = folder.place_base(base)?;
-                if !base.keep {
-                    // Should a later step fail, the file is found under its new name.
-                    let path = folder.path(&entry.name);
-                    base_left = base_left.take().map(|base| NewBase { path, ..base });
-                }
-                manifest.entries.push(entry);
+            if let Some(base) = base {
+                manifest.entries.push(folder.place_base(base)?);
             }
             manifest.entries.push(segment.clone());
             for old in &folder.manifest.entries {
@@ -444,10 +440,7 @@ impl Shared {
             folder.begin_index(&segment, &file, offset);
             Ok(file)
         };
-        let file = match change() {
-            Ok(file) => file,
-            Err(error) => return Err((base_left, error)),
-        };
+        let file = change()?;
         let mut sink = lock(&self.sink);
         sink.segment = Some(Open { file, start: offset });
         self.written.store(offset.0, Ordering::Release);

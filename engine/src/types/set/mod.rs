@@ -347,6 +347,31 @@ impl Set {
         }
     }
 
+    /// Takes `n` members out, or all if there are fewer; all choices are as likely.
+    pub fn pop_some(&mut self, n: usize, random: &mut impl FnMut() -> u64) -> Vec<Popped> {
+        if self.is_large() {
+            return (0..n).map_while(|_| self.pop(random)).collect();
+        }
+        // One walk chooses and copies, so that no member is looked for from the start again.
+        let len = self.len();
+        let mut wanted = n.min(len);
+        let mut popped = Vec::with_capacity(wanted);
+        for (i, entry) in self.iter().enumerate() {
+            if below(random, len - i) < wanted {
+                wanted -= 1;
+                popped.push(match entry {
+                    Entry::Int(value) => Popped::Int(value),
+                    Entry::Str(text) => Popped::Text(text.to_vec()),
+                });
+            }
+        }
+        let mut room = itoa::Buffer::new();
+        for member in &popped {
+            self.remove(member.bytes(&mut room));
+        }
+        popped
+    }
+
     /// Takes a member out, each as likely as any other.
     pub fn pop(&mut self, random: &mut impl FnMut() -> u64) -> Option<Popped> {
         match self {

@@ -4,7 +4,7 @@
 //! Whoever takes a member out of the table has taken it out of the tree before: that is all there
 //! is to prove, and it is proved in this file.
 
-use crate::btree::BTree;
+use crate::btree::{BTree, TreeKey};
 use crate::hasher::hash;
 use crate::member::{Member, ScoredRef};
 use crate::table::{Entry, Table};
@@ -32,18 +32,10 @@ impl Large {
         large
     }
 
-    /// One of many members in any order. Of members with the same bytes the first is taken.
-    pub fn from_members(members: impl ExactSizeIterator<Item = Member>) -> Large {
-        let mut table: Table<Member> = Table::new();
-        table.reserve(members.len());
-        let mut order = Vec::with_capacity(members.len());
-        for member in members {
-            if let Entry::Vacant(slot) = table.find_slot(hash(member.bytes()), member.bytes()) {
-                order.push(scored(&member));
-                slot.insert(member);
-            }
-        }
-        order.sort_unstable_by(crate::btree::TreeKey::cmp);
+    /// One of the members of a table.
+    pub fn from_table(table: Table<Member>) -> Large {
+        let mut order: Vec<ScoredRef> = table.iter().map(scored).collect();
+        order.sort_unstable_by(TreeKey::cmp);
         Large { table, tree: BTree::from_sorted(order) }
     }
 

@@ -17,6 +17,7 @@ use crate::keyspace::Limits;
 use crate::listpack::{Builder, Encoded, Entry, Listpack, Pos};
 use crate::member::Member;
 use crate::num;
+use crate::table::{self, Slot, Table};
 use large::Large;
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -119,12 +120,25 @@ impl Zset {
 
     /// A sorted set of many members in any order. Of members with the same bytes the first is taken,
     /// and those whose score is not a number are left out: the caller sees it by the length.
-    pub fn from_members(mut members: Vec<Member>, limits: &Limits) -> Zset {
-        members.retain(|member| !member.score().is_nan());
-        let longest = members.iter().map(|m| m.bytes().len()).max().unwrap_or(0);
-        let small = members.len() <= limits.zset_max_listpack_entries
+    pub fn from_members(members: Vec<Member>, limits: &Limits) -> Zset {
+        let mut table: Table<Member> = Table::new();
+        table.reserve(members.len());
+        for member in members {
+            if let table::Entry::Vacant(slot) = table.find_slot(member.key_hash(), member.bytes())
+                && !member.score().is_nan()
+            {
+                slot.insert(member);
+            }
+        }
+        Zset::from_table(table, limits)
+    }
+
+    /// A sorted set of the members of a table, none of whose scores is NaN.
+    pub fn from_table(table: Table<Member>, limits: &Limits) -> Zset {
+        let longest = table.iter().map(|m| m.bytes().len()).max().unwrap_or(0);
+        let small = table.len() <= limits.zset_max_listpack_entries
             && longest <= limits.zset_max_listpack_value;
-        let large = Large::from_members(members.into_iter());
+        let large = Large::from_table(table);
         if !small {
             return Zset::large(large);
         }

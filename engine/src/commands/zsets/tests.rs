@@ -1,0 +1,1 @@
+//! Replies and effects of the sorted set commands.
