@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod dump;
+pub mod info;
 pub mod persistence;
 pub mod pubsub;
 pub mod replication;
@@ -14,6 +15,7 @@ use varve_engine::command::{Command, Handler};
 pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
     [
         connection::COMMANDS,
+        info::COMMANDS,
         persistence::COMMANDS,
         pubsub::COMMANDS,
         replication::COMMANDS,

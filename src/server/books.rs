@@ -19,9 +19,8 @@ pub struct Stats {
     pub net_out: u64,
     pub net_replication_in: u64,
     pub net_replication_out: u64,
-    pub sync_full: u64,
-    pub sync_partial_ok: u64,
-    pub sync_partial_err: u64,
+    /// Full syncs, partial ones and refused partial ones before the last `CONFIG RESETSTAT`.
+    pub syncs_before: (u64, u64, u64),
     /// Partial resyncs of this server as a replica.
     pub sync_continued: u64,
     pub forks: u64,
@@ -34,6 +33,9 @@ pub struct Stats {
     pub evicted_scripts: u64,
     pub unexpected_errors: u64,
     pub dump_payload_sanitizations: u64,
+    pub expire_cycle_us: u64,
+    /// Values and tables that were given to the thread that frees.
+    pub lazy_freed: u64,
 }
 
 /// An entry of the slow log.
@@ -102,6 +104,12 @@ impl Rate {
 }
 
 impl Server {
+    /// Full syncs, partial ones, and partial ones that were refused.
+    pub fn sync_counts(&self) -> (u64, u64, u64) {
+        let (now, before) = (self.repl.primary.sync_counts(), self.stats.syncs_before);
+        (now.0 - before.0, now.1 - before.1, now.2 - before.2)
+    }
+
     /// Enters a command that ran for `spent_ns` in the books.
     pub fn account(&mut self, call: &Call<'_>, id: CommandId, args: &Args<'_>, spent_ns: u64) {
         let histogram = self.cfg.latency_tracking;

@@ -104,6 +104,7 @@ impl Server {
                 }
             }
         }
+        self.stats.expire_cycle_us += started.elapsed().as_micros() as u64;
         self.latency("expire-cycle", started.elapsed().as_millis() as u64);
     }
 

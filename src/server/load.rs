@@ -237,6 +237,7 @@ impl Server {
         let mut reader = rdb::Reader::new(&map).map_err(wrong)?;
         reader.set_limits(self.ks.limits.clone());
         let mut place = Place::default();
+        (self.snapshots.last_load_keys, self.snapshots.last_load_expired) = (0, 0);
         self.clock.sync();
         let now = self.clock.now_ms();
         let drop_expired = self.is_primary();
@@ -264,8 +265,10 @@ impl Server {
                         ));
                     }
                     if drop_expired && entry.expire().is_some_and(|at| at < now) {
+                        self.snapshots.last_load_expired += 1;
                         continue;
                     }
+                    self.snapshots.last_load_keys += 1;
                     self.ks.load(db, entry, idle_s, freq);
                 }
             }

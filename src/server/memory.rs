@@ -154,6 +154,7 @@ impl Server {
     /// Sends what commands left to be freed to the thread that frees.
     pub fn collect_garbage(&mut self) {
         for garbage in self.ks.garbage.drain(..) {
+            self.stats.lazy_freed += 1;
             // The thread lives as long as the process; without it, freeing here is right too.
             let _ = self.memory.free.send(garbage);
         }

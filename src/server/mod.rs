@@ -67,6 +67,8 @@ pub struct Server {
     pub clock: Clock,
     pub started_ms: i64,
     pub run_id: String,
+    /// Bytes allocated when nothing was loaded yet.
+    pub startup_memory: u64,
     pub stats: Stats,
     pub commands_rate: Rate,
     pub net_in_rate: Rate,

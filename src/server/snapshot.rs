@@ -92,6 +92,9 @@ pub struct Snapshots {
     pub saves: u64,
     pub rewrites: u64,
     pub dirty_saved: u64,
+    /// Keys of the last RDB file that was read, and those that had expired.
+    pub last_load_keys: u64,
+    pub last_load_expired: u64,
     /// The newest snapshot file that the log still continues, for full syncs.
     pub base: Option<(PathBuf, Offset)>,
     buffers: Option<rdb::Buffers>,
@@ -127,6 +130,8 @@ impl Snapshots {
             saves: 0,
             rewrites: 0,
             dirty_saved: 0,
+            last_load_keys: 0,
+            last_load_expired: 0,
             base: None,
             buffers: None,
             rewrite_retry_s: 0,

@@ -267,6 +267,7 @@ impl Server {
             commands,
             clock,
             run_id,
+            startup_memory: crate::allocator::used(),
             memory,
             stats: Default::default(),
             commands_rate: Default::default(),
