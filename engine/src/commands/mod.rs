@@ -6,6 +6,7 @@ pub mod keys;
 pub mod lists;
 pub mod scan;
 pub mod sets;
+pub mod sort;
 pub mod strings;
 pub mod zsets;
 
@@ -20,6 +21,7 @@ pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
         lists::COMMANDS,
         sets::COMMANDS,
         zsets::COMMANDS,
+        sort::COMMANDS,
     ]
     .into_iter()
     .flatten()

@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn any_cut_gives_the_same() {
-        let bytes: Vec<u8> = (0..5000u32).map(|i| (i * i >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..5000u32).map(|i| ((i * i) >> 3) as u8).collect();
         let whole = crc64(&bytes);
         for cut in [0, 1, 15, 16, 127, 128, 129, 1000, 4999, 5000] {
             let mut crc = Crc64::new();

@@ -138,8 +138,6 @@ fn redis_runs_our_commands() {
     };
     let mut buffers = Buffers::new();
     rdb::save_as_commands(&ks, &options(10), &mut buffers, &mut write, &mut |_| {}).unwrap();
-    let replies = commands.windows(3).filter(|w| w == b"\n*2" || w == b"\n*3").count();
-    assert!(replies > 0);
     let mut stream = redis.stream.get_ref().try_clone().unwrap();
     let end = "*2\r\n$4\r\nECHO\r\n$13\r\nthat was them\r\n";
     let sender = std::thread::spawn(move || {
