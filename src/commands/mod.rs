@@ -1,5 +1,6 @@
 //! The daemon's own commands: connections, transactions, pub/sub, the server itself.
 
+pub mod config;
 pub mod connection;
 pub mod info;
 pub mod persistence;
@@ -13,6 +14,7 @@ use varve_engine::command::Command;
 /// Every command of the daemon.
 pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
     [
+        config::COMMANDS,
         connection::COMMANDS,
         info::COMMANDS,
         persistence::COMMANDS,

@@ -226,6 +226,8 @@ impl Server {
             soft_for: std::time::Duration::from_secs(limit.soft_seconds),
         };
         conn.limits.authenticated = conn.session.authenticated;
+        conn.limits.bulk_max = self.cfg.proto_max_bulk_len as usize;
+        conn.query_limit = self.cfg.client_query_buffer_limit as usize;
         if conn.session.kind == Kind::Replica {
             // A replica is an offset: what it has not taken stays in the log, not in a buffer.
             conn.output_limit = varve_net::OutputLimit::default();
