@@ -1,5 +1,6 @@
 //! The daemon's own commands: connections, transactions, pub/sub, the server itself.
 
+pub mod client;
 pub mod config;
 pub mod connection;
 pub mod info;
@@ -14,6 +15,7 @@ use varve_engine::command::Command;
 /// Every command of the daemon.
 pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
     [
+        client::COMMANDS,
         config::COMMANDS,
         connection::COMMANDS,
         info::COMMANDS,
