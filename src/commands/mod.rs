@@ -1,6 +1,7 @@
 //! The daemon's own commands: connections, transactions, pub/sub, the server itself.
 
 pub mod client;
+pub mod command;
 pub mod config;
 pub mod connection;
 pub mod info;
@@ -16,6 +17,7 @@ use varve_engine::command::Command;
 pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
     [
         client::COMMANDS,
+        command::COMMANDS,
         config::COMMANDS,
         connection::COMMANDS,
         info::COMMANDS,
