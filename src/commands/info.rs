@@ -326,9 +326,9 @@ impl Server {
         t.add("rdb_last_cow_size", s.last_cow);
         t.add("rdb_last_load_keys_expired", s.last_load_expired);
         t.add("rdb_last_load_keys_loaded", s.last_load_keys);
-        t.flag("aof_enabled", self.log.is_on_disk());
+        t.flag("aof_enabled", self.cfg.appendonly);
         t.flag("aof_rewrite_in_progress", rewriting);
-        t.flag("aof_rewrite_scheduled", s.rewrite_scheduled);
+        t.flag("aof_rewrite_scheduled", s.rewrite_scheduled || self.disk_is_due() && !rewriting);
         t.add("aof_last_rewrite_time_sec", s.last_rewrite_time_s);
         t.add("aof_current_rewrite_time_sec", seconds(rewriting));
         t.add("aof_last_bgrewrite_status", ok(s.last_rewrite_ok));

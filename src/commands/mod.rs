@@ -1,5 +1,8 @@
 //! The daemon's own commands: connections, transactions, pub/sub, the server itself.
 
+pub mod client;
+pub mod command;
+pub mod config;
 pub mod connection;
 pub mod dump;
 pub mod info;
@@ -14,6 +17,9 @@ use varve_engine::command::{Command, Handler};
 /// Every command of the daemon.
 pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
     [
+        client::COMMANDS,
+        command::COMMANDS,
+        config::COMMANDS,
         connection::COMMANDS,
         info::COMMANDS,
         persistence::COMMANDS,

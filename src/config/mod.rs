@@ -30,6 +30,7 @@ pub mod value;
 
 pub use directives::{Config, DIRECTIVES, Directive};
 pub use load::{LoadError, Loaded, Origin, load};
+pub use runtime::failed;
 pub use types::*;
 
 /// An I/O error in the system's words alone, as Redis reports it: without Rust's `(os error 2)`.

@@ -72,7 +72,9 @@ pub struct Client {
     pub id: u64,
     pub kind: Kind,
     pub peer: String,
+    /// The address at this end, and the descriptor, from the first request on.
     pub local: String,
+    pub fd: i32,
     pub socket: Option<SocketAddr>,
     pub unix: bool,
     pub name: Vec<u8>,

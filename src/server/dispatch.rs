@@ -21,6 +21,13 @@ pub struct Call<'a> {
     pub command: CommandId,
 }
 
+impl Call<'_> {
+    /// Whether the client is on this machine: some settings open things to those only.
+    pub fn is_local(&self) -> bool {
+        self.client.unix || self.client.socket.is_none_or(|s| s.ip().to_canonical().is_loopback())
+    }
+}
+
 const MISCONF_RDB: Error = Error::new(
     "MISCONF Varve is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that may modify the data set are disabled, because this instance is configured to report errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Varve logs for details about the RDB error.",
 );
@@ -129,9 +136,7 @@ impl Server {
         if spec.name == "debug" || spec.name.starts_with("debug|") {
             let allowed = match self.cfg.enable_debug_command {
                 OnOffLocal::Yes => true,
-                OnOffLocal::Local => {
-                    client.unix || client.socket.is_none_or(|s| s.ip().is_loopback())
-                }
+                OnOffLocal::Local => call.is_local(),
                 OnOffLocal::No => false,
             };
             if !allowed {

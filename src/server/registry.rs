@@ -49,6 +49,8 @@ pub type CommandId = u16;
 enum Named {
     Command(CommandId),
     Container,
+    /// `COMMAND`: a command alone, a container before a second word.
+    Either(CommandId),
 }
 
 pub struct Registry {
@@ -97,8 +99,14 @@ impl Registry {
                 }
                 Some((container, _)) => {
                     let container: Box<[u8]> = container.as_bytes().into();
-                    // A command that is also a container (none of Redis's data commands is) wins.
-                    words.entry(container.clone()).or_insert(Named::Container);
+                    words
+                        .entry(container.clone())
+                        .and_modify(|named| {
+                            if let Named::Command(id) = *named {
+                                *named = Named::Either(id);
+                            }
+                        })
+                        .or_insert(Named::Container);
                     containers.insert(container.clone(), container);
                     subcommands.insert(name.into(), id as CommandId);
                 }
@@ -156,7 +164,8 @@ impl Registry {
         match self.words.get(word) {
             None => Err(Unknown::Command),
             Some(Named::Command(id)) => Ok(*id),
-            Some(Named::Container) => {
+            Some(Named::Either(id)) if sub.is_none() => Ok(*id),
+            Some(Named::Container | Named::Either(_)) => {
                 let container = &self.containers[word];
                 let text = || String::from_utf8_lossy(container).into_owned();
                 let Some(sub) = sub else { return Err(Unknown::Bare(text())) };
@@ -195,9 +204,21 @@ impl Registry {
     /// Names of first words as clients say them, with the command or container each names.
     pub fn words(&self) -> impl Iterator<Item = (&[u8], Option<CommandId>)> {
         self.words.iter().map(|(word, named)| match *named {
-            Named::Command(id) => (&word[..], Some(id)),
+            Named::Command(id) | Named::Either(id) => (&word[..], Some(id)),
             Named::Container => (&word[..], None),
         })
+    }
+
+    /// What a first word (lower case) names: a command unless it is only a container, and its own
+    /// name.
+    pub fn named(&self, word: &[u8]) -> Option<(Option<CommandId>, &str)> {
+        match *self.words.get(word)? {
+            Named::Command(id) | Named::Either(id) => Some((Some(id), self.get(id).spec.name)),
+            Named::Container => {
+                let own = std::str::from_utf8(&self.containers[word]).ok()?;
+                Some((None, own))
+            }
+        }
     }
 
     /// The subcommands of a container, by its own name.

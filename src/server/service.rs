@@ -6,6 +6,7 @@ use super::dispatch::Call;
 use crate::{log_verbose, log_warning};
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 use varve_engine::hasher::hash;
 use varve_net::{Closed, Conn, ConnId, External, Net, Peer, Service};
@@ -66,6 +67,11 @@ impl Service for Server {
     fn requests(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
         self.clock.tick_ns();
         conn.session.last_used_ms = self.clock.now_ms();
+        if conn.session.local.is_empty() {
+            // While its command runs, the connection is out of reach of `CLIENT LIST`.
+            conn.session.local = conn.local().to_string();
+            conn.session.fd = conn.fd().as_raw_fd();
+        }
         let mut ahead = 0;
         while !conn.hold && !conn.close_after_reply && !conn.close_asap {
             if ahead == 0 {
@@ -226,6 +232,8 @@ impl Server {
             soft_for: std::time::Duration::from_secs(limit.soft_seconds),
         };
         conn.limits.authenticated = conn.session.authenticated;
+        conn.limits.bulk_max = self.cfg.proto_max_bulk_len as usize;
+        conn.query_limit = self.cfg.client_query_buffer_limit as usize;
         if conn.session.kind == Kind::Replica {
             // A replica is an offset: what it has not taken stays in the log, not in a buffer.
             conn.output_limit = varve_net::OutputLimit::default();

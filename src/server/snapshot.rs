@@ -22,7 +22,7 @@ use varve_engine::Error;
 use varve_engine::table::{ResizePolicy, set_resize_policy};
 use varve_net::{Conn, ConnId, Mode, Net};
 use varve_persistence::log::NewBase;
-use varve_persistence::offset::Offset;
+use varve_persistence::offset::{Histories, Offset};
 use varve_persistence::rdb;
 
 /// What a child writes for.
@@ -97,6 +97,9 @@ pub struct Snapshots {
     pub last_load_expired: u64,
     /// The newest snapshot file that the log still continues, for full syncs.
     pub base: Option<(PathBuf, Offset)>,
+    /// A child writes the first base of a log that is to be on disk from then on: the histories at
+    /// its start.
+    disk_begins: Option<Histories>,
     buffers: Option<rdb::Buffers>,
     rewrite_retry_s: i64,
     next_mark: u64,
@@ -133,6 +136,7 @@ impl Snapshots {
             last_load_keys: 0,
             last_load_expired: 0,
             base: None,
+            disk_begins: None,
             buffers: None,
             rewrite_retry_s: 0,
             next_mark: 0,
@@ -283,8 +287,10 @@ impl Server {
         // Everything that the log holds up to here is the snapshot's; what comes after continues it.
         let rotated = self.log.is_on_disk() && path.is_some();
         self.log.flush();
-        let at = if rotated { self.log.begin_rotation() } else { self.log.end() };
-        let options = self.save_options(self.cfg.rdb_version);
+        let begins = self.snapshots.disk_begins.is_some();
+        let at = if rotated || begins { self.log.begin_rotation() } else { self.log.end() };
+        let mut options = self.save_options(self.cfg.rdb_version);
+        options.aof_base |= purpose == Purpose::Rewrite;
         let mut buffers = self.snapshots.buffers.take().unwrap_or_else(rdb::Buffers::new);
         let mut smaps = vec![0u8; 8192];
         let incremental = self.cfg.rdb_save_incremental_fsync;
@@ -409,6 +415,9 @@ impl Server {
             self.snapshots.rewrite_scheduled = true;
             return Ok("Background append only file rewriting scheduled");
         }
+        if self.disk_is_due() {
+            return self.begin_disk(net).map(|_| "Background append only file rewriting started");
+        }
         if !self.log.is_on_disk() {
             // Without a log on disk there is nothing to shorten: a snapshot is what was asked for.
             return self.bgsave(net, true).map(|_| "Background append only file rewriting started");
@@ -416,6 +425,58 @@ impl Server {
         self.snapshots.rewrites += 1;
         self.start_child(net, Purpose::Rewrite)
             .map(|_| "Background append only file rewriting started")
+    }
+
+    /// Whether the log is to be on disk and is not yet.
+    pub fn disk_is_due(&self) -> bool {
+        self.cfg.appendonly && !self.log.is_on_disk() && self.loading.is_none()
+    }
+
+    /// `CONFIG SET appendonly yes`: a child writes the base that the log on disk begins with. If
+    /// there is another child, this one comes after it.
+    pub fn begin_disk(&mut self, net: &mut Net<Client>) -> Result<(), Error> {
+        if self.snapshots.running() || self.in_exec.is_some() {
+            return Ok(());
+        }
+        // The tail must reach back to the base when that is finished.
+        self.log.set_tail_bytes(u64::MAX);
+        self.snapshots.rewrites += 1;
+        self.snapshots.disk_begins = Some(*self.log.histories());
+        if let Err(error) = self.start_child(net, Purpose::Rewrite) {
+            self.snapshots.disk_begins = None;
+            self.log.set_tail_bytes(self.cfg.repl_backlog_size);
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// `CONFIG SET appendonly no`.
+    pub fn end_disk(&mut self, net: &mut Net<Client>) {
+        if let Some(running) = &self.snapshots.running
+            && running.purpose == Purpose::Rewrite
+        {
+            net.kill(running.reports);
+            net.child_lives = false;
+            self.kill_child();
+        }
+        self.snapshots.disk_begins = None;
+        self.snapshots.rewrite_scheduled = false;
+        if let Err(why) = self.log.stop_disk() {
+            log_warning!("The log could not be closed in good order: {why}");
+        }
+        self.log.set_tail_bytes(self.cfg.repl_backlog_size);
+    }
+
+    /// Goes on on disk from the base that a child has finished.
+    fn start_disk(&mut self, base: NewBase, histories: Histories) -> std::io::Result<()> {
+        if *self.log.histories() != histories {
+            return Err(std::io::Error::other("the data was replaced meanwhile"));
+        }
+        self.log
+            .start_disk(self.log_options(), base)
+            .map_err(|e| std::io::Error::other(e.to_string()))?;
+        log_notice!("The log is on disk from offset {} on", self.log.end());
+        Ok(())
     }
 
     /// Bytes from a child: reports, or the RDB that it streams.
@@ -522,6 +583,9 @@ impl Server {
                 }
             }
             Purpose::Rewrite => {
+                if self.snapshots.disk_begins.take().is_some() {
+                    self.log.set_tail_bytes(self.cfg.repl_backlog_size);
+                }
                 self.snapshots.last_rewrite_ok = ok;
                 self.snapshots.last_rewrite_time_s = seconds;
                 self.snapshots.last_rewrite_cow = running.cow;
@@ -545,6 +609,13 @@ impl Server {
         }
         if running.purpose != Purpose::Rewrite {
             self.snapshots.base = Some((path.clone(), running.at));
+        }
+        if running.purpose == Purpose::Rewrite
+            && let Some(histories) = self.snapshots.disk_begins
+        {
+            let rdb = self.cfg.aof_use_rdb_preamble;
+            let base = NewBase { path, at: running.at, rdb, keep: false };
+            return self.start_disk(base, histories);
         }
         if running.rotated && self.log.is_on_disk() {
             // `dump.rdb` and the base are one file under two names: it is never changed.
@@ -587,6 +658,10 @@ impl Server {
         let now_s = self.clock.now_ms() / 1000;
         if std::mem::take(&mut self.snapshots.rewrite_scheduled) {
             let _ = self.bgrewriteaof(net);
+            return;
+        }
+        if self.disk_is_due() && now_s >= self.snapshots.rewrite_retry_s {
+            let _ = self.begin_disk(net);
             return;
         }
         let retry = self.snapshots.last_ok || now_s - self.snapshots.last_try_s >= RETRY_S;

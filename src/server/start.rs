@@ -39,7 +39,7 @@ const RESERVED_FILES: u64 = 32;
 pub struct Process {
     signals: SignalFd,
     listeners: Vec<ListenerId>,
-    _lock: log::DirLock,
+    lock: log::DirLock,
 }
 
 /// Runs the daemon until it is told to stop. The error is for the log file, or for standard error
@@ -84,7 +84,7 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     net.set_keepalive(keepalive(&cfg)).map_err(|e| e.to_string())?;
     let listeners = listen(&mut net, &cfg)?;
     let mut server = Server::new(cfg, loaded.origin, &net)?;
-    server.process = Some(Process { signals, listeners, _lock: lock });
+    server.process = Some(Process { signals, listeners, lock });
     server.apply_limits(&mut net);
     server.warn_about_system();
     crate::service::status(&server, "Loading");
@@ -146,7 +146,7 @@ fn write_pidfile(cfg: &Config) -> Option<PathBuf> {
 
 /// Raises the limit of open files to what `maxclients` needs, or lowers `maxclients` to what the
 /// limit allows.
-fn raise_file_limit(cfg: &mut Config) {
+pub fn raise_file_limit(cfg: &mut Config) {
     let want = cfg.maxclients as u64 + RESERVED_FILES;
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     if soft >= want {
@@ -354,6 +354,17 @@ impl Server {
             net.close_listener(id);
         }
         process.listeners = listen(net, &self.cfg)?;
+        Ok(())
+    }
+
+    /// Works in the folder that the configuration names now, and locks it: `CONFIG SET dir`.
+    pub fn change_dir(&mut self) -> Result<(), String> {
+        let dir = Path::new(&self.cfg.dir);
+        let lock = log::lock_dir(dir).map_err(|e| e.to_string())?;
+        std::env::set_current_dir(dir).map_err(|e| e.to_string())?;
+        if let Some(process) = &mut self.process {
+            process.lock = lock;
+        }
         Ok(())
     }
 

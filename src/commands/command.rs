@@ -1,0 +1,353 @@
+//! `COMMAND`: the command table, for clients that route, complete or document commands by it.
+//!
+//! Everything is read from the commands' own entries. A container (`CONFIG`) has no entry of its
+//! own: what is said of it follows from its subcommands.
+
+use super::Done;
+use crate::server::Server;
+use crate::server::dispatch::Call;
+use crate::server::registry::{CommandId, ServerHandler};
+use varve_engine::command::{Command, Keys, Spec, category, flag, flag::*};
+use varve_engine::{Args, Error, Reply, glob};
+
+/// A command or a container, with its own name.
+enum Entry {
+    Command(CommandId),
+    Container(String),
+}
+
+impl Server {
+    /// What a name stands for: `get`, `config`, `config|get`.
+    fn entry(&self, name: &[u8]) -> Option<Entry> {
+        let lower = String::from_utf8_lossy(name).to_ascii_lowercase();
+        if lower.contains('|') {
+            return self.commands.by_name(&lower).map(Entry::Command);
+        }
+        self.commands.named(lower.as_bytes()).map(|(id, own)| match id {
+            Some(id) => Entry::Command(id),
+            None => Entry::Container(own.to_owned()),
+        })
+    }
+
+    /// All first words, in the order of their names.
+    fn entries(&self) -> Vec<Entry> {
+        let mut words: Vec<&[u8]> = self.commands.words().map(|(word, _)| word).collect();
+        words.sort_unstable();
+        words.into_iter().filter_map(|word| self.entry(word)).collect()
+    }
+
+    fn own_name<'a>(&'a self, entry: &'a Entry) -> &'a str {
+        match entry {
+            Entry::Command(id) => self.commands.get(*id).spec.name,
+            Entry::Container(name) => name,
+        }
+    }
+
+    /// The subcommands of an entry that is no subcommand itself.
+    fn subcommands(&self, entry: &Entry) -> Vec<CommandId> {
+        self.commands.subcommands_of(self.own_name(entry)).collect()
+    }
+
+    fn put_info(&self, reply: &mut Reply, entry: &Entry) {
+        reply.array(10);
+        reply.bulk(self.own_name(entry).as_bytes());
+        match entry {
+            Entry::Command(id) => {
+                let spec = self.commands.get(*id).spec;
+                reply.int(spec.arity as i64);
+                put_names(reply, flags_of(spec), flag::NAMES, "");
+                let (first, last, step) = spec.keys.range();
+                [first, last, step].iter().for_each(|&n| reply.int(n as i64));
+                put_names(reply, spec.all_categories(), category::NAMES, "@");
+                reply.array(0);
+                put_key_specs(reply, spec);
+            }
+            Entry::Container(_) => {
+                reply.int(-2);
+                reply.set(0);
+                (0..3).for_each(|_| reply.int(0));
+                put_names(reply, category::SLOW, category::NAMES, "@");
+                reply.array(0);
+                reply.array(0);
+            }
+        }
+        let subcommands = self.subcommands(entry);
+        reply.array(subcommands.len());
+        for id in subcommands {
+            self.put_info(reply, &Entry::Command(id));
+        }
+    }
+
+    fn put_docs(&self, reply: &mut Reply, entry: &Entry) {
+        let subcommands = self.subcommands(entry);
+        reply.map(
+            4 + !subcommands.is_empty() as usize - matches!(entry, Entry::Container(_)) as usize,
+        );
+        let mut pair = |name: &str, value: &str| {
+            reply.bulk(name.as_bytes());
+            reply.bulk(value.as_bytes());
+        };
+        match entry {
+            Entry::Command(id) => {
+                let spec = self.commands.get(*id).spec;
+                pair("summary", spec.summary);
+                pair("since", spec.since);
+                pair("group", spec.group);
+                pair("complexity", spec.complexity);
+            }
+            Entry::Container(name) => {
+                let of = || subcommands.iter().map(|&id| self.commands.get(id).spec);
+                pair("summary", &format!("Commands that begin with {}.", name.to_uppercase()));
+                pair("since", of().map(|s| s.since).min().unwrap_or_default());
+                pair("group", of().map(|s| s.group).next().unwrap_or_default());
+            }
+        }
+        if !subcommands.is_empty() {
+            reply.bulk(b"subcommands");
+            reply.map(subcommands.len());
+            for id in subcommands {
+                reply.bulk(self.commands.get(id).spec.name.as_bytes());
+                self.put_docs(reply, &Entry::Command(id));
+            }
+        }
+    }
+}
+
+fn put_names(reply: &mut Reply, bits: u32, names: &[(u32, &str)], prefix: &str) {
+    let place = reply.deferred();
+    let mut n = 0;
+    for (_, name) in names.iter().filter(|(bit, _)| bits & bit != 0) {
+        reply.simple(&format!("{prefix}{name}"));
+        n += 1;
+    }
+    reply.end_set(place, n);
+}
+
+/// The flags with the one that follows from where the keys stand.
+fn flags_of(spec: &Spec) -> u32 {
+    match spec.keys {
+        Keys::Counted(_) | Keys::AndCounted(..) | Keys::Special(_) => spec.flags | MOVABLE_KEYS,
+        Keys::None | Keys::Range(..) => spec.flags,
+    }
+}
+
+/// What a command may do to its keys. The table says whether it writes, not which key gets what: so
+/// a writing command may do anything to all of them.
+fn access_of(spec: &Spec) -> &'static [&'static str] {
+    if spec.has(WRITE) { &["RW", "access", "update"] } else { &["RO", "access"] }
+}
+
+fn put_key_specs(reply: &mut Reply, spec: &Spec) {
+    /// Where the keys end, seen from where they begin.
+    enum Find {
+        Range { last: i32, step: i32 },
+        Counted,
+        Unknown,
+    }
+    let parts = match spec.keys {
+        Keys::None => vec![],
+        Keys::Range(first, last, step) => {
+            let last = if last < 0 { last } else { last - first };
+            vec![(first, Find::Range { last, step })]
+        }
+        Keys::Counted(at) => vec![(at as i32, Find::Counted)],
+        Keys::AndCounted(first, at) => {
+            vec![(first as i32, Find::Range { last: 0, step: 1 }), (at as i32, Find::Counted)]
+        }
+        Keys::Special(_) => vec![(0, Find::Unknown)],
+    };
+    let typed = |reply: &mut Reply, kind: &str, numbers: &[(&str, i32)]| {
+        reply.map(2);
+        reply.bulk(b"type");
+        reply.bulk(kind.as_bytes());
+        reply.bulk(b"spec");
+        reply.map(numbers.len());
+        for (name, n) in numbers {
+            reply.bulk(name.as_bytes());
+            reply.int(*n as i64);
+        }
+    };
+    reply.array(parts.len());
+    for (begin, find) in parts {
+        reply.map(3);
+        reply.bulk(b"flags");
+        reply.set(access_of(spec).len());
+        access_of(spec).iter().for_each(|f| reply.simple(f));
+        reply.bulk(b"begin_search");
+        match find {
+            Find::Unknown => typed(reply, "unknown", &[]),
+            _ => typed(reply, "index", &[("index", begin)]),
+        }
+        reply.bulk(b"find_keys");
+        match find {
+            Find::Range { last, step } => {
+                typed(reply, "range", &[("lastkey", last), ("keystep", step), ("limit", 0)])
+            }
+            Find::Counted => {
+                typed(reply, "keynum", &[("keynumidx", 0), ("firstkey", 1), ("keystep", 1)])
+            }
+            Find::Unknown => typed(reply, "unknown", &[]),
+        }
+    }
+}
+
+fn command(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
+    let entries = s.entries();
+    call.reply.array(entries.len());
+    entries.iter().for_each(|entry| s.put_info(call.reply, entry));
+    Ok(())
+}
+
+fn count(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
+    call.reply.int(s.commands.words().count() as i64);
+    Ok(())
+}
+
+fn info(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
+    if args.len() == 2 {
+        return command(s, call, args);
+    }
+    call.reply.array(args.len() - 2);
+    for name in args.iter().skip(2) {
+        match s.entry(name) {
+            Some(entry) => s.put_info(call.reply, &entry),
+            None => call.reply.null_array(),
+        }
+    }
+    Ok(())
+}
+
+fn docs(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
+    let entries = match args.len() {
+        2 => s.entries(),
+        _ => args.iter().skip(2).filter_map(|name| s.entry(name)).collect(),
+    };
+    call.reply.map(entries.len());
+    for entry in &entries {
+        call.reply.bulk(s.own_name(entry).as_bytes());
+        s.put_docs(call.reply, entry);
+    }
+    Ok(())
+}
+
+fn list(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
+    let wanted: Box<dyn Fn(&str, u32) -> bool> = match args.len() {
+        2 => Box::new(|_, _| true),
+        5 if args[2].eq_ignore_ascii_case(b"filterby") => {
+            let value = args[4].to_vec();
+            match &args[3].to_ascii_lowercase()[..] {
+                b"module" => Box::new(|_, _| false),
+                b"aclcat" => {
+                    let named = |n: &&(u32, &str)| n.1.as_bytes().eq_ignore_ascii_case(&value);
+                    let bit = category::NAMES.iter().find(named).map_or(0, |n| n.0);
+                    Box::new(move |_, categories| categories & bit != 0)
+                }
+                b"pattern" => Box::new(move |name, _| glob::matches(&value, name.as_bytes(), true)),
+                _ => return Err(Error::SYNTAX),
+            }
+        }
+        _ => return Err(Error::SYNTAX),
+    };
+    let place = call.reply.deferred();
+    let mut n = 0;
+    let mut show = |name: &str, categories: u32| {
+        if wanted(name, categories) {
+            call.reply.bulk(name.as_bytes());
+            n += 1;
+        }
+    };
+    for entry in s.entries() {
+        match &entry {
+            Entry::Command(id) => {
+                let spec = s.commands.get(*id).spec;
+                show(spec.name, spec.all_categories());
+            }
+            Entry::Container(name) => show(name, category::SLOW),
+        }
+        for id in s.subcommands(&entry) {
+            let spec = s.commands.get(id).spec;
+            show(spec.name, spec.all_categories());
+        }
+    }
+    call.reply.end_array(place, n);
+    Ok(())
+}
+
+/// The command that the arguments from index 2 on make, and where its keys stand among them.
+fn keys_of(s: &Server, args: &mut Args) -> Result<(&'static Spec, Vec<usize>), Error> {
+    let named = args.skip(2);
+    let id = s.commands.find(&named).map_err(|_| Error::new("ERR Invalid command specified"))?;
+    let spec = s.commands.get(id).spec;
+    if matches!(spec.keys, Keys::None) {
+        return Err(Error::new("ERR The command has no key arguments"));
+    }
+    if !spec.takes(named.len()) {
+        return Err(Error::new("ERR Invalid number of arguments specified for command"));
+    }
+    let keys = spec.keys.indexes(&named);
+    if keys.is_empty() {
+        return Err(Error::new("ERR Invalid arguments specified for command"));
+    }
+    Ok((spec, keys))
+}
+
+fn getkeys(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
+    let (_, keys) = keys_of(s, args)?;
+    call.reply.array(keys.len());
+    for i in keys {
+        call.reply.bulk(&args[i + 2]);
+    }
+    Ok(())
+}
+
+fn getkeysandflags(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
+    let (spec, keys) = keys_of(s, args)?;
+    call.reply.array(keys.len());
+    for i in keys {
+        call.reply.array(2);
+        call.reply.bulk(&args[i + 2]);
+        call.reply.set(access_of(spec).len());
+        access_of(spec).iter().for_each(|f| call.reply.simple(f));
+    }
+    Ok(())
+}
+
+fn help(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
+    call.reply.help(
+        "COMMAND",
+        &[
+            "(no subcommand)",
+            "    Tells all about all commands.",
+            "COUNT",
+            "    Tells how many commands there are.",
+            "DOCS [<command> ...]",
+            "    Tells what commands are for.",
+            "GETKEYS <command> [<arg> ...]",
+            "    Picks the keys out of a whole command.",
+            "GETKEYSANDFLAGS <command> [<arg> ...]",
+            "    Picks them out with what the command may do to them.",
+            "INFO [<command> ...]",
+            "    Tells all about some commands.",
+            "LIST [FILTERBY (MODULE <name>|ACLCAT <category>|PATTERN <pattern>)]",
+            "    Tells the commands' names.",
+        ],
+    );
+    Ok(())
+}
+
+const fn spec(name: &'static str, arity: i32) -> Spec {
+    Spec::new(name, arity, LOADING | STALE, category::CONNECTION, Keys::None)
+}
+
+/// One entry a command.
+#[rustfmt::skip]
+pub const COMMANDS: &[Command<ServerHandler>] = &[
+    Command { run: command, spec: spec("command", -1).doc("server", "2.8.13", "O(N) in the commands", "Describes every command to programs.") },
+    Command { run: count, spec: spec("command|count", 2).doc("server", "2.8.13", "O(1)", "Counts the commands.") },
+    Command { run: info, spec: spec("command|info", -2).doc("server", "2.8.13", "O(N) in the commands asked for", "Describes some commands to programs.") },
+    Command { run: docs, spec: spec("command|docs", -2).doc("server", "7.0.0", "O(N) in the commands asked for", "Describes commands to people.") },
+    Command { run: list, spec: spec("command|list", -2).doc("server", "7.0.0", "O(N) in the commands", "Lists the commands' names.") },
+    Command { run: getkeys, spec: spec("command|getkeys", -3).doc("server", "2.8.13", "O(N) in the arguments", "Picks the keys out of a command.") },
+    Command { run: getkeysandflags, spec: spec("command|getkeysandflags", -3).doc("server", "7.0.0", "O(N) in the arguments", "Picks the keys out of a command, with what it may do to them.") },
+    Command { run: help, spec: spec("command|help", 2).doc("server", "5.0.0", "O(1)", "Lists the subcommands.") },
+];
