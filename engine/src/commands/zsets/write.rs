@@ -98,7 +98,7 @@ fn add(ctx: &mut Ctx, args: &Args, flags: Flags, at: usize) -> Done {
     if flags.nx && flags.xx {
         return Err(Error::new("ERR XX and NX options at the same time are not compatible"));
     }
-    if flags.gt && flags.nx || flags.lt && flags.nx || flags.gt && flags.lt {
+    if [flags.gt, flags.lt, flags.nx].iter().filter(|&&on| on).count() > 1 {
         return Err(Error::new(
             "ERR GT, LT, and/or NX options at the same time are not compatible",
         ));

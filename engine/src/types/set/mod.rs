@@ -162,7 +162,7 @@ impl Set {
             Set::Large(table) => {
                 let some = table.len().min(64);
                 let bytes: usize = table.iter().take(some).map(Member::memory).sum();
-                let members = if some == 0 { 0 } else { bytes * table.len() / some };
+                let members = (bytes * table.len()).checked_div(some).unwrap_or(0);
                 size_of::<Table<Member>>() + table.memory() + members
             }
         }

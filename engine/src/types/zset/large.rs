@@ -142,7 +142,7 @@ impl Large {
     pub fn memory(&self) -> usize {
         let some = self.len().min(64);
         let bytes: usize = self.table.iter().take(some).map(Member::memory).sum();
-        let members = if some == 0 { 0 } else { bytes * self.len() / some };
+        let members = (bytes * self.len()).checked_div(some).unwrap_or(0);
         size_of::<Large>() + self.table.memory() + self.tree.memory() + members
     }
 
