@@ -5,6 +5,7 @@ pub mod command;
 pub mod config;
 pub mod connection;
 pub mod dump;
+pub mod debug;
 pub mod info;
 pub mod persistence;
 pub mod pubsub;
@@ -21,6 +22,7 @@ pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
         command::COMMANDS,
         config::COMMANDS,
         connection::COMMANDS,
+        debug::COMMANDS,
         info::COMMANDS,
         persistence::COMMANDS,
         pubsub::COMMANDS,
