@@ -7,9 +7,13 @@ pub mod connection;
 pub mod dump;
 pub mod debug;
 pub mod info;
+pub mod latency;
+pub mod memory;
 pub mod persistence;
 pub mod pubsub;
 pub mod replication;
+pub mod server;
+pub mod slowlog;
 pub mod transactions;
 
 use crate::server::registry::ServerHandler;
@@ -24,9 +28,13 @@ pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
         connection::COMMANDS,
         debug::COMMANDS,
         info::COMMANDS,
+        latency::COMMANDS,
+        memory::COMMANDS,
         persistence::COMMANDS,
         pubsub::COMMANDS,
         replication::COMMANDS,
+        server::COMMANDS,
+        slowlog::COMMANDS,
         transactions::COMMANDS,
     ]
     .into_iter()
