@@ -94,7 +94,7 @@ impl Server {
         let Some(Run::Data(run)) = id.map(|id| self.commands.get(id).run) else {
             return Vec::new();
         };
-        let (stats, origin) = (self.ks.stats.clone(), self.ks.origin);
+        let (stats, origin) = (self.ks.stats, self.ks.origin);
         self.ks.origin = Origin::Log;
         let mut reply = Reply::new();
         let mut args = OwnedArgs::new(words);

@@ -75,7 +75,7 @@ fn stats(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     ];
     let reply = &mut *call.reply;
     reply.map(before.len() + m.tables.len() + after.len());
-    let mut put = |reply: &mut varve_engine::Reply, figures: &[(&str, Figure)]| {
+    let put = |reply: &mut varve_engine::Reply, figures: &[(&str, Figure)]| {
         for (name, figure) in figures {
             reply.bulk(name.as_bytes());
             match figure {

@@ -160,7 +160,9 @@ impl Server {
     pub fn reload_log(&mut self, net: &mut Net<Client>) -> Result<(), String> {
         let replicas: Vec<u64> =
             net.iter().filter(|c| c.session.kind == Kind::Replica).map(|c| c.id).collect();
-        replicas.into_iter().for_each(|id| drop(net.kill(id)));
+        for id in replicas {
+            net.kill(id);
+        }
         self.log.stop_disk().map_err(|e| e.to_string())?;
         let result = self.load_log(net);
         self.loading = None;
