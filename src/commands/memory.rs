@@ -41,7 +41,7 @@ fn stats(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     use Figure::{Bytes, Ratio};
     let (m, rss) = (s.memory_use(call), resident_memory());
     let fragmentation = rss as f64 / m.used.max(1) as f64;
-    let per_key = if m.keys == 0 { 0 } else { m.used.saturating_sub(m.startup) / m.keys };
+    let per_key = m.used.saturating_sub(m.startup).checked_div(m.keys).unwrap_or(0);
     let before = [
         ("peak.allocated", Bytes(m.peak)),
         ("total.allocated", Bytes(m.used)),
