@@ -1,4 +1,4 @@
-# `make build`, `make run`, `make test`; `make conf` after a change to the directive table;
+# `make build`, `make run`, `make test`, `make bench`; `make conf` after a change to the directive table;
 # `make install` with PREFIX (default /usr) and DESTDIR.
 
 CARGO ?= cargo
@@ -11,7 +11,7 @@ DOCDIR ?= $(PREFIX)/share/doc/varve
 CONFDIR ?= /etc/varve
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build run test conf install
+.PHONY: build run test bench conf install
 
 build:
 	$(CARGO) build --release
@@ -19,8 +19,13 @@ build:
 run:
 	$(CARGO) run --release --
 
+# The tests compare with Redis and use its tools: what is missing is installed first.
 test:
+	tests/install-tools
 	$(CARGO) test --workspace
+
+bench:
+	$(CARGO) bench --workspace
 
 conf:
 	$(CARGO) build --bin varved

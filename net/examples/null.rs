@@ -34,7 +34,7 @@ impl Service for Null {
     fn external(&mut self, _: &mut Net<()>, _: External, _: bool, _: bool) {}
     fn tick(&mut self, _: &mut Net<()>) {}
 
-    fn gate(&self) -> u64 {
+    fn gate(&self, _: &Self::Session) -> u64 {
         0
     }
 

@@ -179,6 +179,13 @@ impl<S> Conn<S> {
             return len;
         }
         let end = self.sent + len as u64;
+        // A gate that came down counts for all that still waits.
+        if let Some(last) = self.marks.back().filter(|m| m.gate > gate).map(|m| m.end) {
+            while self.marks.back().is_some_and(|m| m.gate >= gate) {
+                self.marks.pop_back();
+            }
+            self.marks.push_back(Mark { gate, end: last });
+        }
         if self.marks.back().is_none_or(|m| m.end < end) {
             match self.marks.back_mut() {
                 Some(last) if last.gate == gate => last.end = end,

@@ -68,8 +68,9 @@ pub trait Service: Sized {
     /// All input of this turn was handled and nothing was sent yet: give the log to the kernel.
     fn turn_end(&mut self, net: &mut Net<Self::Session>);
 
-    /// The offset that replies made in this turn wait for. Asked after [`Service::turn_end`].
-    fn gate(&self) -> u64;
+    /// The offset that replies made in this turn for this connection wait for. Asked after
+    /// [`Service::turn_end`].
+    fn gate(&self, session: &Self::Session) -> u64;
 
     /// The offset up to which replies may leave. Never goes back.
     fn released(&self) -> u64;
@@ -465,7 +466,7 @@ fn send<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
     }
     let mut budget = WRITE_BUDGET;
     loop {
-        let allowed = conn.allowed(service.gate(), service.released());
+        let allowed = conn.allowed(service.gate(&conn.session), service.released());
         if let Err(e) = write(net, &mut conn, allowed, &mut budget) {
             conn.why = Some(Closed::Error(e));
             return end(net, service, conn);

@@ -147,7 +147,7 @@ impl Service for Echo {
 
     fn turn_end(&mut self, _: &mut Net<Session>) {}
 
-    fn gate(&self) -> u64 {
+    fn gate(&self, _: &Self::Session) -> u64 {
         self.writes
     }
 

@@ -230,8 +230,11 @@ fn docs(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     Ok(())
 }
 
+/// Whether a command with this name and these categories is asked for.
+type Wanted = Box<dyn Fn(&str, u32) -> bool>;
+
 fn list(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
-    let wanted: Box<dyn Fn(&str, u32) -> bool> = match args.len() {
+    let wanted: Wanted = match args.len() {
         2 => Box::new(|_, _| true),
         5 if args[2].eq_ignore_ascii_case(b"filterby") => {
             let value = args[4].to_vec();

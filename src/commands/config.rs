@@ -28,7 +28,7 @@ fn get(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 }
 
 fn set(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
-    if args.len() % 2 != 0 {
+    if !args.len().is_multiple_of(2) {
         return Err(Error::arity("config|set"));
     }
     let words: Vec<&[u8]> = args.iter().skip(2).collect();

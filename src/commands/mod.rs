@@ -4,11 +4,16 @@ pub mod client;
 pub mod command;
 pub mod config;
 pub mod connection;
+pub mod debug;
 pub mod dump;
 pub mod info;
+pub mod latency;
+pub mod memory;
 pub mod persistence;
 pub mod pubsub;
 pub mod replication;
+pub mod server;
+pub mod slowlog;
 pub mod transactions;
 
 use crate::server::registry::ServerHandler;
@@ -21,10 +26,15 @@ pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
         command::COMMANDS,
         config::COMMANDS,
         connection::COMMANDS,
+        debug::COMMANDS,
         info::COMMANDS,
+        latency::COMMANDS,
+        memory::COMMANDS,
         persistence::COMMANDS,
         pubsub::COMMANDS,
         replication::COMMANDS,
+        server::COMMANDS,
+        slowlog::COMMANDS,
         transactions::COMMANDS,
     ]
     .into_iter()

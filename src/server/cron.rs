@@ -14,6 +14,8 @@ pub struct Cron {
     next: Option<Instant>,
     /// Where the search for idle clients goes on.
     rounds: u64,
+    /// `DEBUG SET-ACTIVE-EXPIRE 0`.
+    pub no_active_expiry: bool,
 }
 
 /// Buckets that a round moves in tables that are changing size.
@@ -85,7 +87,7 @@ impl Server {
 
     /// The active expiry cycle: a quarter of the time between two rounds at the usual effort.
     fn expire_some(&mut self, net: &mut Net<Client>) {
-        if !self.is_primary() || self.ks.hold_expiry {
+        if !self.is_primary() || self.ks.hold_expiry || self.cron.no_active_expiry {
             return;
         }
         let share = 25 + 2 * (self.cfg.active_expire_effort as u64 - 1);

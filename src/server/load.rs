@@ -5,7 +5,7 @@
 //! runs, in which clients hear `LOADING` and `INFO` shows how far the load is.
 
 use super::Server;
-use super::client::Client;
+use super::client::{Client, Kind};
 use super::registry::Run;
 use crate::{log_notice, log_warning, service};
 use memmap2::{Advice, Mmap};
@@ -153,6 +153,20 @@ impl Server {
         self.histories = histories;
         self.repl.set_histories(histories);
         Ok(())
+    }
+
+    /// Reads the data back from the log on disk, into an empty keyspace: `DEBUG LOADAOF`. Replicas
+    /// are sent away; they come back for the next byte.
+    pub fn reload_log(&mut self, net: &mut Net<Client>) -> Result<(), String> {
+        let replicas: Vec<u64> =
+            net.iter().filter(|c| c.session.kind == Kind::Replica).map(|c| c.id).collect();
+        for id in replicas {
+            net.kill(id);
+        }
+        self.log.stop_disk().map_err(|e| e.to_string())?;
+        let result = self.load_log(net);
+        self.loading = None;
+        result
     }
 
     /// The folder has no log: it begins here, from `dump.rdb` if there is one.

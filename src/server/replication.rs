@@ -1089,6 +1089,18 @@ impl Server {
                 log::Event::Rotated { .. } => {}
             }
         }
+        if self.log.is_failing() != self.log_failing {
+            self.log_failing = !self.log_failing;
+            match self.log.error() {
+                Some(why) => {
+                    log_warning!("{why}. Writes are refused until it can be written again.")
+                }
+                None => log_warning!("AOF write error looks solved, can write again."),
+            }
+            // What replies wait for is another matter now.
+            let all: Vec<ConnId> = net.iter().map(|conn| conn.id).collect();
+            all.into_iter().for_each(|id| net.mark_dirty(id));
+        }
         if self.waiters.any_on_replicas() {
             self.serve_replica_waiters(net);
         }

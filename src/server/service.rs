@@ -165,8 +165,11 @@ impl Service for Server {
         self.feed_replicas(net);
     }
 
-    fn gate(&self) -> u64 {
-        self.log.end().0
+    /// While the disk takes nothing, what nobody was promised yet waits, and the rest goes on:
+    /// writes are refused meanwhile, and a client that only reads must not hang with them.
+    fn gate(&self, client: &Client) -> u64 {
+        let end = self.log.end().0;
+        if self.log.is_failing() { client.wrote_to.min(end) } else { end }
     }
 
     fn released(&self) -> u64 {

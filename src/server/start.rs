@@ -286,6 +286,7 @@ impl Server {
             cron: Default::default(),
             shutdown: None,
             stopping: false,
+            log_failing: false,
             clients: 0,
             process: None,
             cron_second: 0,

@@ -10,11 +10,14 @@
 //! | `VARVE_SEED`, `VARVE_COMMANDS` | differential: one seed, commands in all | 4 seeds, 200000 |
 //! | `VARVE_KILLS` | crash: SIGKILLs per fsync policy | 10 |
 //! | `VARVE_REPLICATION_SECONDS` | replication: seconds of writes per topology | 10 |
+//! | `VARVE_FORKS` | faults: snapshots in a row under writers | 30 |
 //! | `VARVE_PIPE_COMMANDS` | interop: commands through `redis-cli --pipe` | 200000 |
 
 mod crash;
 mod differential;
+mod faults;
 mod interop;
 mod protocol;
 mod replication;
+mod service;
 mod support;

@@ -457,6 +457,12 @@ impl Log {
         }
     }
 
+    /// Whether [`Log::error`] has something to say.
+    pub fn is_failing(&self) -> bool {
+        let failing = |disk: &OnDisk| disk.writer.shared.failing.load(Ordering::Acquire);
+        self.on_disk.as_ref().is_some_and(failing)
+    }
+
     /// Gets what was appended on its way to the kernel: at the end of a loop turn. Writes it here
     /// if that is known to be quick, and never waits.
     pub fn flush(&mut self) {

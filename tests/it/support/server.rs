@@ -67,13 +67,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// The server under test.
-    pub fn varve() -> Builder {
-        let program = match std::env::var_os("VARVE_TEST_SERVER") {
+    /// The path of the server under test.
+    pub fn program() -> PathBuf {
+        match std::env::var_os("VARVE_TEST_SERVER") {
             Some(path) => path.into(),
             None => env!("CARGO_BIN_EXE_varved").into(),
-        };
-        Builder { program, args: Vec::new(), files: Vec::new() }
+        }
+    }
+
+    /// The server under test.
+    pub fn varve() -> Builder {
+        Builder { program: Server::program(), args: Vec::new(), files: Vec::new() }
     }
 
     /// The oracle: `redis-server` from the PATH.
@@ -122,11 +126,24 @@ impl Server {
         }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server is running").id()
+    }
+
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: the child has not been waited for, so its pid cannot have been given to another.
+        unsafe { libc::kill(self.pid() as libc::pid_t, signal) };
+    }
+
     /// SIGTERM, as an orderly shutdown; returns how it ended.
     pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(libc::SIGTERM);
+        self.wait_end()
+    }
+
+    /// Waits until the server, which was told to, has ended; returns how.
+    pub fn wait_end(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("the server is running");
-        // SAFETY: the child has not been waited for, so its pid cannot have been given to another.
-        unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
         let mut status = None;
         let ended = eventually(PATIENCE, || {
             status = child.try_wait().expect("wait for the server");
@@ -135,7 +152,7 @@ impl Server {
         if !ended {
             let _ = child.kill();
             let _ = child.wait();
-            panic!("the server did not end on SIGTERM");
+            panic!("the server did not end when told to");
         }
         status.unwrap()
     }

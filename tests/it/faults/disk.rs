@@ -1,0 +1,228 @@
+//! A disk that fills, on a small file system of the test's own.
+
+use super::*;
+use std::ffi::CString;
+
+/// A tmpfs of a few megabytes, unmounted when dropped.
+struct SmallDisk(Folder);
+
+impl SmallDisk {
+    /// `None`, with the reason printed, where nothing may be mounted.
+    fn new(megabytes: u32) -> Option<SmallDisk> {
+        let folder = Folder::new();
+        match mount(folder.path(), megabytes, 0) {
+            Ok(()) => Some(SmallDisk(folder)),
+            Err(why) => {
+                eprintln!("skipped, can't mount a tmpfs ({why}): a disk that fills");
+                None
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn resize(&self, megabytes: u32) {
+        mount(self.path(), megabytes, libc::MS_REMOUNT).expect("resize the file system");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let path = CString::new(text(self.path())).unwrap();
+        // SAFETY: a C string.
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    }
+}
+
+fn mount(path: &Path, megabytes: u32, flags: libc::c_ulong) -> std::io::Result<()> {
+    let (path, data) = (text(path), format!("size={megabytes}m"));
+    let (path, data) = (CString::new(path).unwrap(), CString::new(data).unwrap());
+    let kind = c"tmpfs".as_ptr();
+    // SAFETY: four C strings that outlive the call.
+    match unsafe { libc::mount(kind, path.as_ptr(), kind, flags, data.as_ptr().cast()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+fn item(n: usize) -> Vec<u8> {
+    let mut value = format!("{n:08}:").into_bytes();
+    value.resize(4000, b'x');
+    value
+}
+
+/// Pushes numbered items one at a time until one is refused. How many were acknowledged, whether
+/// the next was sent without an answer, and the refusal of another client.
+fn fill(port: u16, from: usize) -> (usize, bool, String) {
+    let mut client = Client::connect(port);
+    client.sender().set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
+    let mut acknowledged = from;
+    let mut unanswered = false;
+    loop {
+        match client.try_cmd(&[b"RPUSH".as_slice(), b"log", &item(acknowledged)]) {
+            Ok(Value::Int(_)) => acknowledged += 1,
+            Ok(Value::Error(why)) => return (acknowledged, unanswered, why),
+            Ok(other) => panic!("RPUSH answered {other:?}"),
+            // The write that found the disk full is neither done nor refused: it waits.
+            Err(_) if !unanswered => {
+                unanswered = true;
+                client = Client::connect(port);
+            }
+            Err(e) => panic!("neither answered nor refused: {e}"),
+        }
+        assert!(acknowledged < 100_000, "the disk does not fill");
+    }
+}
+
+fn holds(client: &mut Client, acknowledged: usize, in_flight: usize) {
+    let items = client.cmd(&["LRANGE", "log", "0", "-1"]).byte_items();
+    let found = items.len();
+    assert!(
+        found >= acknowledged && found <= acknowledged + in_flight,
+        "{acknowledged} were acknowledged, {in_flight} in flight, and {found} are there"
+    );
+    for (n, held) in items.iter().enumerate() {
+        assert!(*held == item(n), "item {n} is another");
+    }
+}
+
+/// The disk runs full under the log. Writes are refused and reads go on; nothing acknowledged is
+/// lost by a kill; and when there is room again all goes on without anybody's help.
+fn log_on_a_full_disk(policy: &str) {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    let dir = text(disk.path());
+    let args = [
+        "--dir",
+        dir,
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        policy,
+        "--save",
+        "",
+        "--auto-aof-rewrite-percentage",
+        "0",
+    ];
+    let mut daemon = Attempt::new(&args);
+    daemon.serving().ok(&["SET", "small", "there"]);
+    let (acknowledged, unanswered, why) = fill(daemon.port, 0);
+    assert!(why.starts_with("MISCONF"), "refused with: {why}");
+    assert!(why.contains("No space left on device"), "refused with: {why}");
+    assert!(acknowledged > 100, "only {acknowledged} writes fit");
+    let mut client = Client::connect(daemon.port);
+    assert_eq!(client.cmd(&["GET", "small"]), Value::bulk("there"), "a read on a full disk");
+    assert!(client.cmd(&["SET", "small", "other"]).is_error());
+    assert!(daemon.log().contains("No space left on device"), "the log does not tell");
+
+    // Room again: by itself.
+    disk.resize(16);
+    let mut reply = Value::Nil;
+    let again = eventually(PATIENCE, || {
+        reply = client.cmd(&["SET", "small", "new"]);
+        !reply.is_error()
+    });
+    assert!(again, "still refused with room on the disk: {reply:?}\n{}", daemon.log());
+    let in_flight = usize::from(unanswered);
+    holds(&mut client, acknowledged, in_flight);
+
+    // Full again, and killed while it is.
+    let from = client.cmd(&["LLEN", "log"]).int() as usize;
+    let (acknowledged, unanswered, _) = fill(daemon.port, from);
+    daemon.end(libc::SIGKILL);
+    disk.resize(32);
+    let mut daemon = Attempt::new(&args);
+    let mut client = daemon.serving();
+    holds(&mut client, acknowledged, usize::from(unanswered));
+    assert_eq!(client.cmd(&["GET", "small"]), Value::bulk("new"));
+    client.ok(&["SET", "small", "newest"]);
+    assert_eq!(daemon.end(libc::SIGTERM), Some(0), "{}", daemon.log());
+}
+
+#[test]
+fn a_full_disk_under_the_log_with_everysec() {
+    log_on_a_full_disk("everysec");
+}
+
+#[test]
+fn a_full_disk_under_the_log_with_always() {
+    log_on_a_full_disk("always");
+}
+
+/// The disk has no room for the snapshot: the save fails and says so, leaves no file, and the next
+/// one goes well when there is room. The old dump stays what it was.
+#[test]
+fn a_snapshot_on_a_full_disk() {
+    let Some(disk) = SmallDisk::new(4) else { return };
+    let dir = text(disk.path());
+    let mut daemon =
+        Attempt::new(&["--dir", dir, "--save", "3600 1000000", "--rdbcompression", "no"]);
+    let mut client = daemon.serving();
+    client.ok(&["SET", "k", "old"]);
+    client.ok(&["SAVE"]);
+    let dump = fs::read(disk.path().join("dump.rdb")).unwrap();
+    for n in 0..1500 {
+        client.ok(&[b"SET".as_slice(), format!("k{n}").as_bytes(), &item(n)]);
+    }
+    let status =
+        |client: &mut Client| crate::support::server::info(client, "rdb_last_bgsave_status");
+    client.ok(&["BGSAVE"]);
+    assert!(eventually(PATIENCE, || status(&mut client) == "err"), "{}", daemon.log());
+    assert!(
+        daemon.log().contains("Background rdb error: No space left on device"),
+        "{}",
+        daemon.log()
+    );
+    assert_eq!(temp_files(disk.path()), Vec::<PathBuf>::new(), "left by BGSAVE");
+    let refused = client.cmd(&["SET", "k", "new"]);
+    assert!(matches!(&refused, Value::Error(why) if why.starts_with("MISCONF")), "{refused:?}");
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("old"));
+    assert!(client.cmd(&["SAVE"]).is_error());
+    assert_eq!(temp_files(disk.path()), Vec::<PathBuf>::new(), "left by SAVE");
+    assert!(fs::read(disk.path().join("dump.rdb")).unwrap() == dump, "the old dump is touched");
+
+    // It can not end in good order without its data saved, and says so.
+    let refused = client.cmd(&["SHUTDOWN", "SAVE"]);
+    assert!(refused.is_error(), "{refused:?}");
+    disk.resize(16);
+    client.ok(&["BGSAVE"]);
+    assert!(eventually(PATIENCE, || status(&mut client) == "ok"), "{}", daemon.log());
+    client.ok(&["SET", "k", "new"]);
+    assert_eq!(daemon.end(libc::SIGTERM), Some(0), "{}", daemon.log());
+}
+
+/// The log's new base has no room: the old base and all segments stay in force.
+#[test]
+fn a_rewrite_on_a_full_disk() {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    let dir = text(disk.path());
+    let args = [
+        "--dir",
+        dir,
+        "--appendonly",
+        "yes",
+        "--save",
+        "",
+        "--rdbcompression",
+        "no",
+        "--auto-aof-rewrite-percentage",
+        "0",
+    ];
+    let mut daemon = Attempt::new(&args);
+    let mut client = daemon.serving();
+    for n in 0..1300 {
+        client.ok(&[b"RPUSH".as_slice(), b"log", &item(n)]);
+    }
+    client.ok(&["BGREWRITEAOF"]);
+    let failed = || daemon.log().contains("No space left on device");
+    assert!(eventually(PATIENCE, failed), "{}", daemon.log());
+    client.ok(&["RPUSH", "log2", "x"]);
+    let gone = || temp_files(disk.path()).is_empty();
+    assert!(eventually(PATIENCE, gone), "left: {:?}", temp_files(disk.path()));
+    daemon.end(libc::SIGKILL);
+    let mut daemon = Attempt::new(&args);
+    let mut client = daemon.serving();
+    holds(&mut client, 1300, 0);
+    assert_eq!(client.cmd(&["LLEN", "log2"]).int(), 1);
+}

@@ -1,0 +1,278 @@
+//! Ends that come at a bad moment, and forks under load.
+
+use super::*;
+use crate::support::client::encode;
+use crate::support::{dataset, env_number};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Many keys in little time: `keys` strings of 100 bytes.
+fn populate(client: &mut Client, keys: usize) {
+    let mut random = Random::new(1);
+    let mut request = Vec::new();
+    for from in (0..keys).step_by(1000) {
+        request.clear();
+        let mut args: Vec<Vec<u8>> = vec![b"MSET".to_vec()];
+        for n in from..keys.min(from + 1000) {
+            args.push(format!("key:{n}").into_bytes());
+            args.push(random.bytes(100));
+        }
+        encode(&mut request, &args);
+        client.send_raw(&request);
+        assert_eq!(client.recv(), Value::ok());
+    }
+}
+
+/// Pushes numbers until the link ends. How many were acknowledged.
+fn push_until_the_end(port: u16, key: &str, acknowledged: &AtomicUsize) {
+    let Ok(mut client) = Client::try_connect(port) else { return };
+    loop {
+        let n = acknowledged.load(Relaxed).to_string();
+        match client.try_cmd(&["RPUSH", key, &n]) {
+            Ok(Value::Int(_)) => drop(acknowledged.fetch_add(1, Relaxed)),
+            // Held or refused at the very end.
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+fn list_holds(client: &mut Client, key: &str, acknowledged: usize) {
+    let list = client.cmd(&["LRANGE", key, "0", "-1"]).byte_items();
+    let found = list.len();
+    assert!(found == acknowledged || found == acknowledged + 1, "{found} of {acknowledged}");
+    for (n, item) in list.iter().enumerate() {
+        assert_eq!(*item, n.to_string().as_bytes());
+    }
+}
+
+/// A service manager stops the daemon while clients write as fast as they can.
+fn ends_under_load(signal: i32) {
+    let mut server = Server::varve().arg("--appendonly", "yes").start();
+    let counts: [AtomicUsize; 4] = Default::default();
+    let port = server.port();
+    std::thread::scope(|scope| {
+        for (n, count) in counts.iter().enumerate() {
+            scope.spawn(move || push_until_the_end(port, &format!("l{n}"), count));
+        }
+        let enough = || counts.iter().all(|count| count.load(Relaxed) > 200);
+        assert!(eventually(PATIENCE, enough), "the writers write");
+        server.signal(signal);
+        assert_eq!(server.wait_end().code(), Some(0), "{}", server.log());
+    });
+    assert_eq!(temp_files(&server.dir()), Vec::<PathBuf>::new());
+    assert!(server.log().contains("ready to exit"), "{}", server.log());
+    server.restart();
+    let mut client = server.client();
+    for (n, count) in counts.iter().enumerate() {
+        list_holds(&mut client, &format!("l{n}"), count.load(Relaxed));
+    }
+}
+
+#[test]
+fn sigterm_under_load_ends_in_good_order() {
+    ends_under_load(libc::SIGTERM);
+}
+
+#[test]
+fn sigint_under_load_ends_in_good_order() {
+    ends_under_load(libc::SIGINT);
+}
+
+/// The end comes while a child saves: the child goes, and its file, too.
+#[test]
+fn sigterm_while_a_child_saves() {
+    for command in ["BGSAVE", "BGREWRITEAOF"] {
+        let mut server = Server::varve().arg("--appendonly", "yes").start();
+        let mut client = server.client();
+        populate(&mut client, 100_000);
+        client.ok(&[command]);
+        let before = client.cmd(&["DBSIZE"]);
+        let pid = server.pid();
+        assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+        let orphans = || children_of_group(pid).is_empty();
+        assert!(eventually(PATIENCE, orphans), "{command}: a child lives on");
+        assert_eq!(temp_files(&server.dir()), Vec::<PathBuf>::new(), "{command}");
+        server.restart();
+        assert_eq!(server.client().cmd(&["DBSIZE"]), before, "{command}");
+    }
+}
+
+/// Processes that were forked by `pid` and share its process group's session still.
+fn children_of_group(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().filter_map(|n| n.parse().ok()).collect()
+}
+
+/// The end comes while a replica is sent everything, and takes it slowly.
+#[test]
+fn sigterm_during_a_full_sync() {
+    for diskless in ["yes", "no"] {
+        let mut server = Server::varve()
+            .arg("--appendonly", "yes")
+            .arg("--repl-diskless-sync", diskless)
+            .start();
+        let mut client = server.client();
+        populate(&mut client, 200_000);
+        let mut replica = server.client();
+        replica.ok(&["REPLCONF", "listening-port", "1", "capa", "eof", "capa", "psync2"]);
+        replica.send_raw(b"*3\r\n$5\r\nPSYNC\r\n$1\r\n?\r\n$2\r\n-1\r\n");
+        let syncing = || server.log().to_lowercase().contains("sync");
+        assert!(eventually(PATIENCE, syncing), "{}", server.log());
+        std::thread::sleep(Duration::from_millis(100));
+        client.ok(&["SET", "last", "write"]);
+        assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
+        assert_eq!(temp_files(&server.dir()), Vec::<PathBuf>::new(), "diskless {diskless}");
+        drop(replica);
+        server.restart();
+        let mut client = server.client();
+        assert_eq!(client.cmd(&["DBSIZE"]).int(), 200_001, "diskless {diskless}");
+        assert_eq!(client.cmd(&["GET", "last"]), Value::bulk("write"));
+    }
+}
+
+/// The end comes while the dataset is loaded: at once, and nothing on disk is changed.
+#[test]
+fn sigterm_while_loading() {
+    let folder = Folder::new();
+    let args = ["--dir", text(folder.path()), "--save", "3600 1"];
+    let mut daemon = Attempt::new(&args);
+    let mut client = daemon.serving();
+    populate(&mut client, 300_000);
+    client.ok(&["SAVE"]);
+    daemon.end(libc::SIGKILL);
+    let dump = fs::read(folder.path().join("dump.rdb")).unwrap();
+    let mut daemon = Attempt::new(&args);
+    assert!(eventually(PATIENCE, || daemon.log().contains("starting")), "{}", daemon.log());
+    std::thread::sleep(Duration::from_millis(30));
+    daemon.end(libc::SIGTERM);
+    assert!(fs::read(folder.path().join("dump.rdb")).unwrap() == dump, "the dump has changed");
+    let mut daemon = Attempt::new(&args);
+    let mut client = daemon.serving();
+    let loaded = || client.cmd(&["DBSIZE"]) == Value::Int(300_000);
+    assert!(eventually(PATIENCE, loaded), "{}", daemon.log());
+}
+
+/// `SHUTDOWN` with and without a save; what was not saved and not logged is gone, the rest is not.
+#[test]
+fn shutdown_saves_or_not_as_told() {
+    let mut server = Server::start();
+    let mut client = server.client();
+    client.ok(&["SET", "k", "saved"]);
+    assert!(client.try_cmd(&["SHUTDOWN", "SAVE"]).is_err(), "it answers nothing");
+    assert_eq!(server.wait_end().code(), Some(0));
+    server.restart();
+    let mut client = server.client();
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("saved"));
+    client.ok(&["SET", "k", "lost"]);
+    assert!(client.try_cmd(&["SHUTDOWN", "NOSAVE"]).is_err(), "it answers nothing");
+    assert_eq!(server.wait_end().code(), Some(0));
+    server.restart();
+    let mut client = server.client();
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("saved"));
+    assert!(client.cmd(&["SHUTDOWN", "MAYBE"]).is_error());
+    assert!(client.cmd(&["SHUTDOWN", "ABORT"]).is_error());
+    assert_eq!(temp_files(&server.dir()), Vec::<PathBuf>::new());
+}
+
+/// An init script starts it as a daemon of its own and finds it by its pid file.
+#[test]
+fn a_daemonized_server_is_found_by_its_pid_file() {
+    let folder = Folder::new();
+    let (pidfile, logfile) = (folder.path().join("varve.pid"), folder.path().join("varve.log"));
+    let mut starter = Attempt::new(&[
+        "--dir",
+        text(folder.path()),
+        "--daemonize",
+        "yes",
+        "--pidfile",
+        text(&pidfile),
+        "--logfile",
+        text(&logfile),
+    ]);
+    let port = starter.port;
+    let mut client = None;
+    let up = eventually(PATIENCE, || {
+        client = Client::try_connect(port).ok();
+        client.is_some()
+    });
+    assert!(up, "{}", fs::read_to_string(&logfile).unwrap_or_default());
+    assert_eq!(starter.child.wait().unwrap().code(), Some(0), "the starter");
+    let pid: i32 = fs::read_to_string(&pidfile).unwrap().trim().parse().unwrap();
+    assert_ne!(pid as u32, starter.pid());
+    client.unwrap().ok(&["PING"]);
+    // SAFETY: the daemon of this test's own folder.
+    unsafe { libc::kill(pid, libc::SIGTERM) };
+    assert!(eventually(PATIENCE, || !pidfile.exists()), "the pid file stays");
+    let gone = || fs::read_to_string(&logfile).unwrap().contains("bye bye");
+    assert!(eventually(PATIENCE, gone), "{}", fs::read_to_string(&logfile).unwrap());
+}
+
+/// A fork copies one thread of many: whatever lock another held would stay held in the child. So:
+/// `VARVE_FORKS` snapshots in a row under writers. No child hangs, and Redis's own checker finds
+/// each file in order.
+#[test]
+fn forks_while_busy_never_hang() {
+    let forks = env_number("VARVE_FORKS").unwrap_or(30);
+    let server = Server::varve().arg("--appendonly", "yes").arg("--io-threads", "3").start();
+    let mut client = server.client();
+    populate(&mut client, 5_000);
+    let stop = AtomicBool::new(false);
+    let port = server.port();
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let stop = &stop;
+            scope.spawn(move || {
+                let mut client = Client::connect(port);
+                let mut random = Random::new(writer);
+                while !stop.load(Relaxed) {
+                    let key = format!("w{writer}:{}", random.below(500));
+                    let len = *random.pick(&[10, 100, 5_000, 60_000]);
+                    client.ok(&[b"SET".as_slice(), key.as_bytes(), &random.bytes(len)]);
+                    client.ok(&["RPUSH", &format!("l{writer}"), &key]);
+                    client.ok(&["HSET", &format!("h{writer}"), &key, "x"]);
+                }
+            });
+        }
+        let mut run = || -> Result<(), String> {
+            for n in 0..forks {
+                let before = fs::metadata(server.dir().join("dump.rdb")).ok();
+                let reply = client.cmd(&["BGSAVE"]);
+                if reply.is_error() {
+                    return Err(format!("BGSAVE {n}: {reply:?}"));
+                }
+                let ended = eventually(PATIENCE, || {
+                    crate::support::server::info(&mut client, "rdb_bgsave_in_progress") == "0"
+                });
+                if !ended {
+                    return Err(format!("child {n} hangs"));
+                }
+                use std::os::unix::fs::MetadataExt;
+                let after =
+                    fs::metadata(server.dir().join("dump.rdb")).map_err(|e| e.to_string())?;
+                if before
+                    .is_some_and(|m| (m.ino(), m.mtime_nsec()) == (after.ino(), after.mtime_nsec()))
+                {
+                    return Err(format!("save {n} left the old file: {}", server.log()));
+                }
+                let checked = Command::new("redis-check-rdb")
+                    .arg(server.dir().join("dump.rdb"))
+                    .output()
+                    .map_err(|e| format!("run redis-check-rdb: {e}"))?;
+                if !checked.status.success() {
+                    return Err(format!("{n}: {}", String::from_utf8_lossy(&checked.stdout)));
+                }
+            }
+            Ok(())
+        };
+        let result = run();
+        stop.store(true, Relaxed);
+        if let Err(why) = result {
+            panic!("{why}\n{}", server.log());
+        }
+    });
+    let before = dataset(&mut client);
+    let mut server = server;
+    server.restart();
+    assert!(dataset(&mut server.client()) == before, "the restart has other data");
+}

@@ -1,0 +1,141 @@
+//! Starts that must be refused: with one clear line, exit code 1, and nothing changed.
+
+use super::*;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+
+/// An operator, or a second unit, starts the daemon twice on one folder: two that append to one
+/// log would destroy it.
+#[test]
+fn a_second_daemon_on_a_folder_is_refused() {
+    let server = Server::varve().arg("--appendonly", "yes").start();
+    let mut client = server.client();
+    client.ok(&["SET", "k", "before"]);
+    let dir = server.dir();
+    Attempt::new(&["--dir", text(&dir), "--appendonly", "yes"])
+        .refused()
+        .names(&["in use by another process"]);
+    Attempt::new(&["--dir", text(&dir)]).refused().names(&["in use by another process"]);
+    client.ok(&["APPEND", "k", "+after"]);
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("before+after"));
+}
+
+/// Something else listens on the port already.
+#[test]
+fn a_port_in_use_is_refused() {
+    let folder = Folder::new();
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let args = ["--dir", text(folder.path()), "--port", &port];
+    Attempt::new(&args).refused().names(&["Address already in use", &port]);
+    assert!(UdpSocket::bind(("127.0.0.1", 0)).is_ok(), "sockets can be made at all");
+}
+
+/// The data folder is missing, is a file, or its log folder's name is taken by a file.
+#[test]
+fn a_folder_that_is_none_is_refused() {
+    let folder = Folder::new();
+    let missing = folder.path().join("missing");
+    Attempt::new(&["--dir", text(&missing)]).refused().names(&[
+        "Can't chdir",
+        text(&missing),
+        "No such file or directory",
+    ]);
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    Attempt::new(&["--dir", text(&file)]).refused().names(&["Not a directory", text(&file)]);
+    fs::write(folder.path().join("appendonlydir"), "").unwrap();
+    Attempt::new(&["--dir", text(folder.path()), "--appendonly", "yes"])
+        .refused()
+        .names(&["appendonlydir"]);
+}
+
+/// The daemon runs as a user who may not write the data folder, not enter it, or not write the
+/// log's folder in it.
+#[test]
+fn a_folder_without_permission_is_refused() {
+    if !is_root("a daemon of another user") {
+        return;
+    }
+    let found = Command::new("setpriv").arg("--version").output();
+    if !found.is_ok_and(|out| out.status.success()) {
+        return eprintln!("skipped, there is no setpriv: a daemon of another user");
+    }
+    // The other user may not reach the build folder either.
+    let programs = Folder::new();
+    let program = programs.path().join("varved");
+    fs::copy(Server::program(), &program).unwrap();
+    let as_other = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
+        command
+    };
+    let mode = |path: &Path, bits: u32| {
+        fs::set_permissions(path, fs::Permissions::from_mode(bits)).unwrap();
+    };
+    mode(programs.path(), 0o755);
+    let folder = Folder::new();
+    let dir = text(folder.path());
+    mode(folder.path(), 0o700);
+    Attempt::of(as_other(), &["--dir", dir]).refused().names(&["Permission denied", dir]);
+    mode(folder.path(), 0o755);
+    Attempt::of(as_other(), &["--dir", dir]).refused().names(&["Permission denied", "varve.lock"]);
+
+    mode(folder.path(), 0o777);
+    fs::create_dir(folder.path().join("appendonlydir")).unwrap();
+    Attempt::of(as_other(), &["--dir", dir, "--appendonly", "yes"])
+        .refused()
+        .names(&["Permission denied", "appendonlydir"]);
+    // A log that it may read and not write.
+    fs::remove_dir(folder.path().join("appendonlydir")).unwrap();
+    let mut own = Attempt::new(&["--dir", dir, "--appendonly", "yes"]);
+    own.serving().ok(&["SET", "k", "v"]);
+    assert_eq!(own.end(libc::SIGTERM), Some(0));
+    mode(&folder.path().join("appendonlydir"), 0o755);
+    mode(&folder.path().join("varve.lock"), 0o666);
+    let before = contents(folder.path());
+    Attempt::of(as_other(), &["--dir", dir, "--appendonly", "yes"])
+        .refused()
+        .names(&["Permission denied", "appendonlydir"]);
+    assert!(before == contents(folder.path()), "a refused start changed files");
+    // A dump that it may not read.
+    let dump = folder.path().join("dump.rdb");
+    fs::write(&dump, "REDIS0011").unwrap();
+    mode(&dump, 0o600);
+    Attempt::of(as_other(), &["--dir", dir]).refused().names(&["Permission denied", "dump.rdb"]);
+}
+
+/// A directive is misspelt, has a value that it can not have, or asks for what is not there.
+#[test]
+fn a_wrong_configuration_is_refused_by_name() {
+    let folder = Folder::new();
+    let dir = text(folder.path());
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--appendonyl", "yes"], &["appendonyl"]),
+        (&["--appendonly", "maybe"], &["appendonly", "'yes' or 'no'"]),
+        (&["--maxmemory", "lots"], &["maxmemory"]),
+        (&["--hz", "x"], &["hz"]),
+        (&["--databases", "0"], &["databases"]),
+        (&["--cluster-enabled", "yes"], &["cluster-enabled", "not supported"]),
+        (&["--loadmodule", "/x.so"], &["loadmodule", "not supported"]),
+        (&["--appendfsync", "sometimes"], &["appendfsync", "everysec"]),
+        (&["--maxmemory-policy", "forget"], &["maxmemory-policy", "allkeys-lru"]),
+        (&["--save", "1"], &["save"]),
+        (&["--replicaof", "onlyhost"], &["replicaof"]),
+        (&["--port", "70000"], &["port"]),
+    ];
+    for (args, words) in cases {
+        let mut all = vec!["--dir", dir];
+        all.extend(*args);
+        Attempt::new(&all).refused().names(words);
+    }
+    // In a file, the line's number is told.
+    let file = folder.path().join("varve.conf");
+    fs::write(&file, format!("# a comment\ndir {dir}\nappendonyl yes\n")).unwrap();
+    let mut command = Command::new(Server::program());
+    command.arg(&file);
+    Attempt::of(command, &[]).refused().names(&["appendonyl", "3"]);
+    let mut command = Command::new(Server::program());
+    command.arg(folder.path().join("none.conf"));
+    Attempt::of(command, &[]).refused().names(&["none.conf", "No such file"]);
+}

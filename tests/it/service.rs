@@ -1,0 +1,155 @@
+//! What a service manager sees: the test plays systemd's notify socket.
+
+use crate::faults::{Attempt, Folder, text};
+use crate::support::{Client, PATIENCE, Server, Value, eventually};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// The socket, and all that came so far, with when.
+struct Manager {
+    socket: UnixDatagram,
+    heard: Vec<(Instant, String)>,
+}
+
+impl Manager {
+    fn new(folder: &Folder) -> Manager {
+        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        Manager { socket, heard: Vec::new() }
+    }
+
+    fn listen(&mut self) {
+        let mut buf = [0; 4096];
+        while let Ok(n) = self.socket.recv(&mut buf) {
+            let text = String::from_utf8_lossy(&buf[..n]).into_owned();
+            let lines = text.lines().map(|line| (Instant::now(), line.to_owned()));
+            self.heard.extend(lines);
+        }
+    }
+
+    /// Waits for a line for which `wanted` holds; when it came.
+    fn hears(&mut self, wanted: impl Fn(&str) -> bool) -> Option<Instant> {
+        let mut at = None;
+        eventually(PATIENCE, || {
+            self.listen();
+            at = self.heard.iter().find(|(_, line)| wanted(line)).map(|(at, _)| *at);
+            at.is_some()
+        });
+        at
+    }
+
+    fn has_heard(&mut self, wanted: &str) -> bool {
+        self.listen();
+        self.heard.iter().any(|(_, line)| line == wanted)
+    }
+}
+
+fn supervised(folder: &Folder) -> Command {
+    let mut command = Command::new(Server::program());
+    command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "2000000");
+    command
+}
+
+fn status_with_percent(what: &'static str) -> impl Fn(&str) -> bool {
+    move |line| line.starts_with("STATUS=") && line.contains(what) && line.contains('%')
+}
+
+/// A unit of `Type=notify` counts as started when the daemon says so: only after the data is
+/// there, or what depends on it meets `LOADING`. Meanwhile `systemctl status` shows how far it is.
+#[test]
+fn ready_comes_after_loading_and_not_before() {
+    let folder = Folder::new();
+    let args = ["--dir", text(folder.path()), "--save", "", "--supervised", "systemd"];
+    let mut daemon = Attempt::new(&args);
+    let mut client = daemon.serving();
+    // Many small values: slow to load for their bytes.
+    let mut n = 0;
+    while n < 1_500_000 {
+        let mut args: Vec<String> = vec!["MSET".into()];
+        (n..n + 5000).for_each(|n| args.extend([format!("key:{n}"), n.to_string()]));
+        client.ok(&args);
+        n += 5000;
+    }
+    client.ok(&["SAVE"]);
+    daemon.end(libc::SIGKILL);
+
+    let mut manager = Manager::new(&folder);
+    let started = Instant::now();
+    let mut daemon = Attempt::of(supervised(&folder), &args);
+    let mut loading_seen = false;
+    while !manager.has_heard("READY=1") {
+        assert!(started.elapsed() < PATIENCE, "never ready: {}\n{:?}", daemon.log(), manager.heard);
+        if let Ok(mut client) = Client::try_connect(daemon.port)
+            && let Ok(Value::Error(why)) = client.try_cmd(&["GET", "key:1"])
+        {
+            assert!(why.starts_with("LOADING"), "{why}");
+            // Nothing about being ready may have come before this.
+            loading_seen = true;
+        }
+    }
+    let ready = manager.hears(|line| line == "READY=1").unwrap();
+    let spent = ready - started;
+    println!("loading took {spent:?}, LOADING was answered: {loading_seen}");
+    let mut client = Client::connect(daemon.port);
+    assert_eq!(client.cmd(&["DBSIZE"]).int(), 1_500_000, "ready, and not all is there");
+    let percent = status_with_percent("Loading");
+    let first = manager.heard.iter().find(|(_, line)| percent(line)).map(|(at, _)| *at);
+    assert!(first.is_some_and(|at| at < ready), "no percent while loading: {:?}", manager.heard);
+
+    client.ok(&["BGSAVE"]);
+    assert!(manager.hears(status_with_percent("Saving")).is_some(), "{:?}", manager.heard);
+    assert_eq!(daemon.end(libc::SIGTERM), Some(0), "{}", daemon.log());
+    assert!(manager.has_heard("STOPPING=1"), "{:?}", manager.heard);
+}
+
+/// The watchdog ends a daemon that hangs; one that idles must ping in time.
+#[test]
+fn the_watchdog_hears_an_idle_daemon() {
+    let folder = Folder::new();
+    let mut manager = Manager::new(&folder);
+    let args = ["--dir", text(folder.path()), "--save", "", "--supervised", "systemd"];
+    let mut daemon = Attempt::of(supervised(&folder), &args);
+    daemon.serving();
+    let pings = |m: &Manager| m.heard.iter().filter(|(_, line)| line == "WATCHDOG=1").count();
+    let three = eventually(PATIENCE, || {
+        manager.listen();
+        pings(&manager) >= 3
+    });
+    assert!(three, "{:?}", manager.heard);
+    assert!(manager.has_heard("READY=1"));
+    assert_eq!(daemon.end(libc::SIGTERM), Some(0));
+    assert!(manager.has_heard("STOPPING=1"), "{:?}", manager.heard);
+}
+
+/// The packaged unit is one that systemd understands.
+#[test]
+fn systemd_understands_the_unit() {
+    let found = Command::new("systemd-analyze").arg("--version").output();
+    if !found.is_ok_and(|out| out.status.success()) {
+        return eprintln!("skipped: systemd-analyze is not installed");
+    }
+    let folder = Folder::new();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/varved.service.in");
+    let program = Server::program();
+    let unit = std::fs::read_to_string(source)
+        .unwrap()
+        .replace("@BINDIR@", text(program.parent().unwrap()))
+        .replace("@CONFDIR@", "/etc/varve");
+    let path = folder.path().join("varved.service");
+    std::fs::write(&path, unit).unwrap();
+    let out = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output();
+    let out = out.unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("varved.service")).collect();
+    assert!(ours.is_empty(), "systemd-analyze verify says:\n{said}");
+    let out = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager", "--threshold=30"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    let overall = said.lines().last().unwrap_or_default();
+    assert!(out.status.success(), "exposed: {overall}\n{}", String::from_utf8_lossy(&out.stderr));
+}
