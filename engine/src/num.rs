@@ -228,8 +228,8 @@ pub fn add_decimals(a: &[u8], a_value: f64, b: &[u8], b_value: f64) -> Option<St
 /// Digits after the point that [`add_decimals`] keeps.
 const FRACTION: u32 = 17;
 
-/// A plain decimal (sign, digits, point, digits) of at most 18 digits before the point and 17 after
-/// it, as a multiple of 10^-17.
+/// A plain decimal (sign, digits, point, digits) of at most 20 digits before the point and 17 after
+/// it, as a multiple of 10^-17. 20 digits are what 64 bits can need, as Redis's mantissa has them.
 fn parse_fixed(text: &[u8]) -> Option<i128> {
     let (negative, digits) = match text {
         [b'-', rest @ ..] => (true, rest),
@@ -238,7 +238,7 @@ fn parse_fixed(text: &[u8]) -> Option<i128> {
     };
     let point = digits.iter().position(|&c| c == b'.').unwrap_or(digits.len());
     let (whole, fraction) = (&digits[..point], digits.get(point + 1..).unwrap_or(b""));
-    if whole.len() > 18 || fraction.len() > FRACTION as usize || whole.len() + fraction.len() == 0 {
+    if whole.len() > 20 || fraction.len() > FRACTION as usize || whole.len() + fraction.len() == 0 {
         return None;
     }
     let mut value: i128 = 0;

@@ -222,7 +222,7 @@ fn pop_arguments(args: &Args, at: usize) -> Result<(std::ops::Range<usize>, End,
         3 if is(&args[keys.end + 1], "count") => {
             positive(&args[keys.end + 2]).ok_or(Error::new("ERR count should be greater than 0"))?
         }
-        5.. if is(&args[keys.end + 1], "count") && positive(&args[keys.end + 2]).is_none() => {
+        4.. if is(&args[keys.end + 1], "count") && positive(&args[keys.end + 2]).is_none() => {
             return Err(Error::new("ERR count should be greater than 0"));
         }
         _ => return Err(Error::SYNTAX),

@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | order of hash fields, set members, keys | a hash table's own | sorted |
 //! | `SORT … BY nosort`, since the key may be a set | as above | sorted; with `LIMIT` by length |
+//! | `SORT … ALPHA`, of texts alike up to a zero byte | Redis's `strcoll` sees no further, so their order is chance | up to that byte |
 //! | doubles of sorted sets | 7.0 prints `%.17g`, 7.2 the shortest text that reads back | as numbers |
 //! | `TTL`, `PTTL`, … after a relative time | each server has its own clock reading | within 20 s |
 //! | long doubles beyond 17 digits | the tail is 80-bit arithmetic's | as numbers, then deleted |
@@ -44,6 +45,7 @@ pub fn normalise(command: &Command, reply: &Value) -> Value {
                 other => other.clone(),
             };
         }
+        "SORT" | "SORT_RO" if command.has("ALPHA") => return up_to_zero_bytes(reply),
         "SORT" | "SORT_RO" => unsorted(command),
         "HGETALL" => return sort_pairs(reply),
         _ => false,
@@ -59,6 +61,17 @@ pub fn normalise(command: &Command, reply: &Value) -> Value {
 fn unsorted(command: &Command) -> bool {
     let by = command.0.iter().position(|a| a.eq_ignore_ascii_case(b"BY"));
     by.and_then(|at| command.0.get(at + 1)).is_some_and(|pattern| !pattern.contains(&b'*'))
+}
+
+/// A reply's texts, each cut before its first zero byte.
+fn up_to_zero_bytes(reply: &Value) -> Value {
+    match reply {
+        Value::Array(items) => Value::Array(items.iter().map(up_to_zero_bytes).collect()),
+        Value::Bulk(text) => {
+            Value::Bulk(text.iter().copied().take_while(|&byte| byte != 0).collect())
+        }
+        other => other.clone(),
+    }
 }
 
 /// The one name of encodings that 7.0 and 7.2 call differently.
