@@ -329,6 +329,17 @@ impl Field {
         }
     }
 
+    /// What `SET` leaves of `n` in a signed field at saturation: the nearest end of the range.
+    /// Numbers so low that the highest value less them is beyond 64 bits become the highest, though:
+    /// Redis's own arithmetic wraps there, and data must come out the same.
+    fn saturated(&self, n: i64) -> i64 {
+        let max = i64::MAX >> (64 - self.width);
+        match n < -max - 1 && max.checked_sub(n).is_none() {
+            true => max,
+            false => n.clamp(-max - 1, max),
+        }
+    }
+
     /// What is kept of `value`; `None` if it does not fit and is to fail.
     fn fit(&self, value: i128, overflow: Overflow) -> Option<i64> {
         let (min, max) = match self.signed {
@@ -418,6 +429,7 @@ fn bitfield(ctx: &mut Ctx, args: &mut Args) -> Done {
             }
             // A negative number is too large for an unsigned field, not too small.
             Action::Set(n) if !field.signed => field.fit(n as u64 as i128, *overflow),
+            Action::Set(n) if *overflow == Overflow::Saturate => Some(field.saturated(n)),
             Action::Set(n) => field.fit(n as i128, *overflow),
             Action::Add(n) => field.fit(old as i128 + n as i128, *overflow),
         };
@@ -528,6 +540,8 @@ mod tests {
         assert_eq!(b.run("BITFIELD k SET i64 3 -9223372036854775808"), "*1|:137170518016|");
         assert_eq!(b.run("BITFIELD_RO k GET i64 3"), "*1|:-9223372036854775808|");
         assert_eq!(b.run("BITFIELD k INCRBY i64 3 -1"), "*1|:9223372036854775807|");
+        b.run("BITFIELD s OVERFLOW SAT SET i13 0 -5000 SET i13 #1 -9223372036854775807");
+        assert_eq!(b.run("BITFIELD s GET i13 0 GET i13 #1"), "*2|:-4096|:4095|");
         assert!(b.run("BITFIELD k GET u64 0").starts_with("-ERR Invalid bitfield type"));
         assert!(b.run("BITFIELD_RO k SET u8 0 1").starts_with("-ERR BITFIELD_RO only"));
     }

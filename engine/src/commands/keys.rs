@@ -270,7 +270,6 @@ pub fn expire_key(ctx: &mut Ctx, key: &[u8], at_ms: i64) {
 
 /// `EXPIRE`'s family: `unit_ms` 1 or 1000, relative to `base_ms`.
 fn expire_in(ctx: &mut Ctx, args: &mut Args, unit_ms: i64, base_ms: i64, command: &str) -> Done {
-    let n = int(&args[2])?;
     let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
     for word in args.iter().skip(3) {
         match word {
@@ -289,7 +288,7 @@ fn expire_in(ctx: &mut Ctx, args: &mut Args, unit_ms: i64, base_ms: i64, command
     if gt && lt {
         return Err(Error::new("ERR GT and LT options at the same time are not compatible"));
     }
-    let at = n
+    let at = int(&args[2])?
         .checked_mul(unit_ms)
         .and_then(|n| n.checked_add(base_ms))
         .ok_or_else(|| Error::invalid_expire(command))?;

@@ -130,6 +130,10 @@ fn parse_mpop(args: &Args, at: usize) -> Result<(usize, End, usize), Error> {
         2 if is(&args[rest], "count") => {
             positive(&args[rest + 1], "ERR count should be greater than 0")?
         }
+        3.. if is(&args[rest], "count") => {
+            positive(&args[rest + 1], "ERR count should be greater than 0")?;
+            return Err(Error::SYNTAX);
+        }
         _ => return Err(Error::SYNTAX),
     };
     Ok((keys, end, count))
