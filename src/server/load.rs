@@ -227,7 +227,13 @@ impl Server {
         let (place, _) = self.load_rdb(net, &path)?;
         // The file says where it stood, so replicas of this server can go on with it.
         if let (Some(history), Some(offset)) = (place.history, place.offset) {
-            let histories = Histories::new(history);
+            let mut histories = Histories::new(history);
+            if self.cfg.replicaof.is_none() {
+                // What this primary wrote after the file was made is lost, and replicas may have it:
+                // the old name holds only up to here.
+                let fresh = log::random_history().map_err(|e| e.to_string())?;
+                histories.shift(fresh, offset);
+            }
             self.histories = histories;
             self.log =
                 Log::in_memory(histories, offset, self.cfg.repl_backlog_size, self.waker.clone());

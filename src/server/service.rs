@@ -161,6 +161,7 @@ impl Service for Server {
             self.log.append(varve_replication::wire::GETACK);
         }
         self.log.flush();
+        self.log.rotate_if_large();
         self.log_turn(net);
         self.feed_replicas(net);
     }
