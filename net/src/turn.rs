@@ -352,7 +352,7 @@ fn handle<T: Service>(
             return true;
         }
         if let Err(error) = conn.input.parse(&conn.limits) {
-            conn.output.error(&Error::err(&error));
+            conn.output.error(&Error::from(&error));
             conn.close_after_reply = true;
             conn.why = Some(Closed::Protocol(error.to_string()));
             return true;
