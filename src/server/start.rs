@@ -83,6 +83,8 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     net.register(signals.as_fd(), true, false).map_err(|e| format!("Can't watch signals: {e}"))?;
     net.set_keepalive(keepalive(&cfg)).map_err(|e| e.to_string())?;
     let listeners = listen(&mut net, &cfg)?;
+    net.set_io_threads(cfg.io_threads as usize)
+        .map_err(|e| format!("Can't start I/O threads: {e}"))?;
     let mut server = Server::new(cfg, loaded.origin, &net)?;
     server.process = Some(Process { signals, listeners, lock });
     server.apply_limits(&mut net);
