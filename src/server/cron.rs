@@ -76,7 +76,7 @@ impl Server {
             self.cron.last_ms = now_ms;
         }
         let hz = self.cfg.hz.max(1) as u64;
-        if self.cron.rounds % hz == 0 {
+        if self.cron.rounds.is_multiple_of(hz) {
             self.close_idle(net);
         }
         self.log.tick(self.clock.instant());

@@ -294,7 +294,7 @@ impl Server {
                 }
             }
             n += 1;
-            if n % STEP == 0 {
+            if n.is_multiple_of(STEP) {
                 let position = reader.position();
                 if let Some(loading) = &mut self.loading {
                     let start = *base_loaded.get_or_insert(loading.loaded);
@@ -327,7 +327,7 @@ impl Server {
         if let Some(loading) = &mut self.loading {
             loading.loaded += parts.iter().map(|p| p.len() as u64 + 5).sum::<u64>() + 4;
             self.replayed += 1;
-            if self.replayed % STEP == 0 {
+            if self.replayed.is_multiple_of(STEP) {
                 self.breathe(net);
             }
         }
