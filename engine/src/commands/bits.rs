@@ -157,24 +157,25 @@ fn find_bit(text: &[u8], bits: Range<usize>, one: bool) -> Option<usize> {
     None
 }
 
+/// Redis looks at the key before it reads a range, so a key that is not there hides a wrong one.
 fn bitcount(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let mut room = itoa::Buffer::new();
+    let Some(text) = ctx.ks.read_string(ctx.db, &args[1])? else {
+        ctx.reply.int(0);
+        return Ok(());
+    };
     let part = match args.len() {
         2 => Part::ALL,
-        4 | 5 => {
-            let (start, end) = (int(&args[2])?, int(&args[3])?);
-            Part { start, end, in_bits: Part::unit(args, 4)? }
-        }
+        4 | 5 => Part { start: int(&args[2])?, end: int(&args[3])?, in_bits: false },
         _ => return Err(Error::SYNTAX),
     };
-    let mut room = itoa::Buffer::new();
-    let n = match ctx.ks.read_string(ctx.db, &args[1])? {
-        // Two negative ends in the wrong order are empty even before they are clamped.
-        Some(_) if part.start < 0 && part.end < 0 && part.start > part.end => 0,
-        Some(text) => {
-            let text = text.bytes(&mut room);
-            count_ones(text, part.of(text.len()))
+    // Two negative ends in the wrong order are empty even before they are clamped.
+    let n = match args.len() > 2 && part.start < 0 && part.end < 0 && part.start > part.end {
+        true => 0,
+        false => {
+            let (text, in_bits) = (text.bytes(&mut room), Part::unit(args, 4)?);
+            count_ones(text, Part { in_bits, ..part }.of(text.len()))
         }
-        None => 0,
     };
     ctx.reply.int(n as i64);
     Ok(())
@@ -186,33 +187,25 @@ fn bitpos(ctx: &mut Ctx, args: &mut Args) -> Done {
         1 => true,
         _ => return Err(Error::new("ERR The bit argument must be 1 or 0.")),
     };
-    let mut part = Part::ALL;
+    let mut room = itoa::Buffer::new();
+    let Some(text) = ctx.ks.read_string(ctx.db, &args[1])? else {
+        ctx.reply.int(if one { -1 } else { 0 });
+        return Ok(());
+    };
+    let text = text.bytes(&mut room);
     if args.len() > 6 {
         return Err(Error::SYNTAX);
     }
-    if let Some(start) = args.get(3) {
-        part.start = int(start)?;
-        part.in_bits = Part::unit(args, 5)?;
-    }
-    if let Some(end) = args.get(4) {
-        part.end = int(end)?;
-    }
-    let mut room = itoa::Buffer::new();
-    let at = match ctx.ks.read_string(ctx.db, &args[1])? {
-        None if one => -1,
-        None => 0,
-        Some(text) => {
-            let text = text.bytes(&mut room);
-            let bits = part.of(text.len());
-            match find_bit(text, bits.clone(), one) {
-                Some(at) => at as i64,
-                // Without an end of its own the string goes on with zeros.
-                None if !one && args.len() < 5 && !bits.is_empty() => bits.end as i64,
-                None => -1,
-            }
-        }
-    };
-    ctx.reply.int(at);
+    let start = args.get(3).map_or(Ok(0), int)?;
+    let in_bits = Part::unit(args, 5)?;
+    let end = args.get(4).map_or(Ok(-1), int)?;
+    let bits = Part { start, end, in_bits }.of(text.len());
+    ctx.reply.int(match find_bit(text, bits.clone(), one) {
+        Some(at) => at as i64,
+        // Without an end of its own the string goes on with zeros.
+        None if !one && args.len() < 5 && !bits.is_empty() => bits.end as i64,
+        None => -1,
+    });
     Ok(())
 }
 
