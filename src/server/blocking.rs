@@ -141,7 +141,9 @@ impl Server {
             return;
         };
         let (command, db, mut args) = (*command, *db, args.clone());
-        let Registered { run: Run::Data(run), spec, .. } = *self.commands.get(command) else { return };
+        let Registered { run: Run::Data(run), spec, .. } = *self.commands.get(command) else {
+            return;
+        };
         if held != if spec.group == "list" { Type::List } else { Type::Zset } {
             return;
         }

@@ -390,7 +390,11 @@ impl Server {
 
     /// Replaces the data by a primary's RDB. The error says why, and whether the old data is still
     /// there.
-    pub fn load_from_primary(&mut self, net: &mut Net<Client>, path: &Path) -> Result<Place, String> {
+    pub fn load_from_primary(
+        &mut self,
+        net: &mut Net<Client>,
+        path: &Path,
+    ) -> Result<Place, String> {
         let len = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
         let mut loading = Loading::new(len, self.clock.now_ms(), true);
         loading.from_primary = true;
