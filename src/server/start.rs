@@ -78,7 +78,8 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     raise_file_limit(&mut cfg);
     // Blocked before any thread starts, so that all of them leave signals to the loop.
     let signals = signals()?;
-    let lock = log::lock_dir(Path::new(".")).map_err(|e| e.to_string())?;
+    let here = std::env::current_dir().map_err(|e| format!("Can't tell the folder's path: {e}"))?;
+    let lock = log::lock_dir(&here).map_err(|e| e.to_string())?;
     let mut net: Net<Client> = Net::new().map_err(|e| format!("Can't make an event loop: {e}"))?;
     net.register(signals.as_fd(), true, false).map_err(|e| format!("Can't watch signals: {e}"))?;
     net.set_keepalive(keepalive(&cfg)).map_err(|e| e.to_string())?;
