@@ -307,6 +307,9 @@ impl Server {
                 return Err(fault("fork", &e));
             }
             Ok(ForkResult::Child) => {
+                // Without its parent it works for nobody, and it would keep the folder locked.
+                // SAFETY: plain integers.
+                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
                 let out = match (&mut file, &stream_write) {
                     (Some(file), _) => file.as_raw_fd(),
                     (None, Some(pipe)) => pipe.as_raw_fd(),
