@@ -15,8 +15,12 @@
 
 /// Whether the whole of `text` matches `pattern`; with `nocase`, ASCII letters match either case.
 ///
-/// As in Redis, an empty text matches only an empty pattern or one of stars.
+/// As in Redis, an empty text matches only an empty pattern, not even a star (where a star alone
+/// stands for no pattern, the caller sees to it).
 pub fn matches(pattern: &[u8], text: &[u8], nocase: bool) -> bool {
+    if text.is_empty() {
+        return pattern.is_empty();
+    }
     let (mut p, mut t) = (0, 0);
     // Where to go on when a byte does not fit: the pattern after the last star, and the first byte
     // of text that the star has not taken yet.
@@ -122,8 +126,8 @@ mod tests {
             ("", "", true),
             ("", "a", false),
             ("a", "", false),
-            ("*", "", true),
-            ("**", "", true),
+            ("*", "", false),
+            ("**", "", false),
             ("*?", "", false),
             ("*", "anything", true),
             ("h?llo", "hallo", true),

@@ -404,7 +404,8 @@ fn incrbyfloat(ctx: &mut Ctx, args: &mut Args) -> Done {
     let (value, by) = (double(&old)?, double(&args[2])?);
     let text = add_decimals(&old, value, &args[2], by)
         .ok_or(Error::new("ERR increment would produce NaN or Infinity"))?;
-    ctx.ks.set(ctx.db, &args[1], Payload::string(text.as_bytes()), expire);
+    // Redis keeps the sum as text, even if it is an integer.
+    ctx.ks.set(ctx.db, &args[1], Payload::Embed(text.as_bytes()), expire);
     ctx.ks.notify(event::STRING, "incrbyfloat", ctx.db, &args[1]);
     ctx.ks.dirty += 1;
     // Another machine's arithmetic may differ in the last digit: the log says the outcome.
@@ -414,6 +415,12 @@ fn incrbyfloat(ctx: &mut Ctx, args: &mut Args) -> Done {
 }
 
 fn lcs(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let not_strings = Error::new("ERR The specified keys must contain string values");
+    let mut load = |key: &[u8]| -> Result<Vec<u8>, Error> {
+        let text = ctx.ks.read_string(ctx.db, key).map_err(|_| not_strings.clone())?;
+        Ok(text.map_or(Vec::new(), |s| s.bytes(&mut itoa::Buffer::new()).to_vec()))
+    };
+    let (a, b) = (load(&args[1])?, load(&args[2])?);
     let (mut want_len, mut want_idx, mut with_len, mut min_len) = (false, false, false, 0);
     let mut i = 3;
     while i < args.len() {
@@ -434,12 +441,6 @@ fn lcs(ctx: &mut Ctx, args: &mut Args) -> Done {
             "ERR If you want both the length and indexes, please just use IDX.",
         ));
     }
-    let not_strings = Error::new("ERR The specified keys must contain string values");
-    let mut load = |key: &[u8]| -> Result<Vec<u8>, Error> {
-        let text = ctx.ks.read_string(ctx.db, key).map_err(|_| not_strings.clone())?;
-        Ok(text.map_or(Vec::new(), |s| s.bytes(&mut itoa::Buffer::new()).to_vec()))
-    };
-    let (a, b) = (load(&args[1])?, load(&args[2])?);
     let cells = (a.len() as u64 + 1) * (b.len() as u64 + 1) * 4;
     if a.len() >= u32::MAX as usize - 1 || b.len() >= u32::MAX as usize - 1 {
         return Err(Error::new("ERR String too long for LCS"));

@@ -109,10 +109,8 @@ fn add(ctx: &mut Ctx, args: &Args, flags: Flags, at: usize) -> Done {
     // All scores are read before anything changes. Reading the later ones twice is cheaper than a
     // place to keep them, as most commands have one.
     let first = double(&args[at])?;
-    let mut longest = args[at + 1].len();
     for i in (at + 2..args.len()).step_by(2) {
         double(&args[i])?;
-        longest = longest.max(args[i + 1].len());
     }
     let key = &args[1];
     let limits = ctx.ks.limits.clone();
@@ -120,7 +118,6 @@ fn add(ctx: &mut Ctx, args: &Args, flags: Flags, at: usize) -> Done {
     let (zset, is_new) = match edit_zset(ctx.ks, ctx.db, key)? {
         Some(zset) => {
             there = zset;
-            there.expect(n, longest, &limits);
             (&mut there as &mut Zset, false)
         }
         None if flags.xx => {
@@ -131,7 +128,7 @@ fn add(ctx: &mut Ctx, args: &Args, flags: Flags, at: usize) -> Done {
             return Ok(());
         }
         None => {
-            made = Zset::fitting(n, longest, &limits);
+            made = Zset::fitting(1, args[at + 1].len(), &limits);
             (&mut made, true)
         }
     };

@@ -279,16 +279,6 @@ impl Zset {
         (old, Some(new))
     }
 
-    /// Prepares for `n` members of up to `longest` bytes to come: what cannot stay small becomes
-    /// large at once.
-    pub fn expect(&mut self, n: usize, longest: usize, limits: &Limits) {
-        let fits =
-            n <= limits.zset_max_listpack_entries && longest <= limits.zset_max_listpack_value;
-        if matches!(self, Zset::Small(_)) && !fits {
-            self.become_large(n);
-        }
-    }
-
     /// Turns a small sorted set into a large one with room for `more` members.
     fn become_large(&mut self, more: usize) {
         let Zset::Small(pairs) = self else { return };
