@@ -1120,12 +1120,15 @@ impl Server {
                 log::Event::Rotated { result: Err(why), at } => {
                     log_warning!("A new segment could not be begun at offset {at}: {why}");
                 }
-                log::Event::BaseInstalled { at, result } => match result {
-                    Ok(()) => log_notice!("The log's base is the snapshot at offset {at} now"),
-                    Err(why) => log_warning!(
-                        "The snapshot at offset {at} could not become the log's base: {why}"
-                    ),
-                },
+                log::Event::BaseInstalled { at, result } => {
+                    self.snapshots.installing = false;
+                    match result {
+                        Ok(()) => log_notice!("The log's base is the snapshot at offset {at} now"),
+                        Err(why) => log_warning!(
+                            "The snapshot at offset {at} could not become the log's base: {why}"
+                        ),
+                    }
+                }
                 log::Event::Rotated { .. } => {}
             }
         }

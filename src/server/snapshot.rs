@@ -99,6 +99,8 @@ pub struct Snapshots {
     pub last_load_expired: u64,
     /// The newest snapshot file that the log still continues, for full syncs.
     pub base: Option<OnDisk>,
+    /// The log has a new base to put in force, and is as long as before until then.
+    pub installing: bool,
     /// A child writes the first base of a log that is to be on disk from then on: the histories at
     /// its start.
     disk_begins: Option<Histories>,
@@ -167,6 +169,7 @@ impl Snapshots {
             last_load_keys: 0,
             last_load_expired: 0,
             base: None,
+            installing: false,
             disk_begins: None,
             buffers: None,
             rewrite_retry_s: 0,
@@ -298,9 +301,11 @@ impl Server {
             Purpose::Save | Purpose::SyncDisk => {
                 Some(PathBuf::from(format!("temp-{}-{}.rdb", std::process::id(), self.stats.forks)))
             }
-            Purpose::Rewrite => {
-                Some(PathBuf::from(format!("temp-rewriteaof-bg-{}.aof", std::process::id())))
-            }
+            Purpose::Rewrite => Some(PathBuf::from(format!(
+                "temp-rewriteaof-bg-{}-{}.aof",
+                std::process::id(),
+                self.stats.forks
+            ))),
         };
         let mut file = match &path {
             Some(path) => Some(File::create(path).map_err(|e| fault("open", &e))?),
@@ -634,14 +639,23 @@ impl Server {
     fn keep_snapshot(&mut self, path: &Path, running: &Running) -> std::io::Result<()> {
         // As in Redis, what was saved for a replica is a save like any other.
         let to_dump = matches!(running.purpose, Purpose::Save | Purpose::SyncDisk);
+        let installs = running.rotated && self.log.is_on_disk();
         let mut path = path.to_owned();
+        let mut base = path.clone();
+        let mut keep = false;
         if to_dump {
-            std::fs::rename(&path, &self.cfg.dbfilename)?;
+            let dump = PathBuf::from(&self.cfg.dbfilename);
+            if installs {
+                // The base takes a name of its own now: until it is in force, `dump.rdb` may
+                // become another snapshot's.
+                base.set_extension("base");
+                if std::fs::hard_link(&path, &base).is_err() {
+                    (base, keep) = (dump.clone(), true);
+                }
+            }
+            std::fs::rename(&path, &dump)?;
             sync_dir(Path::new("."))?;
-            path = PathBuf::from(&self.cfg.dbfilename);
-        }
-        if running.purpose != Purpose::Rewrite {
-            self.snapshots.base = Some(OnDisk::new(path.clone(), running.at));
+            path = dump;
         }
         if running.purpose == Purpose::Rewrite
             && let Some(histories) = self.snapshots.disk_begins
@@ -650,14 +664,13 @@ impl Server {
             let base = NewBase { path, at: running.at, rdb, keep: false };
             return self.start_disk(base, running.db, histories);
         }
-        if running.rotated && self.log.is_on_disk() {
-            // `dump.rdb` and the base are one file under two names: it is never changed.
-            self.log.install_base(NewBase {
-                path,
-                at: running.at,
-                rdb: running.purpose != Purpose::Rewrite || self.cfg.aof_use_rdb_preamble,
-                keep: running.purpose != Purpose::Rewrite,
-            });
+        if running.purpose != Purpose::Rewrite {
+            self.snapshots.base = Some(OnDisk::new(path, running.at));
+        }
+        if installs {
+            let rdb = running.purpose != Purpose::Rewrite || self.cfg.aof_use_rdb_preamble;
+            self.log.install_base(NewBase { path: base, at: running.at, rdb, keep });
+            self.snapshots.installing = true;
         }
         Ok(())
     }
@@ -717,6 +730,7 @@ impl Server {
         let stats = self.log.stats();
         let percent = self.cfg.auto_aof_rewrite_percentage as u64;
         if self.log.is_on_disk()
+            && !self.snapshots.installing
             && percent > 0
             && stats.current_bytes > self.cfg.auto_aof_rewrite_min_size
             && now_s >= self.snapshots.rewrite_retry_s
