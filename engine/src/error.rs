@@ -6,9 +6,10 @@
 use std::borrow::Cow;
 use std::fmt;
 
-/// An error reply: its whole line without the leading `-` and the ending CRLF.
+/// An error reply: its whole line without the leading `-` and the ending CRLF. Bytes, since some
+/// quote what the client sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error(pub Cow<'static, str>);
+pub struct Error(pub Cow<'static, [u8]>);
 
 impl Error {
     pub const WRONG_TYPE: Error =
@@ -26,17 +27,31 @@ impl Error {
 
     /// An error whose words are fixed.
     pub const fn new(text: &'static str) -> Error {
-        Error(Cow::Borrowed(text))
+        Error(Cow::Borrowed(text.as_bytes()))
     }
 
     /// `ERR` and a text made now.
     pub fn err(text: impl fmt::Display) -> Error {
-        Error(Cow::Owned(format!("ERR {text}")))
+        Error(Cow::Owned(format!("ERR {text}").into_bytes()))
     }
 
     /// A text made now that brings its own first word.
     pub fn text(text: String) -> Error {
-        Error(Cow::Owned(text))
+        Error(Cow::Owned(text.into_bytes()))
+    }
+
+    /// `ERR`, and between two texts what a client sent. A zero byte ends the quotation, as it does
+    /// in Redis.
+    pub fn quoting(before: &str, quoted: &[u8], after: &str) -> Error {
+        let end = quoted.iter().position(|&b| b == 0).unwrap_or(quoted.len());
+        let parts = [b"ERR ", before.as_bytes(), &quoted[..end], after.as_bytes()];
+        Error(Cow::Owned(parts.concat()))
+    }
+
+    /// The first word, by which clients tell errors apart.
+    pub fn code(&self) -> &str {
+        let word = self.0.split(|&b| b == b' ').next().unwrap_or_default();
+        std::str::from_utf8(word).unwrap_or_default()
     }
 
     /// The wrong number of arguments for `command` (its full lower-case name, `config|get` for a
@@ -53,7 +68,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&String::from_utf8_lossy(&self.0))
     }
 }
 

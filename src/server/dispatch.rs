@@ -97,7 +97,8 @@ impl Server {
         // A transaction that can not run any more says so with the error's own words.
         if id.is_some_and(|id| self.commands.get(id).spec.name == "exec") {
             self.discard(call.client);
-            let text = error.0.strip_prefix("ERR ").unwrap_or(&error.0);
+            let text = error.to_string();
+            let text = text.strip_prefix("ERR ").unwrap_or(&text);
             let error = Error::text(format!("EXECABORT Transaction discarded because of: {text}"));
             call.reply.error(&error);
             return;
@@ -107,7 +108,7 @@ impl Server {
 
     pub fn count_error(&mut self, error: &Error) {
         self.stats.errors += 1;
-        let word = error.0.split(' ').next().unwrap_or_default();
+        let word = error.code();
         // A client can make up words (`EVAL` will allow it); the list must not grow with them.
         if let Some(n) = self.error_counts.get_mut(word) {
             *n += 1;
@@ -209,9 +210,8 @@ impl Server {
     pub fn run(&mut self, call: &mut Call<'_>, id: CommandId, args: &mut Args<'_>) {
         let started = self.clock.now_ns();
         let spec = self.commands.get(id).spec;
-        if !self.monitors.is_empty() && !spec.has(flag::SKIP_MONITOR | flag::ADMIN) {
-            self.feed_monitors(call, args);
-        }
+        let watched = !self.monitors.is_empty() && !spec.has(flag::SKIP_MONITOR | flag::ADMIN);
+        let shown = watched.then(|| self.monitor_line(args));
         match self.commands.get(id).run {
             Run::Data(run) => {
                 self.ks.now_ms = self.clock.now_ms();
@@ -237,6 +237,9 @@ impl Server {
                     self.written(call.client, Written::Effects, args);
                 }
             }
+        }
+        if let Some(shown) = shown {
+            self.feed_monitors(call, &shown);
         }
         let spent_ns = self.clock.tick_ns() - started;
         self.account(call, id, args, spent_ns);
@@ -323,27 +326,31 @@ impl Server {
 
 /// The error for a first word, or a second, that names nothing.
 fn unknown(why: Unknown, args: &Args<'_>) -> Error {
-    let show = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(128)]).into_owned();
+    const MOST: usize = 128;
+    let show = |bytes: &[u8], most: usize| -> Vec<u8> {
+        bytes.iter().copied().take(most).take_while(|&b| b != 0).collect()
+    };
     match why {
-        Unknown::Subcommand(container) => Error::err(format_args!(
-            "unknown subcommand '{}'. Try {} HELP.",
-            show(&args[1]),
-            container.to_uppercase()
-        )),
+        Unknown::Subcommand(container) => Error::quoting(
+            "unknown subcommand '",
+            &show(&args[1], MOST),
+            &format!("'. Try {} HELP.", container.to_uppercase()),
+        ),
         Unknown::Bare(container) => Error::arity(&container),
         Unknown::Command => {
-            let mut text =
-                format!("ERR unknown command '{}', with args beginning with: ", show(&args[0]));
-            let mut room = 128usize;
+            let mut text = show(&args[0], MOST);
+            text.extend_from_slice(b"', with args beginning with: ");
+            let start = text.len();
             for arg in args.iter().skip(1) {
-                if room == 0 {
+                let shown = text.len() - start;
+                if shown >= MOST {
                     break;
                 }
-                let part = &arg[..arg.len().min(room)];
-                text.push_str(&format!("'{}' ", String::from_utf8_lossy(part)));
-                room = room.saturating_sub(part.len() + 3);
+                text.push(b'\'');
+                text.extend(show(arg, MOST - shown));
+                text.extend_from_slice(b"' ");
             }
-            Error::text(text)
+            Error::quoting("unknown command '", &text, "")
         }
     }
 }

@@ -234,7 +234,8 @@ impl Server {
         if let (Some(history), Some(offset)) = (place.history, place.offset) {
             let mut histories = Histories::new(history);
             if self.cfg.replicaof.is_none() {
-                // What came after the save may be with others, and is not here.
+                // What this primary wrote after the file was made is lost, and replicas may have it:
+                // the old name holds only up to here.
                 let fresh = log::random_history().map_err(|e| e.to_string())?;
                 histories.shift(fresh, offset);
             }
@@ -298,7 +299,7 @@ impl Server {
                 }
             }
             n += 1;
-            if n % STEP == 0 {
+            if n.is_multiple_of(STEP) {
                 let position = reader.position();
                 if let Some(loading) = &mut self.loading {
                     let start = *base_loaded.get_or_insert(loading.loaded);
@@ -331,7 +332,7 @@ impl Server {
         if let Some(loading) = &mut self.loading {
             loading.loaded += parts.iter().map(|p| p.len() as u64 + 5).sum::<u64>() + 4;
             self.replayed += 1;
-            if self.replayed % STEP == 0 {
+            if self.replayed.is_multiple_of(STEP) {
                 self.breathe(net);
             }
         }

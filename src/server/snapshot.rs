@@ -327,7 +327,7 @@ impl Server {
         let at = if rotated || begins { self.log.begin_rotation() } else { self.log.end() };
         let mut options = self.save_options(self.cfg.rdb_version);
         options.aof_base |= purpose == Purpose::Rewrite;
-        let mut buffers = self.snapshots.buffers.take().unwrap_or_else(rdb::Buffers::new);
+        let mut buffers = self.snapshots.buffers.take().unwrap_or_default();
         let mut smaps = vec![0u8; 8192];
         let incremental = self.cfg.rdb_save_incremental_fsync;
         let forking = Instant::now();

@@ -78,11 +78,14 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     raise_file_limit(&mut cfg);
     // Blocked before any thread starts, so that all of them leave signals to the loop.
     let signals = signals()?;
-    let lock = log::lock_dir(Path::new(".")).map_err(|e| e.to_string())?;
+    let here = std::env::current_dir().map_err(|e| format!("Can't tell the folder's path: {e}"))?;
+    let lock = log::lock_dir(&here).map_err(|e| e.to_string())?;
     let mut net: Net<Client> = Net::new().map_err(|e| format!("Can't make an event loop: {e}"))?;
     net.register(signals.as_fd(), true, false).map_err(|e| format!("Can't watch signals: {e}"))?;
     net.set_keepalive(keepalive(&cfg)).map_err(|e| e.to_string())?;
     let listeners = listen(&mut net, &cfg)?;
+    net.set_io_threads(cfg.io_threads as usize)
+        .map_err(|e| format!("Can't start I/O threads: {e}"))?;
     let mut server = Server::new(cfg, loaded.origin, &net)?;
     server.process = Some(Process { signals, listeners, lock });
     server.apply_limits(&mut net);

@@ -305,9 +305,7 @@ fn hrandfield(ctx: &mut Ctx, args: &mut Args) -> Done {
 fn hscan(ctx: &mut Ctx, args: &mut Args) -> Done {
     let mut cursor = Scan::cursor(&args[2])?;
     let Some(hash) = read_hash(ctx.ks, ctx.db, &args[1])? else {
-        ctx.reply.array(2);
-        ctx.reply.bulk(b"0");
-        ctx.reply.array(0);
+        Scan::reply_nothing(ctx.reply);
         return Ok(());
     };
     let scan = Scan::parse(args, 2, false)?;

@@ -278,12 +278,7 @@ fn expire_in(ctx: &mut Ctx, args: &mut Args, unit_ms: i64, base_ms: i64, command
             w if is(w, "xx") => xx = true,
             w if is(w, "gt") => gt = true,
             w if is(w, "lt") => lt = true,
-            w => {
-                return Err(Error::err(format_args!(
-                    "Unsupported option {}",
-                    String::from_utf8_lossy(w)
-                )));
-            }
+            w => return Err(Error::quoting("Unsupported option ", w, "")),
         }
     }
     if nx && (xx || gt || lt) {

@@ -1,5 +1,6 @@
 //! The commands on data, a family a file. Each file ends in its table, `COMMANDS`.
 
+pub mod bits;
 pub mod blocking;
 pub mod hashes;
 pub mod keys;
@@ -22,6 +23,7 @@ pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
         sets::COMMANDS,
         zsets::COMMANDS,
         sort::COMMANDS,
+        bits::COMMANDS,
     ]
     .into_iter()
     .flatten()

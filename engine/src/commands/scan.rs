@@ -2,7 +2,7 @@
 
 use super::util::{int, is};
 use crate::value::Type;
-use crate::{Args, Error, glob};
+use crate::{Args, Error, Reply, glob};
 
 /// `cursor [MATCH pattern] [COUNT n] [TYPE name]`.
 pub struct Scan<'a> {
@@ -39,10 +39,26 @@ impl<'a> Scan<'a> {
         Ok(scan)
     }
 
-    /// A cursor argument: an unsigned integer.
+    /// A cursor argument: an unsigned integer, as C reads one.
     pub fn cursor(arg: &[u8]) -> Result<u64, Error> {
-        let text = std::str::from_utf8(arg).ok();
-        text.and_then(|t| t.parse().ok()).ok_or(Error::new("ERR invalid cursor"))
+        let end = arg.iter().position(|&b| b == 0).unwrap_or(arg.len());
+        let (negative, digits) = match &arg[..end] {
+            [] => return Ok(0),
+            [b'-', digits @ ..] => (true, digits),
+            [b'+', digits @ ..] | digits => (false, digits),
+        };
+        let all_digits = digits.iter().all(u8::is_ascii_digit);
+        let value = std::str::from_utf8(digits).ok().filter(|_| all_digits);
+        let value: u64 =
+            value.and_then(|digits| digits.parse().ok()).ok_or(Error::new("ERR invalid cursor"))?;
+        Ok(if negative { value.wrapping_neg() } else { value })
+    }
+
+    /// The reply of a scan with nothing to walk over.
+    pub fn reply_nothing(reply: &mut Reply) {
+        reply.array(2);
+        reply.bulk(b"0");
+        reply.array(0);
     }
 
     pub fn matches(&self, name: &[u8]) -> bool {

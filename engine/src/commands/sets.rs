@@ -447,24 +447,26 @@ fn sdiffstore(ctx: &mut Ctx, args: &mut Args) -> Done {
 }
 
 fn sscan(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let mut cursor = Scan::cursor(&args[2])?;
+    let Some(set) = read_set(ctx.ks, ctx.db, &args[1])? else {
+        Scan::reply_nothing(ctx.reply);
+        return Ok(());
+    };
     let scan = Scan::parse(args, 2, false)?;
     let mut found = Reply::new();
-    let (mut cursor, mut n, mut visited, mut steps) = (scan.cursor, 0, 0, 0);
-    match read_set(ctx.ks, ctx.db, &args[1])? {
-        None => cursor = 0,
-        Some(set) => loop {
-            cursor = set.scan(cursor, |member| {
-                visited += 1;
-                if scan.matches(member) {
-                    found.bulk(member);
-                    n += 1;
-                }
-            });
-            steps += 1;
-            if cursor == 0 || visited >= scan.count || steps >= scan.count.saturating_mul(10) {
-                break;
+    let (mut n, mut visited, mut steps) = (0, 0, 0);
+    loop {
+        cursor = set.scan(cursor, |member| {
+            visited += 1;
+            if scan.matches(member) {
+                found.bulk(member);
+                n += 1;
             }
-        },
+        });
+        steps += 1;
+        if cursor == 0 || visited >= scan.count || steps >= scan.count.saturating_mul(10) {
+            break;
+        }
     }
     ctx.reply.array(2);
     ctx.reply.bulk(itoa::Buffer::new().format(cursor).as_bytes());

@@ -123,13 +123,14 @@ fn look_up(ctx: &mut Ctx, pattern: &[u8], element: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// A weight as C's `strtod` reads it: space before it is skipped, and nothing at all is 0.
+/// A weight as C's `strtod` reads it: a zero byte is the end, space before it is skipped, and
+/// nothing at all is 0.
 fn number(text: &[u8]) -> Result<f64, Error> {
-    let trimmed = text.trim_ascii_start();
-    if text.is_empty() {
-        return Ok(0.0);
+    let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+    match &text[..end] {
+        [] => Ok(0.0),
+        text => parse_double(text.trim_ascii_start()).ok_or(NOT_A_NUMBER),
     }
-    parse_double(trimmed).ok_or(NOT_A_NUMBER)
 }
 
 /// Sorts `elements` by what `by` names for each, or by themselves.

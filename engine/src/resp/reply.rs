@@ -141,10 +141,11 @@ impl Reply {
     /// An error reply. Line breaks become spaces, as they would end the line.
     pub fn error(&mut self, error: &Error) {
         self.raw(b"-");
-        if error.0.contains(['\r', '\n']) {
-            self.raw(error.0.replace(['\r', '\n'], " ").as_bytes());
-        } else {
-            self.raw(error.0.as_bytes());
+        for (i, line) in error.0.split(|b| matches!(b, b'\r' | b'\n')).enumerate() {
+            if i > 0 {
+                self.raw(b" ");
+            }
+            self.raw(line);
         }
         self.raw(b"\r\n");
     }

@@ -12,9 +12,9 @@
 //!
 //! A span counts from the start of its request, so the buffer can move under requests that wait.
 
+use crate::Error;
 use crate::args::{Args, Span};
 use crate::num::parse_int;
-use std::borrow::Cow;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -60,18 +60,41 @@ impl Default for Limits {
 
 /// Bytes that are no request. Displays as Redis says it; the connection can only be closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProtocolError(Cow<'static, str>);
+pub struct ProtocolError(Wrong);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wrong {
+    Text(&'static str),
+    /// Instead of the `$` of a bulk string.
+    NoBulk(u8),
+}
 
 impl fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Protocol error: {}", self.0)
+        match self.0 {
+            Wrong::Text(text) => write!(f, "Protocol error: {text}"),
+            Wrong::NoBulk(byte) => {
+                write!(f, "Protocol error: expected '$', got '{}'", byte as char)
+            }
+        }
+    }
+}
+
+impl From<&ProtocolError> for Error {
+    fn from(error: &ProtocolError) -> Error {
+        match error.0 {
+            Wrong::Text(_) => Error::err(error),
+            Wrong::NoBulk(byte) => {
+                Error::quoting("Protocol error: expected '$', got '", &[byte], "'")
+            }
+        }
     }
 }
 
 impl std::error::Error for ProtocolError {}
 
 fn fail<T>(text: &'static str) -> Result<T, ProtocolError> {
-    Err(ProtocolError(Cow::Borrowed(text)))
+    Err(ProtocolError(Wrong::Text(text)))
 }
 
 /// What the framer came to.
@@ -151,8 +174,7 @@ impl Framer {
                     };
                     let first = buf[self.pos];
                     if first != b'$' {
-                        let text = format!("expected '$', got '{}'", first as char);
-                        return Err(ProtocolError(Cow::Owned(text)));
+                        return Err(ProtocolError(Wrong::NoBulk(first)));
                     }
                     let n = match n {
                         Some(n) if n >= 0 && n as u64 <= limits.bulk_max as u64 => n,

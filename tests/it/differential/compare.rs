@@ -8,6 +8,8 @@
 //! | doubles of sorted sets | 7.0 prints `%.17g`, 7.2 the shortest text that reads back | as numbers |
 //! | `TTL`, `PTTL`, … after a relative time | each server has its own clock reading | within 20 s |
 //! | long doubles beyond 17 digits | the tail is 80-bit arithmetic's | as numbers, then deleted |
+//! | long doubles beyond a double's range | Redis's reach 1e4932 where `long double` has 80 bits | not tried |
+//! | encoding of a sorted set after `SORT` | 7.0 makes a skip list of it to read it | that of a copy |
 //! | encoding of a small set | `listpack` is new in 7.2, 7.0 says `hashtable` | one name |
 //! | encoding of a small list | `listpack` from 7.2 on, 7.0 says `quicklist` | one name |
 
@@ -108,6 +110,11 @@ fn equal(a: &Value, b: &Value, numeric: bool) -> bool {
         }
         _ => a == b,
     }
+}
+
+/// Whether digits spell a number that is too large for a double.
+pub fn beyond_double(text: &[u8]) -> bool {
+    text.iter().any(u8::is_ascii_digit) && number(text).is_some_and(f64::is_infinite)
 }
 
 pub fn number(text: &[u8]) -> Option<f64> {

@@ -11,7 +11,7 @@ use crate::support::dataset::scan_all;
 use crate::support::{
     Client, Command, Random, Server, Value, dataset, env_number, first_difference,
 };
-use compare::{CLOCK_SLACK_MS, encoding_name, number, same, same_but_for_long_tail};
+use compare::{CLOCK_SLACK_MS, beyond_double, encoding_name, number, same, same_but_for_long_tail};
 use grammar::{CHANCE, FLOAT, Grammar, POP, SCAN};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -205,12 +205,29 @@ impl Pair {
                     return expect(&encoding, &ours, &oracle);
                 };
                 let name = |e: &[u8]| encoding_name(&kind.text(), &String::from_utf8_lossy(e));
-                (name(x) == name(y)).then_some(()).ok_or_else(|| told(&encoding, &ours, &oracle))
+                if name(x) == name(y) || self.was_only_sorted(key, x, y) {
+                    return Ok(());
+                }
+                Err(told(&encoding, &ours, &oracle))
             }
             Step::Scan(command) => self.scan(command),
             Step::Transfer { from, to, ttl } => self.transfer(from, to, *ttl),
             Step::Plain(_) | Step::Transaction { .. } => unreachable!("these are batched"),
         }
+    }
+
+    /// Whether Redis's sorted set is a skip list only because `SORT` made it one to read it: a copy
+    /// that went through `DUMP` is then small again.
+    fn was_only_sorted(&mut self, key: &[u8], ours: &[u8], oracle: &[u8]) -> bool {
+        if (ours, oracle) != (b"listpack", b"skiplist") {
+            return false;
+        }
+        let oracle = &mut self.main[1];
+        let dump = oracle.ok(&[b"DUMP", key]);
+        oracle.ok(&[b"RESTORE", &b"copy"[..], b"0", dump.bytes()]);
+        let encoding = oracle.ok(&["OBJECT", "ENCODING", "copy"]);
+        oracle.ok(&["DEL", "copy"]);
+        encoding == Value::bulk("listpack")
     }
 
     /// A random reply must be one that the other server's data could have given.
@@ -284,6 +301,9 @@ impl Pair {
     }
 
     fn float(&mut self, command: &Command) -> Result<(), String> {
+        if command.0.last().is_some_and(|by| beyond_double(by)) {
+            return Ok(());
+        }
         let (ours, oracle) = self.both(command);
         match (&ours, &oracle) {
             (Value::Bulk(x), Value::Bulk(y)) if x != y && same_but_for_long_tail(x, y) => {

@@ -14,7 +14,7 @@ fn a_second_daemon_on_a_folder_is_refused() {
     let dir = server.dir();
     Attempt::new(&["--dir", text(&dir), "--appendonly", "yes"])
         .refused()
-        .names(&["in use by another process"]);
+        .names(&["in use by another process", text(&dir)]);
     Attempt::new(&["--dir", text(&dir)]).refused().names(&["in use by another process"]);
     client.ok(&["APPEND", "k", "+after"]);
     assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("before+after"));
@@ -102,7 +102,9 @@ fn a_folder_without_permission_is_refused() {
     let dump = folder.path().join("dump.rdb");
     fs::write(&dump, "REDIS0011").unwrap();
     mode(&dump, 0o600);
-    Attempt::of(as_other(), &["--dir", dir]).refused().names(&["Permission denied", "dump.rdb"]);
+    Attempt::of(as_other(), &["--dir", dir, "--appendonly", "no"])
+        .refused()
+        .names(&["Permission denied", "dump.rdb"]);
 }
 
 /// A directive is misspelt, has a value that it can not have, or asks for what is not there.

@@ -14,7 +14,14 @@ impl ScoreBound {
             [b'(', rest @ ..] => (rest, true),
             text => (text, false),
         };
-        Some(ScoreBound { score: crate::num::parse_double_lossy(text)?, exclusive })
+        // Redis reads what C takes for a string: up to a zero byte, space before it passed over,
+        // and nothing at all is 0.
+        let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+        let score = match &text[..end] {
+            [] => 0.0,
+            text => crate::num::parse_double_lossy(text.trim_ascii_start())?,
+        };
+        Some(ScoreBound { score, exclusive })
     }
 }
 
