@@ -145,7 +145,11 @@ impl Server {
             );
         }
         let fresh = log::random_history().map_err(|e| e.to_string())?;
-        let histories = recovered.histories_after_restart(fresh);
+        // A replica goes on with what it holds under the name that its primary knows.
+        let histories = match recovered.histories() {
+            Some(held) if self.cfg.replicaof.is_some() => held,
+            _ => recovered.histories_after_restart(fresh),
+        };
         log_notice!("The log ends at offset {} of history {}", replayed.end, histories.current);
         self.log = Log::resume(recovered, histories, options, self.waker.clone())
             .map_err(|e| e.to_string())?;
@@ -185,7 +189,8 @@ impl Server {
         }
         let at = self.log.end();
         let base = log::NewBase { path: dump, at, rdb: true, keep: true };
-        self.log.start_disk(options, base).map_err(|e| e.to_string())
+        let db = self.log.current_db().unwrap_or(0);
+        self.log.start_disk(options, base, db).map_err(|e| e.to_string())
     }
 
     fn load_base(
