@@ -33,7 +33,7 @@ impl Service for Server {
 
     fn accepted(
         &mut self,
-        net: &mut Net<Client>,
+        _: &mut Net<Client>,
         id: ConnId,
         peer: &Peer,
     ) -> Result<Client, Vec<u8>> {
