@@ -364,7 +364,7 @@ impl Server {
                 self.repl.primary.feeds_from(*id)
             }
         });
-        let most = match self.cfg.client_output_buffer_limit[1].hard as u64 {
+        let most = match self.cfg.client_output_buffer_limit[1].hard {
             0 => u64::MAX,
             hard => hard,
         };

@@ -126,7 +126,10 @@ fn replconf_knows_its_options() {
         ("colour red", "ERR Unrecognized REPLCONF option: colour"),
         ("rdb-filter-only keys", "ERR Unsupported rdb-filter-only option: keys"),
     ] {
-        assert_eq!(replconf(&mut p, 1, &format!("REPLCONF {bad}"), 0).unwrap_err().to_string(), text);
+        assert_eq!(
+            replconf(&mut p, 1, &format!("REPLCONF {bad}"), 0).unwrap_err().to_string(),
+            text
+        );
     }
     assert!(p.is_empty(), "talking does not make a replica");
     let long = format!("REPLCONF ip-address {}", "x".repeat(256));
