@@ -8,7 +8,7 @@ use varved::config::{self, load};
 use varved::{log_warning, server};
 
 #[global_allocator]
-static ALLOCATOR: Counted = Counted(mimalloc::MiMalloc);
+static ALLOCATOR: Counted = Counted(tikv_jemallocator::Jemalloc);
 
 fn main() -> ExitCode {
     let arguments = std::env::args_os().skip(1);

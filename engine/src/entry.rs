@@ -280,13 +280,13 @@ impl Entry {
                     }
                 }
             }
-            Payload::Int(n) if self.shape() & KIND == INT => {
-                if self.set_expire_in_place(expire_ms) {
-                    let at = places(self.shape());
-                    // SAFETY: the shape says that an integer is there.
-                    unsafe { self.base().add(at.value).cast::<i64>().write(*n) };
-                    return;
-                }
+            Payload::Int(n)
+                if self.shape() & KIND == INT && self.set_expire_in_place(expire_ms) =>
+            {
+                let at = places(self.shape());
+                // SAFETY: the shape says that an integer is there.
+                unsafe { self.base().add(at.value).cast::<i64>().write(*n) };
+                return;
             }
             _ => {}
         }

@@ -26,8 +26,8 @@ pub(crate) unsafe trait Format {
     fn byte_len(head: &[u8]) -> usize;
 }
 
-/// The bytes allocated for `len`. Sixteen steps for each doubling: the size classes of mimalloc and
-/// jemalloc, four for each doubling, are all among them, so the rounding costs no memory that the
+/// The bytes allocated for `len`. Sixteen steps for each doubling: the size classes of jemalloc,
+/// four for each doubling, are all among them, so the rounding costs no memory that the
 /// allocator would not have spent, and most growth needs no call to it.
 const fn capacity(len: usize) -> usize {
     let step = if len <= 256 { 8 } else { 1 << ((len - 1).ilog2() - 4) };

@@ -1,5 +1,5 @@
 //! A server that reads requests and answers `+OK` to each: what the network alone costs, as
-//! `redis-benchmark` sees it. `null [PORT]`; port 0 takes a free one.
+//! `redis-benchmark` sees it. `null [PORT [IO_THREADS]]`; port 0 takes a free one.
 
 use std::io;
 use std::net::SocketAddr;
@@ -55,6 +55,7 @@ fn main() -> io::Result<()> {
     let port = std::env::args().nth(1).map_or(0, |p| p.parse().expect("a port"));
     let mut net = Net::new()?;
     let listener = net.listen_tcp(SocketAddr::from(([127, 0, 0, 1], port)), 511)?;
+    net.set_io_threads(std::env::args().nth(2).map_or(1, |n| n.parse().expect("a number")))?;
     println!("{}", net.local_addr(listener).expect("just bound"));
     run(&mut net, &mut Null)
 }

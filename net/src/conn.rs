@@ -124,6 +124,14 @@ pub struct Conn<S> {
     pub(crate) in_dirty: bool,
     pub(crate) in_gated: bool,
     pub(crate) in_soft: bool,
+    /// It was read in this turn before it was served.
+    pub(crate) received: bool,
+    /// It was written in this turn by an I/O thread.
+    pub(crate) transmitted: bool,
+    /// Bytes that may still be read, or written, in this turn.
+    pub(crate) budget: usize,
+    /// Bytes of the output that may leave now.
+    pub(crate) may_send: usize,
     pub(crate) why: Option<Closed>,
     /// Bytes sent since the beginning.
     pub(crate) sent: u64,

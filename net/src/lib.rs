@@ -21,6 +21,9 @@
 //!   costs one `read` and one `writev`, and what `epoll_wait` costs is shared by all of a turn.
 //! * One connection takes at most [`READ_BUDGET`] in and [`WRITE_BUDGET`] out a turn. What is left
 //!   over is kept in lists, as an edge is not reported twice.
+//! * With [`Net::set_io_threads`], parts of 2 and 4 are done by several threads when many
+//!   connections are ready. The loop waits for them before it calls the service, so that no
+//!   callback ever misses a connection, and may fork.
 //! * Nothing is allocated per event. Idle connections hold no buffers.
 //!
 //! | file | what is in it |
@@ -28,11 +31,15 @@
 //! | `conn.rs` | one connection: its two sides, its flags, why it ended |
 //! | `net.rs` | all of them: the slab, listeners, connecting, adopting, killing |
 //! | `turn.rs` | the loop, and the [`Service`] that it drives |
+//! | `transfer.rs` | reading and writing one connection, on whichever thread |
+//! | `threads.rs` | the I/O threads: batches of connections go out and come back |
 //! | `sys.rs` | the system calls, and all `unsafe` of the crate |
 
 mod conn;
 mod net;
 mod sys;
+mod threads;
+mod transfer;
 mod turn;
 
 pub use conn::{Closed, Conn, ConnId, Mode, OutputLimit, Peer};

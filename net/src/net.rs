@@ -4,6 +4,7 @@
 //! epoll, so an event for something that is gone finds nothing.
 
 use crate::conn::{Closed, Conn, ConnId, Mode, OutputLimit, Peer};
+use crate::threads::{BATCH, Pool};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -58,6 +59,19 @@ pub struct Stats {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub turns: u64,
+    /// Connections that were read, and written, in batches with the I/O threads.
+    pub threaded_reads: u64,
+    pub threaded_writes: u64,
+}
+
+impl Stats {
+    /// Adds what was read and written.
+    pub(crate) fn add(&mut self, other: &Stats) {
+        self.reads += other.reads;
+        self.writes += other.writes;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+    }
 }
 
 pub(crate) enum Socketed {
@@ -139,7 +153,10 @@ pub struct Net<S> {
     pub(crate) soft: Vec<u32>,
     pub(crate) closing: Vec<u32>,
     pub(crate) last_released: u64,
+    /// The list that is being sent; empty between turns.
+    pub(crate) sending: Vec<u32>,
     spare: Vec<Vec<u8>>,
+    pub(crate) pool: Option<Box<Pool<S>>>,
     keepalive: Option<Duration>,
     /// When this turn began.
     pub now: Instant,
@@ -150,6 +167,10 @@ pub struct Net<S> {
     /// Set while a child process holds copies of the descriptors: closing then needs a `shutdown`
     /// for the peer to notice.
     pub child_lives: bool,
+    /// Has the I/O threads handle every connection, even a single one, without the loop's help: for
+    /// tests of the hand-over.
+    #[doc(hidden)]
+    pub always_hand_over: bool,
     pub stats: Stats,
 }
 
@@ -173,19 +194,44 @@ impl<S> Net<S> {
             soft: Vec::new(),
             closing: Vec::new(),
             last_released: 0,
+            sending: Vec::new(),
             spare: Vec::new(),
+            pool: None,
             keepalive: None,
             now: Instant::now(),
             limits: Limits::default(),
             query_limit: 1 << 30,
             output_limit: OutputLimit::default(),
             child_lives: false,
+            always_hand_over: false,
             stats: Stats::default(),
         })
     }
 
     pub fn waker(&self) -> Waker {
         self.waker.clone()
+    }
+
+    /// Has `n` threads read, parse and write when many connections are ready: the loop's own, and
+    /// `n - 1` that are started here and end with the net. 1 is the loop alone. Call it before the
+    /// loop runs, with the signals blocked that the threads are not to get.
+    ///
+    /// The loop's thread may fork in any service callback: no connection is with a thread then. The
+    /// child must not touch the net, and ends without dropping it.
+    pub fn set_io_threads(&mut self, n: usize) -> io::Result<()>
+    where
+        S: Send + 'static,
+    {
+        self.pool = None;
+        if n > 1 {
+            self.pool = Some(Box::new(Pool::start(n - 1)?));
+        }
+        Ok(())
+    }
+
+    /// The threads that read and write, the loop's own included.
+    pub fn io_threads(&self) -> usize {
+        self.pool.as_ref().map_or(1, |pool| pool.threads())
     }
 
     pub(crate) fn wait(
@@ -298,6 +344,10 @@ impl<S> Net<S> {
             in_dirty: false,
             in_gated: false,
             in_soft: false,
+            received: false,
+            transmitted: false,
+            budget: 0,
+            may_send: 0,
             why: None,
             sent: 0,
             marks: VecDeque::new(),
@@ -536,7 +586,7 @@ impl<S> Net<S> {
     pub(crate) fn reclaim(&mut self, conn: &mut Conn<S>) {
         if let Some(buffer) = conn.input.reclaim()
             && buffer.capacity() <= 2 * READ
-            && self.spare.len() < SPARE_BUFFERS
+            && self.spare.len() < if self.pool.is_some() { BATCH } else { SPARE_BUFFERS }
         {
             self.spare.push(buffer);
         }

@@ -2,12 +2,13 @@
 
 use crate::conn::{Closed, Conn, ConnId, Mode, Peer};
 use crate::net::{External, Net, Socketed, State, WAKER};
-use crate::sys;
+use crate::threads::{BATCH, Work};
 use mio::Events;
 use mio::event::Event;
 use socket2::SockRef;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::mem::take;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use varve_engine::Error;
 
@@ -129,8 +130,15 @@ pub fn turn<T: Service>(
     waited?;
     accept_all(net, service);
     net.ready.extend(net.later.drain(..));
-    while let Some(slot) = net.ready.pop_front() {
-        serve(net, service, slot);
+    let mut ahead = 0;
+    while !net.ready.is_empty() {
+        if ahead == 0 {
+            ahead = read_ahead(net);
+        }
+        ahead -= 1;
+        if let Some(slot) = net.ready.pop_front() {
+            serve(net, service, slot);
+        }
     }
     if service.deadline().is_some_and(|at| at <= net.now) {
         service.tick(net);
@@ -266,6 +274,38 @@ fn accept<T: Service>(net: &mut Net<T::Session>, service: &mut T, fd: OwnedFd, p
     }
 }
 
+/// Has the I/O threads read the first of the ready connections, if there are enough. How many of
+/// the list that covers, at least 1.
+fn read_ahead<S>(net: &mut Net<S>) -> usize {
+    let Some(mut pool) = net.pool.take() else { return usize::MAX };
+    let count = net.ready.len().min(BATCH);
+    let worth = if net.always_hand_over { 1 } else { pool.worth() };
+    let mut wanting = 0;
+    if count >= worth {
+        for i in 0..count {
+            let slot = net.ready[i];
+            wanting += matches!(net.state(slot), State::Conn(c) if c.wants_read()) as usize;
+        }
+    }
+    if wanting >= worth {
+        for i in 0..count {
+            let slot = net.ready[i];
+            if !matches!(net.state(slot), State::Conn(c) if c.wants_read()) {
+                continue;
+            }
+            let Some(mut conn) = net.take(slot) else { continue };
+            conn.received = true;
+            conn.budget = READ_BUDGET;
+            net.lend_buffer(&mut conn.input);
+            pool.batch.push(conn);
+        }
+        pool.run(Work::Read(net.now), !net.always_hand_over, &mut net.stats);
+        pool.batch.drain(..).for_each(|conn| net.put(conn));
+    }
+    net.pool = Some(pool);
+    count.max(1)
+}
+
 /// Reads one connection and serves what has come.
 fn serve<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
     let Some(mut conn) = net.take(slot) else { return };
@@ -273,7 +313,9 @@ fn serve<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
     if conn.attempted {
         connected(net, service, &mut conn);
     }
-    let mut budget = READ_BUDGET;
+    if !take(&mut conn.received) {
+        conn.budget = READ_BUDGET;
+    }
     let mut later = false;
     while !conn.close_asap {
         if !handle(net, service, &mut conn) {
@@ -290,11 +332,12 @@ fn serve<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
         if !conn.readable || conn.pause_read || conn.connecting || conn.ending() || held {
             break;
         }
-        if budget == 0 {
+        if conn.budget == 0 {
             later = true;
             break;
         }
-        read(net, &mut conn, &mut budget);
+        net.lend_buffer(&mut conn.input);
+        conn.receive(net.now, &mut net.stats);
     }
     // A blocked client that has gone is not waited for; one that only said that it will send no
     // more gets its replies.
@@ -351,7 +394,9 @@ fn handle<T: Service>(
             }
             return true;
         }
-        if let Err(error) = conn.input.parse(&conn.limits) {
+        if conn.input.waiting() == 0
+            && let Err(error) = conn.input.parse(&conn.limits)
+        {
             conn.output.error(&Error::from(&error));
             conn.close_after_reply = true;
             conn.why = Some(Closed::Protocol(error.to_string()));
@@ -364,30 +409,6 @@ fn handle<T: Service>(
         net.apply_notes(conn);
         if conn.input.waiting() > 0 {
             return conn.hold;
-        }
-    }
-}
-
-fn read<S>(net: &mut Net<S>, conn: &mut Conn<S>, budget: &mut usize) {
-    net.lend_buffer(&mut conn.input);
-    net.stats.reads += 1;
-    match sys::read(conn.fd.as_fd(), &mut conn.input) {
-        Ok((n, room)) => {
-            net.stats.bytes_in += n as u64;
-            *budget = budget.saturating_sub(n);
-            conn.last_read = net.now;
-            // Less than there was room for: that was all. If the peer had closed its side before,
-            // it was all for ever.
-            if n < room {
-                conn.readable = false;
-                conn.eof = n == 0 || conn.read_closed;
-            }
-        }
-        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => conn.readable = false,
-        Err(e) => {
-            conn.why = Some(Closed::Error(e));
-            conn.close_asap = true;
         }
     }
 }
@@ -427,52 +448,92 @@ fn close_killed<T: Service>(net: &mut Net<T::Session>, service: &mut T) {
 
 /// Sends what may leave.
 fn send_all<T: Service>(net: &mut Net<T::Session>, service: &mut T) {
-    // What is left over or added meanwhile goes to the end of a list and is for the next turn.
-    let count = net.dirty.len();
-    for i in 0..count {
-        send(net, service, net.dirty[i]);
-    }
-    net.dirty.drain(..count);
+    send_list(net, service, |net| &mut net.dirty, |_| true);
     let released = service.released();
     if released > net.last_released {
         net.last_released = released;
-        let count = net.gated.len();
-        for i in 0..count {
-            let slot = net.gated[i];
-            if let State::Conn(conn) = net.state(slot) {
-                conn.in_gated = false;
+        send_list(net, service, |net| &mut net.gated, |conn| take(&mut conn.in_gated));
+    }
+    send_list(net, service, |net| &mut net.soft, |conn| take(&mut conn.in_soft));
+}
+
+/// Sends for one of the net's lists. What is left over or added meanwhile is for the next turn.
+fn send_list<T: Service>(
+    net: &mut Net<T::Session>,
+    service: &mut T,
+    list: impl Fn(&mut Net<T::Session>) -> &mut Vec<u32>,
+    still: impl Fn(&mut Conn<T::Session>) -> bool,
+) {
+    let empty = take(&mut net.sending);
+    let mut slots = std::mem::replace(list(net), empty);
+    for slots in slots.chunks(BATCH) {
+        write_ahead(net, service, slots);
+        for &slot in slots {
+            if let State::Conn(conn) = net.state(slot)
+                && still(conn)
+            {
                 send(net, service, slot);
             }
         }
-        net.gated.drain(..count);
     }
-    let count = net.soft.len();
-    for i in 0..count {
-        let slot = net.soft[i];
-        if let State::Conn(conn) = net.state(slot) {
-            conn.in_soft = false;
-            send(net, service, slot);
+    slots.clear();
+    net.sending = slots;
+}
+
+/// Has the I/O threads write for connections out of `slots`, if there are enough.
+fn write_ahead<T: Service>(net: &mut Net<T::Session>, service: &T, slots: &[u32]) {
+    let Some(mut pool) = net.pool.take() else { return };
+    let worth = if net.always_hand_over { 1 } else { pool.worth() };
+    let released = service.released();
+    let mut sendable = 0;
+    if slots.len() >= worth {
+        for &slot in slots {
+            if let State::Conn(conn) = net.state(slot) {
+                let gate = service.gate(&conn.session);
+                conn.may_send = if conn.wants_write() { conn.allowed(gate, released) } else { 0 };
+                sendable += (conn.may_send > 0) as usize;
+            }
         }
     }
-    net.soft.drain(..count);
+    if sendable >= worth {
+        for &slot in slots {
+            if !matches!(net.state(slot), State::Conn(conn) if conn.may_send > 0) {
+                continue;
+            }
+            let Some(mut conn) = net.take(slot) else { continue };
+            conn.transmitted = true;
+            conn.budget = WRITE_BUDGET;
+            pool.batch.push(conn);
+        }
+        pool.run(Work::Write, !net.always_hand_over, &mut net.stats);
+        pool.batch.drain(..).for_each(|conn| net.put(conn));
+    }
+    net.pool = Some(pool);
 }
 
 fn send<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
     let Some(mut conn) = net.take(slot) else { return };
     conn.in_dirty = false;
-    if over_limit(net, &mut conn) {
-        conn.why = Some(Closed::OutputLimit);
-        return end(net, service, conn);
+    if !take(&mut conn.transmitted) {
+        conn.budget = WRITE_BUDGET;
     }
-    let mut budget = WRITE_BUDGET;
+    if !conn.close_asap && over_limit(net, &mut conn) {
+        conn.why = Some(Closed::OutputLimit);
+        conn.close_asap = true;
+    }
     loop {
-        let allowed = conn.allowed(service.gate(&conn.session), service.released());
-        if let Err(e) = write(net, &mut conn, allowed, &mut budget) {
-            conn.why = Some(Closed::Error(e));
+        conn.may_send = conn.allowed(service.gate(&conn.session), service.released());
+        conn.transmit(&mut net.stats);
+        if conn.blocked
+            && let Err(e) = net.want_write(&mut conn)
+        {
+            conn.fail(e);
+        }
+        if conn.close_asap {
             return end(net, service, conn);
         }
         let len = conn.output.len();
-        if !conn.feeds || conn.blocked || budget == 0 || len >= LOW_WATER || conn.ending() {
+        if !conn.feeds || conn.blocked || conn.budget == 0 || len >= LOW_WATER || conn.ending() {
             break;
         }
         service.drained(net, &mut conn);
@@ -489,7 +550,7 @@ fn send<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
         conn.in_gated = true;
         net.gated.push(slot);
     }
-    if budget == 0 && !conn.blocked {
+    if conn.budget == 0 && !conn.blocked {
         conn.in_dirty = true;
         net.dirty.push(slot);
     }
@@ -499,33 +560,6 @@ fn send<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
     }
     net.reclaim(&mut conn);
     net.put(conn);
-}
-
-/// Writes up to `allowed` bytes, as far as the socket and the budget go.
-fn write<S>(
-    net: &mut Net<S>,
-    conn: &mut Conn<S>,
-    mut allowed: usize,
-    budget: &mut usize,
-) -> io::Result<()> {
-    while allowed > 0 && !conn.blocked && *budget > 0 {
-        net.stats.writes += 1;
-        match sys::write(conn.fd.as_fd(), &mut conn.output, allowed.min(*budget)) {
-            Ok(n) => {
-                net.stats.bytes_out += n as u64;
-                conn.sent += n as u64;
-                allowed -= n;
-                *budget -= n;
-                if conn.output.is_empty() {
-                    conn.marks.clear();
-                }
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => net.want_write(conn)?,
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }
 
 fn over_limit<S>(net: &mut Net<S>, conn: &mut Conn<S>) -> bool {

@@ -180,24 +180,28 @@ impl Server {
         }
     }
 
-    /// Shows a command to those who watch with `MONITOR`.
+    /// A command as `MONITOR` shows it. The line is made before the command runs, which may take its
+    /// arguments, and sent after it: a transaction's `EXEC` comes behind its commands.
     #[cold]
-    pub fn feed_monitors(&mut self, call: &mut Call<'_>, args: &Args<'_>) {
-        let us = self.clock.now_us();
-        let mut line = format!(
-            "+{}.{:06} [{} {}]",
-            us / 1_000_000,
-            us % 1_000_000,
-            call.client.db,
-            call.client.peer
-        )
-        .into_bytes();
+    pub fn monitor_line(&self, args: &Args<'_>) -> Vec<u8> {
+        let mut line = Vec::new();
         for arg in args.iter() {
             line.extend_from_slice(b" \"");
             escape(arg, &mut line);
             line.push(b'"');
         }
         line.extend_from_slice(b"\r\n");
+        line
+    }
+
+    /// Shows a command to the monitors, with the database that it left selected.
+    #[cold]
+    pub fn feed_monitors(&mut self, call: &mut Call<'_>, shown: &[u8]) {
+        let us = self.clock.now_us();
+        let (seconds, micros) = (us / 1_000_000, us % 1_000_000);
+        let (db, peer) = (call.client.db, &call.client.peer);
+        let mut line = format!("+{seconds}.{micros:06} [{db} {peer}]").into_bytes();
+        line.extend_from_slice(shown);
         for &id in &self.monitors {
             if id == call.id {
                 call.reply.raw(&line);

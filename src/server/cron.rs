@@ -76,7 +76,7 @@ impl Server {
             self.cron.last_ms = now_ms;
         }
         let hz = self.cfg.hz.max(1) as u64;
-        if self.cron.rounds % hz == 0 {
+        if self.cron.rounds.is_multiple_of(hz) {
             self.close_idle(net);
         }
         self.log.tick(self.clock.instant());
@@ -139,7 +139,7 @@ impl Server {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         if read("/proc/sys/vm/overcommit_memory").trim() == "0" {
             log_warning!(
-                "Memory overcommit must be enabled! Without it, a background save or replication may fail under low memory condition. To fix this, set vm.overcommit_memory = 1 (packaging/99-varve.conf has the setting)."
+                "Memory overcommit must be enabled! Without it, a background save or replication may fail under low memory condition. To fix this, set vm.overcommit_memory = 1 (packaging/varve.sysctl has the setting)."
             );
         }
         if read("/sys/kernel/mm/transparent_hugepage/enabled").contains("[always]") {

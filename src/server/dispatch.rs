@@ -210,9 +210,8 @@ impl Server {
     pub fn run(&mut self, call: &mut Call<'_>, id: CommandId, args: &mut Args<'_>) {
         let started = self.clock.now_ns();
         let spec = self.commands.get(id).spec;
-        if !self.monitors.is_empty() && !spec.has(flag::SKIP_MONITOR | flag::ADMIN) {
-            self.feed_monitors(call, args);
-        }
+        let watched = !self.monitors.is_empty() && !spec.has(flag::SKIP_MONITOR | flag::ADMIN);
+        let shown = watched.then(|| self.monitor_line(args));
         match self.commands.get(id).run {
             Run::Data(run) => {
                 self.ks.now_ms = self.clock.now_ms();
@@ -238,6 +237,9 @@ impl Server {
                     self.written(call.client, Written::Effects, args);
                 }
             }
+        }
+        if let Some(shown) = shown {
+            self.feed_monitors(call, &shown);
         }
         let spent_ns = self.clock.tick_ns() - started;
         self.account(call, id, args, spent_ns);

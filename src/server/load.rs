@@ -145,7 +145,11 @@ impl Server {
             );
         }
         let fresh = log::random_history().map_err(|e| e.to_string())?;
-        let histories = recovered.histories_after_restart(fresh);
+        // A replica goes on with what it holds under the name that its primary knows.
+        let histories = match recovered.histories() {
+            Some(held) if self.cfg.replicaof.is_some() => held,
+            _ => recovered.histories_after_restart(fresh),
+        };
         log_notice!("The log ends at offset {} of history {}", replayed.end, histories.current);
         self.log = Log::resume(recovered, histories, options, self.waker.clone())
             .map_err(|e| e.to_string())?;
@@ -185,7 +189,8 @@ impl Server {
         }
         let at = self.log.end();
         let base = log::NewBase { path: dump, at, rdb: true, keep: true };
-        self.log.start_disk(options, base).map_err(|e| e.to_string())
+        let db = self.log.current_db().unwrap_or(0);
+        self.log.start_disk(options, base, db).map_err(|e| e.to_string())
     }
 
     fn load_base(
@@ -227,7 +232,13 @@ impl Server {
         let (place, _) = self.load_rdb(net, &path)?;
         // The file says where it stood, so replicas of this server can go on with it.
         if let (Some(history), Some(offset)) = (place.history, place.offset) {
-            let histories = Histories::new(history);
+            let mut histories = Histories::new(history);
+            if self.cfg.replicaof.is_none() {
+                // What this primary wrote after the file was made is lost, and replicas may have it:
+                // the old name holds only up to here.
+                let fresh = log::random_history().map_err(|e| e.to_string())?;
+                histories.shift(fresh, offset);
+            }
             self.histories = histories;
             self.log =
                 Log::in_memory(histories, offset, self.cfg.repl_backlog_size, self.waker.clone());
@@ -288,7 +299,7 @@ impl Server {
                 }
             }
             n += 1;
-            if n % STEP == 0 {
+            if n.is_multiple_of(STEP) {
                 let position = reader.position();
                 if let Some(loading) = &mut self.loading {
                     let start = *base_loaded.get_or_insert(loading.loaded);
@@ -321,7 +332,7 @@ impl Server {
         if let Some(loading) = &mut self.loading {
             loading.loaded += parts.iter().map(|p| p.len() as u64 + 5).sum::<u64>() + 4;
             self.replayed += 1;
-            if self.replayed % STEP == 0 {
+            if self.replayed.is_multiple_of(STEP) {
                 self.breathe(net);
             }
         }

@@ -21,6 +21,7 @@ use std::io::{self, Write};
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use varve_engine::{Args, Error};
 use varve_net::{Conn, ConnId, Net};
 use varve_persistence::log::SegmentReader;
@@ -36,6 +37,8 @@ use varve_replication::replica::{self, Replica};
 const FEED: usize = 256 * 1024;
 /// Bytes of an RDB file that a connection is given at a time.
 const FEED_FILE: usize = 1 << 20;
+/// A replica that sent anything within this time is alive.
+const HEARD_LATELY: Duration = Duration::from_secs(1);
 /// With more than this waiting at a replica, a streaming child is not read.
 const STREAM_HIGH: usize = 16 << 20;
 
@@ -53,6 +56,8 @@ enum Feeding {
     Log(Cursor),
     /// The log from segments on disk, until the tail has its place.
     Disk(Box<SegmentReader>, Offset),
+    /// The log no longer has its place: it must ask anew.
+    Lost(Offset),
 }
 
 /// This server as a replica: the link's machine and what it is receiving.
@@ -262,10 +267,7 @@ impl Server {
             Some(cursor) => Feeding::Log(cursor),
             None => match self.log.segment_reader(from) {
                 Some(reader) => Feeding::Disk(Box::new(reader), from),
-                None => {
-                    log_warning!("The log no longer has offset {from}: the replica will ask anew");
-                    Feeding::Nothing
-                }
+                None => Feeding::Lost(from),
             },
         };
         self.repl.feeding.insert(id, feeding);
@@ -274,12 +276,9 @@ impl Server {
     /// Gives a connection more of what it is due, while little waits to be sent.
     pub fn feed(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
         let id = conn.id;
-        let released = self.log.released();
-        let Some(feeding) = self.repl.feeding.get_mut(&id) else { return };
-        let mut lost = None;
-        match feeding {
-            Feeding::Nothing | Feeding::Stream => {}
-            Feeding::File { map, at } => {
+        match self.repl.feeding.get_mut(&id) {
+            None | Some(Feeding::Nothing | Feeding::Stream) => {}
+            Some(Feeding::File { map, at }) => {
                 self.repl.primary.bulk_progress(id, self.clock.now_ms() as u64);
                 let end = (*at + FEED_FILE).min(map.len());
                 conn.output.shared(Arc::new(Mapped(map.clone())), *at..end);
@@ -289,69 +288,100 @@ impl Server {
                     self.bulk_sent(net, conn);
                 }
             }
-            Feeding::Log(cursor) => {
-                let mut room = FEED;
-                while room > 0 {
-                    let Some(piece) = self.log.next(cursor, room, released) else { break };
-                    let range = piece.range.clone();
-                    room = room.saturating_sub(range.len());
-                    self.stats.net_replication_out += range.len() as u64;
-                    conn.output.shared(piece.block, range);
-                }
-                if room == FEED && cursor.offset < self.log.first_in_memory() {
-                    lost = Some(cursor.offset);
-                }
-            }
-            Feeding::Disk(reader, at) => {
-                if let Some(cursor) = self.log.cursor_at(*at) {
-                    *feeding = Feeding::Log(cursor);
-                    return self.feed(net, conn);
-                }
-                let mut bytes = vec![0u8; FEED];
-                reader.refresh(self.log.segments());
-                match reader.read(&mut bytes, released) {
-                    Ok(0) => {}
-                    Ok(n) => {
-                        bytes.truncate(n);
-                        *at += n as u64;
-                        self.stats.net_replication_out += n as u64;
-                        conn.output.shared(Arc::new(bytes), 0..n);
-                    }
-                    Err(error) => {
-                        log_warning!(
-                            "Can't read the log for replica {}: {error}",
-                            conn.session.peer
-                        );
-                        conn.close_asap = true;
-                    }
-                }
+            Some(Feeding::Log(_)) => self.feed_from_tail(conn),
+            Some(Feeding::Disk(..)) => self.feed_from_disk(conn),
+            Some(Feeding::Lost(at)) => {
+                log_warning!(
+                    "Replica {} fell behind the start of the log (offset {at}): it must ask anew",
+                    conn.session.peer
+                );
+                conn.close_asap = true;
             }
         }
-        // The tail has left it behind: go on from the disk if that has its place.
-        if let Some(at) = lost {
-            match self.log.segment_reader(at) {
-                Some(reader) => {
-                    self.repl.feeding.insert(id, Feeding::Disk(Box::new(reader), at));
-                }
-                None => {
-                    log_warning!(
-                        "Replica {} fell behind the start of the log (offset {at}): it must ask anew",
-                        conn.session.peer
-                    );
-                    conn.close_asap = true;
-                }
+    }
+
+    fn feed_from_tail(&mut self, conn: &mut Conn<Client>) {
+        let Some(Feeding::Log(cursor)) = self.repl.feeding.get_mut(&conn.id) else { return };
+        let released = self.log.released();
+        let mut room = FEED;
+        while room > 0 {
+            let Some(piece) = self.log.next(cursor, room, released) else { break };
+            let range = piece.range.clone();
+            room = room.saturating_sub(range.len());
+            self.stats.net_replication_out += range.len() as u64;
+            conn.output.shared(piece.block, range);
+        }
+        let at = cursor.offset;
+        if room == FEED && at < self.log.first_in_memory() {
+            // The tail has left it behind: the disk may have its place.
+            self.feed_from(conn.id, at);
+            match self.repl.feeding.get(&conn.id) {
+                Some(Feeding::Disk(..)) => self.feed_from_disk(conn),
+                _ => conn.close_asap = true,
             }
         }
+    }
+
+    fn feed_from_disk(&mut self, conn: &mut Conn<Client>) {
+        let Some(Feeding::Disk(reader, at)) = self.repl.feeding.get_mut(&conn.id) else { return };
+        if let Some(cursor) = self.log.cursor_at(*at) {
+            self.repl.feeding.insert(conn.id, Feeding::Log(cursor));
+            return self.feed_from_tail(conn);
+        }
+        let mut bytes = vec![0u8; FEED];
+        reader.refresh(self.log.segments());
+        match reader.read(&mut bytes, self.log.released()) {
+            // A new base has taken the segment away meanwhile.
+            Ok(0) => {
+                let at = *at;
+                self.feed_from(conn.id, at);
+            }
+            Ok(n) => {
+                bytes.truncate(n);
+                *at += n as u64;
+                self.stats.net_replication_out += n as u64;
+                conn.output.shared(Arc::new(bytes), 0..n);
+            }
+            Err(error) => {
+                log_warning!("Can't read the log for replica {}: {error}", conn.session.peer);
+                conn.close_asap = true;
+            }
+        }
+    }
+
+    /// Without a log on disk, what replicas still need stays in memory: a snapshot that is sent
+    /// would else be worth nothing when it has arrived. As far as Redis's buffer for a replica would
+    /// go, `client-output-buffer-limit replica`, and not beyond.
+    fn hold_for_replicas(&mut self) {
+        if self.log.is_on_disk() {
+            return self.log.hold(None);
+        }
+        let places = self.repl.feeding.iter().filter_map(|(id, feeding)| match feeding {
+            Feeding::Log(cursor) => Some(cursor.offset),
+            Feeding::Disk(_, at) => Some(*at),
+            Feeding::Lost(_) => None,
+            Feeding::Nothing | Feeding::File { .. } | Feeding::Stream => {
+                self.repl.primary.feeds_from(*id)
+            }
+        });
+        let most = match self.cfg.client_output_buffer_limit[1].hard {
+            0 => u64::MAX,
+            hard => hard,
+        };
+        let floor = Offset(self.log.end().0.saturating_sub(most));
+        let held = places.min().map(|place| place.max(floor));
+        self.log.hold(held);
     }
 
     /// At the end of a turn: whoever has taken all that was given gets what is new.
     pub fn feed_replicas(&mut self, net: &mut Net<Client>) {
         if self.repl.feeding.is_empty() {
-            return;
+            return self.log.hold(None);
         }
         if std::mem::take(&mut self.supply_due) {
             self.supply(net);
         }
+        self.hold_for_replicas();
         if self.fed_to == self.log.released() {
             return;
         }
@@ -399,7 +429,7 @@ impl Server {
                         "Full sync from the snapshot on disk at offset {from}: the log continues it, no fork"
                     );
                     self.announce(net, &conns);
-                    let path = self.snapshots.base.as_ref().map(|(p, _)| p.clone());
+                    let path = self.snapshots.base.as_ref().map(|b| b.path.clone());
                     if let Some(path) = path {
                         self.send_file(net, &conns, &path);
                     }
@@ -416,10 +446,10 @@ impl Server {
     /// A complete RDB on disk that the log continues, unless writing it is nearly as long ago as
     /// loading the rest would take.
     fn usable_base(&self) -> Option<Offset> {
-        let (path, at) = self.snapshots.base.as_ref()?;
-        let continues = *at >= self.log.first_available() && path.exists();
-        let behind = self.log.end().0.saturating_sub(at.0);
-        (continues && behind <= self.cfg.repl_backlog_size.max(64 << 20)).then_some(*at)
+        let base = self.snapshots.base.as_ref()?;
+        let continues = base.at >= self.log.first_available() && base.is_there();
+        let behind = self.log.end().0.saturating_sub(base.at.0);
+        (continues && behind <= self.cfg.repl_backlog_size.max(64 << 20)).then_some(base.at)
     }
 
     fn fork_for(&mut self, net: &mut Net<Client>, target: Target, conns: &[ConnId]) {
@@ -442,8 +472,11 @@ impl Server {
         match self.start_child(net, purpose) {
             Ok(at) => {
                 // What a replica is fed after its snapshot begins with the database of its first
-                // write said: the snapshot alone does not tell a Redis replica which one that is.
-                self.log.set_current_db(None);
+                // write said: the snapshot alone does not tell a Redis replica which one that is. A
+                // replica's own stream stays as its primary made it, and the snapshot tells.
+                if self.is_primary() {
+                    self.log.set_current_db(None);
+                }
                 let there = self.repl.primary.forked(conns, target, at, now);
                 self.announce(net, &there);
                 if let Some(mark) = mark {
@@ -591,7 +624,7 @@ impl Server {
                         net.kill(id);
                     }
                 } else if !waiting.is_empty() {
-                    let path = self.snapshots.base.as_ref().map(|(path, _)| path.clone());
+                    let path = self.snapshots.base.as_ref().map(|b| b.path.clone());
                     if let Some(path) = path {
                         self.send_file(net, &waiting, &path);
                     }
@@ -628,6 +661,12 @@ impl Server {
                 primary::Output::BacklogExpired => {
                     log_debug!("No replica for repl-backlog-ttl");
                 }
+            }
+        }
+        // A replica that loads sends bare newlines, which are no requests.
+        for &id in self.repl.feeding.keys() {
+            if net.conn(id).is_some_and(|c| c.last_read.elapsed() < HEARD_LATELY) {
+                self.repl.primary.newline(id, now);
             }
         }
         self.supply_due = true;
@@ -865,6 +904,8 @@ impl Server {
                 Output::Continue { new_history } => {
                     let followers = self.repl.node.continued(new_history, self.log.end());
                     self.log.set_histories(self.repl.node.histories());
+                    let db = self.repl.link.as_ref().map(|l| l.db as u32);
+                    self.log.set_current_db(db);
                     self.stats.sync_continued += 1;
                     self.drop_followers(net, followers);
                 }
@@ -1001,18 +1042,17 @@ impl Server {
         self.histories = histories;
         if self.log.is_on_disk() {
             let base = NewBase { path: rdb.path, at: place.1, rdb: true, keep: false };
-            self.log.reset(histories, place.1, Some(base));
+            self.log.reset(histories, place.1, stream_db, Some(base));
             self.snapshots.base = None;
         } else {
             // Kept as the dump: a restart then knows where it stood.
             let kept = std::fs::rename(&rdb.path, &self.cfg.dbfilename);
-            self.log.reset(histories, place.1, None);
+            self.log.reset(histories, place.1, stream_db, None);
             self.snapshots.base = None;
             if let Err(error) = kept {
                 log_warning!("Can't keep the received RDB as {}: {error}", self.cfg.dbfilename);
             }
         }
-        self.log.set_current_db(Some(stream_db));
         self.ks.dirty = 0;
         self.snapshots.dirty_saved = 0;
         if let Some(link) = &mut self.repl.link {
@@ -1080,12 +1120,15 @@ impl Server {
                 log::Event::Rotated { result: Err(why), at } => {
                     log_warning!("A new segment could not be begun at offset {at}: {why}");
                 }
-                log::Event::BaseInstalled { at, result } => match result {
-                    Ok(()) => log_notice!("The log's base is the snapshot at offset {at} now"),
-                    Err(why) => log_warning!(
-                        "The snapshot at offset {at} could not become the log's base: {why}"
-                    ),
-                },
+                log::Event::BaseInstalled { at, result } => {
+                    self.snapshots.installing = false;
+                    match result {
+                        Ok(()) => log_notice!("The log's base is the snapshot at offset {at} now"),
+                        Err(why) => log_warning!(
+                            "The snapshot at offset {at} could not become the log's base: {why}"
+                        ),
+                    }
+                }
                 log::Event::Rotated { .. } => {}
             }
         }

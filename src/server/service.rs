@@ -33,12 +33,12 @@ impl Service for Server {
 
     fn accepted(
         &mut self,
-        net: &mut Net<Client>,
+        _: &mut Net<Client>,
         id: ConnId,
         peer: &Peer,
     ) -> Result<Client, Vec<u8>> {
         self.stats.connections += 1;
-        if net.len() > self.cfg.maxclients as usize {
+        if self.clients >= self.cfg.maxclients as usize {
             self.stats.rejected_connections += 1;
             return Err(b"-ERR max number of clients reached\r\n".to_vec());
         }
@@ -78,6 +78,11 @@ impl Service for Server {
                 ahead = self.prefetch(conn);
             }
             ahead = ahead.saturating_sub(1);
+            // A pipeline of requests for much must not take memory past the limit either.
+            let limit = conn.output_limit.hard;
+            if limit > 0 && conn.output.len() > limit {
+                break;
+            }
             let Some(mut args) = conn.input.pop() else { break };
             let mut call = Call {
                 net,
@@ -161,6 +166,7 @@ impl Service for Server {
             self.log.append(varve_replication::wire::GETACK);
         }
         self.log.flush();
+        self.log.rotate_if_large();
         self.log_turn(net);
         self.feed_replicas(net);
     }

@@ -56,6 +56,8 @@ pub struct Running {
     pub path: Option<PathBuf>,
     /// The state that it holds.
     pub at: Offset,
+    /// The database selected there.
+    db: u32,
     pub started: Instant,
     pub started_ms: i64,
     dirty_at_start: u64,
@@ -96,13 +98,44 @@ pub struct Snapshots {
     pub last_load_keys: u64,
     pub last_load_expired: u64,
     /// The newest snapshot file that the log still continues, for full syncs.
-    pub base: Option<(PathBuf, Offset)>,
+    pub base: Option<OnDisk>,
+    /// The log has a new base to put in force, and is as long as before until then.
+    pub installing: bool,
     /// A child writes the first base of a log that is to be on disk from then on: the histories at
     /// its start.
     disk_begins: Option<Histories>,
     buffers: Option<rdb::Buffers>,
     rewrite_retry_s: i64,
     next_mark: u64,
+}
+
+/// A finished snapshot. Names can come to mean another file (`SAVE`, a backup copied over it,
+/// `CONFIG SET dir`), so it knows which file it is.
+pub struct OnDisk {
+    pub path: PathBuf,
+    /// The state that it holds.
+    pub at: Offset,
+    identity: Option<Identity>,
+}
+
+/// Inode, length and time of change in ns.
+type Identity = (u64, u64, i64);
+
+fn identity(path: &Path) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.ino(), meta.len(), meta.mtime() * 1_000_000_000 + meta.mtime_nsec()))
+}
+
+impl OnDisk {
+    fn new(path: PathBuf, at: Offset) -> OnDisk {
+        OnDisk { identity: identity(&path), path, at }
+    }
+
+    /// Whether the file is still the one that was written.
+    pub fn is_there(&self) -> bool {
+        self.identity.is_some() && self.identity == identity(&self.path)
+    }
 }
 
 /// A record in the report pipe: kind, then two words.
@@ -136,6 +169,7 @@ impl Snapshots {
             last_load_keys: 0,
             last_load_expired: 0,
             base: None,
+            installing: false,
             disk_begins: None,
             buffers: None,
             rewrite_retry_s: 0,
@@ -267,9 +301,11 @@ impl Server {
             Purpose::Save | Purpose::SyncDisk => {
                 Some(PathBuf::from(format!("temp-{}-{}.rdb", std::process::id(), self.stats.forks)))
             }
-            Purpose::Rewrite => {
-                Some(PathBuf::from(format!("temp-rewriteaof-bg-{}.aof", std::process::id())))
-            }
+            Purpose::Rewrite => Some(PathBuf::from(format!(
+                "temp-rewriteaof-bg-{}-{}.aof",
+                std::process::id(),
+                self.stats.forks
+            ))),
         };
         let mut file = match &path {
             Some(path) => Some(File::create(path).map_err(|e| fault("open", &e))?),
@@ -291,7 +327,7 @@ impl Server {
         let at = if rotated || begins { self.log.begin_rotation() } else { self.log.end() };
         let mut options = self.save_options(self.cfg.rdb_version);
         options.aof_base |= purpose == Purpose::Rewrite;
-        let mut buffers = self.snapshots.buffers.take().unwrap_or_else(rdb::Buffers::new);
+        let mut buffers = self.snapshots.buffers.take().unwrap_or_default();
         let mut smaps = vec![0u8; 8192];
         let incremental = self.cfg.rdb_save_incremental_fsync;
         let forking = Instant::now();
@@ -307,6 +343,9 @@ impl Server {
                 return Err(fault("fork", &e));
             }
             Ok(ForkResult::Child) => {
+                // Without its parent it works for nobody, and it would keep the folder locked.
+                // SAFETY: plain integers.
+                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
                 let out = match (&mut file, &stream_write) {
                     (Some(file), _) => file.as_raw_fd(),
                     (None, Some(pipe)) => pipe.as_raw_fd(),
@@ -360,6 +399,7 @@ impl Server {
             purpose,
             path,
             at,
+            db: options.db,
             started: Instant::now(),
             started_ms: self.clock.now_ms(),
             dirty_at_start: self.ks.dirty,
@@ -468,12 +508,12 @@ impl Server {
     }
 
     /// Goes on on disk from the base that a child has finished.
-    fn start_disk(&mut self, base: NewBase, histories: Histories) -> std::io::Result<()> {
+    fn start_disk(&mut self, base: NewBase, db: u32, histories: Histories) -> std::io::Result<()> {
         if *self.log.histories() != histories {
             return Err(std::io::Error::other("the data was replaced meanwhile"));
         }
         self.log
-            .start_disk(self.log_options(), base)
+            .start_disk(self.log_options(), base, db)
             .map_err(|e| std::io::Error::other(e.to_string()))?;
         log_notice!("The log is on disk from offset {} on", self.log.end());
         Ok(())
@@ -600,31 +640,40 @@ impl Server {
 
     /// Puts a finished snapshot where it belongs: `dump.rdb`, and the log's base.
     fn keep_snapshot(&mut self, path: &Path, running: &Running) -> std::io::Result<()> {
-        let to_dump = running.purpose == Purpose::Save;
+        // As in Redis, what was saved for a replica is a save like any other.
+        let to_dump = matches!(running.purpose, Purpose::Save | Purpose::SyncDisk);
+        let installs = running.rotated && self.log.is_on_disk();
         let mut path = path.to_owned();
+        let mut base = path.clone();
+        let mut keep = false;
         if to_dump {
-            std::fs::rename(&path, &self.cfg.dbfilename)?;
+            let dump = PathBuf::from(&self.cfg.dbfilename);
+            if installs {
+                // The base takes a name of its own now: until it is in force, `dump.rdb` may
+                // become another snapshot's.
+                base.set_extension("base");
+                if std::fs::hard_link(&path, &base).is_err() {
+                    (base, keep) = (dump.clone(), true);
+                }
+            }
+            std::fs::rename(&path, &dump)?;
             sync_dir(Path::new("."))?;
-            path = PathBuf::from(&self.cfg.dbfilename);
-        }
-        if running.purpose != Purpose::Rewrite {
-            self.snapshots.base = Some((path.clone(), running.at));
+            path = dump;
         }
         if running.purpose == Purpose::Rewrite
             && let Some(histories) = self.snapshots.disk_begins
         {
             let rdb = self.cfg.aof_use_rdb_preamble;
             let base = NewBase { path, at: running.at, rdb, keep: false };
-            return self.start_disk(base, histories);
+            return self.start_disk(base, running.db, histories);
         }
-        if running.rotated && self.log.is_on_disk() {
-            // `dump.rdb` and the base are one file under two names: it is never changed.
-            self.log.install_base(NewBase {
-                path,
-                at: running.at,
-                rdb: running.purpose != Purpose::Rewrite || self.cfg.aof_use_rdb_preamble,
-                keep: running.purpose != Purpose::Rewrite,
-            });
+        if running.purpose != Purpose::Rewrite {
+            self.snapshots.base = Some(OnDisk::new(path, running.at));
+        }
+        if installs {
+            let rdb = running.purpose != Purpose::Rewrite || self.cfg.aof_use_rdb_preamble;
+            self.log.install_base(NewBase { path: base, at: running.at, rdb, keep });
+            self.snapshots.installing = true;
         }
         Ok(())
     }
@@ -684,6 +733,7 @@ impl Server {
         let stats = self.log.stats();
         let percent = self.cfg.auto_aof_rewrite_percentage as u64;
         if self.log.is_on_disk()
+            && !self.snapshots.installing
             && percent > 0
             && stats.current_bytes > self.cfg.auto_aof_rewrite_min_size
             && now_s >= self.snapshots.rewrite_retry_s

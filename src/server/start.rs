@@ -78,11 +78,15 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     raise_file_limit(&mut cfg);
     // Blocked before any thread starts, so that all of them leave signals to the loop.
     let signals = signals()?;
-    let lock = log::lock_dir(Path::new(".")).map_err(|e| e.to_string())?;
+    let here = std::env::current_dir().map_err(|e| format!("Can't tell the folder's path: {e}"))?;
+    let lock = log::lock_dir(&here).map_err(|e| e.to_string())?;
+    remove_leftovers();
     let mut net: Net<Client> = Net::new().map_err(|e| format!("Can't make an event loop: {e}"))?;
     net.register(signals.as_fd(), true, false).map_err(|e| format!("Can't watch signals: {e}"))?;
     net.set_keepalive(keepalive(&cfg)).map_err(|e| e.to_string())?;
     let listeners = listen(&mut net, &cfg)?;
+    net.set_io_threads(cfg.io_threads as usize)
+        .map_err(|e| format!("Can't start I/O threads: {e}"))?;
     let mut server = Server::new(cfg, loaded.origin, &net)?;
     server.process = Some(Process { signals, listeners, lock });
     server.apply_limits(&mut net);
@@ -110,6 +114,19 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     log.close().map_err(|e| format!("The log could not be closed in good order: {e}"))?;
     log_warning!("Varve is now ready to exit, bye bye...");
     Ok(())
+}
+
+/// Removes what a killed process left half written: the folder is locked, so nobody writes it now.
+fn remove_leftovers() {
+    for entry in std::fs::read_dir(".").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let ours = name.ends_with(".rdb") || name.ends_with(".aof");
+        if name.starts_with("temp-") && ours {
+            log_notice!("Removing {name}, which an earlier process did not finish");
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn daemonize() -> Result<(), String> {

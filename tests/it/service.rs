@@ -61,7 +61,8 @@ fn status_with_percent(what: &'static str) -> impl Fn(&str) -> bool {
 #[test]
 fn ready_comes_after_loading_and_not_before() {
     let folder = Folder::new();
-    let args = ["--dir", text(folder.path()), "--save", "", "--supervised", "systemd"];
+    let dir = text(folder.path());
+    let args = ["--dir", dir, "--save", "", "--appendonly", "no", "--supervised", "systemd"];
     let mut daemon = Attempt::new(&args);
     let mut client = daemon.serving();
     // Many small values: slow to load for their bytes.
@@ -109,7 +110,8 @@ fn ready_comes_after_loading_and_not_before() {
 fn the_watchdog_hears_an_idle_daemon() {
     let folder = Folder::new();
     let mut manager = Manager::new(&folder);
-    let args = ["--dir", text(folder.path()), "--save", "", "--supervised", "systemd"];
+    let dir = text(folder.path());
+    let args = ["--dir", dir, "--save", "", "--appendonly", "no", "--supervised", "systemd"];
     let mut daemon = Attempt::of(supervised(&folder), &args);
     daemon.serving();
     let pings = |m: &Manager| m.heard.iter().filter(|(_, line)| line == "WATCHDOG=1").count();

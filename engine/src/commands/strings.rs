@@ -240,7 +240,7 @@ fn mset_all(ctx: &mut Ctx, args: &mut Args) {
 }
 
 fn mset(ctx: &mut Ctx, args: &mut Args) -> Done {
-    if args.len() % 2 == 0 {
+    if args.len().is_multiple_of(2) {
         return Err(Error::arity("mset"));
     }
     mset_all(ctx, args);
@@ -249,7 +249,7 @@ fn mset(ctx: &mut Ctx, args: &mut Args) -> Done {
 }
 
 fn msetnx(ctx: &mut Ctx, args: &mut Args) -> Done {
-    if args.len() % 2 == 0 {
+    if args.len().is_multiple_of(2) {
         return Err(Error::arity("msetnx"));
     }
     let free = (1..args.len()).step_by(2).all(|i| !ctx.ks.exists(ctx.db, &args[i]));

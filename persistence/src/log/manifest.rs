@@ -79,7 +79,10 @@ impl Manifest {
     pub fn parse(text: &[u8]) -> Result<Manifest, (usize, String)> {
         let mut manifest = Manifest::default();
         let mut comments = Comments::default();
-        let lines = text.strip_suffix(b"\n").unwrap_or(text);
+        let Some(lines) = text.strip_suffix(b"\n") else {
+            let count = text.iter().filter(|&&b| b == b'\n').count() + 1;
+            return Err((count, "the file ends without a line feed: its end is missing".into()));
+        };
         for (i, line) in lines.split(|&b| b == b'\n').enumerate() {
             let at = |what: String| (i + 1, what);
             if let Some(comment) = line.strip_prefix(b"#") {
@@ -98,6 +101,12 @@ impl Manifest {
                 }
                 _ => manifest.entries.push(entry),
             }
+        }
+        // A log has a segment at every instant: fewer lines than that are a torn file, and to begin
+        // an empty log for it would drop all data.
+        if manifest.segments().next().is_none() && manifest.base().is_none() {
+            let count = lines.split(|&b| b == b'\n').count();
+            return Err((count, "the file names neither a base nor a segment".into()));
         }
         manifest.state = comments.finish();
         Ok(manifest)

@@ -188,6 +188,8 @@ pub struct Log {
     last_select: Offset,
     in_multi: bool,
     scratch: Vec<u8>,
+    /// What [`Log::hold`] keeps in the tail.
+    held: Option<Offset>,
     on_disk: Option<OnDisk>,
     waker: Waker,
 }
@@ -226,6 +228,7 @@ impl Log {
             last_select: start,
             in_multi: false,
             scratch: Vec::new(),
+            held: None,
             on_disk: None,
             waker,
         }
@@ -473,7 +476,7 @@ impl Log {
             }
             None => self.tail.end(),
         };
-        self.tail.trim(needed);
+        self.tail.trim(self.held.map_or(needed, |held| held.min(needed)));
     }
 
     /// Does what is due with time: `everysec`'s sync, another attempt after an error. To be called
@@ -542,6 +545,12 @@ impl Log {
         self.flush();
     }
 
+    /// Keeps everything from `from` on in memory until told otherwise: somebody still needs it who
+    /// could not find it elsewhere.
+    pub fn hold(&mut self, from: Option<Offset>) {
+        self.held = from;
+    }
+
     /// Begins a segment at the present end, where a snapshot is being forked; the result comes as
     /// [`Event::Rotated`]. Only between commands and outside `MULTI`. Returns the end.
     ///
@@ -581,13 +590,14 @@ impl Log {
         }
     }
 
-    /// Leaves everything and goes on at `offset` of other histories: after a full resync, whose RDB
-    /// file becomes the base. Nothing is released beyond `offset` until the files have changed.
-    pub fn reset(&mut self, histories: Histories, offset: Offset, base: Option<NewBase>) {
+    /// Leaves everything and goes on at `offset` of other histories, where database `db` is selected:
+    /// after a full resync, whose RDB file becomes the base. Nothing is released beyond `offset`
+    /// until the files have changed.
+    pub fn reset(&mut self, histories: Histories, offset: Offset, db: u32, base: Option<NewBase>) {
         let keep = self.tail.keep();
         self.tail = Tail::new(offset, keep);
         self.histories = histories;
-        self.db = None;
+        self.db = Some(db);
         self.select_due = false;
         self.in_multi = false;
         self.last_select = offset;
@@ -600,7 +610,7 @@ impl Log {
             disk.marks.clear();
             disk.last_mark = (offset, now_us());
             disk.log_start = offset;
-            let reset = Reset { histories, offset, base, epoch: disk.epoch };
+            let reset = Reset { histories, offset, db, base, epoch: disk.epoch };
             disk.writer.write(WriteJob::Reset(Box::new(reset)));
         }
     }
@@ -615,11 +625,16 @@ impl Log {
     }
 
     /// `CONFIG SET appendonly yes`: goes on in a folder, from the finished snapshot `base`, which
-    /// stands at `base.at`. The tail must still reach back to there. What the folder held of
+    /// stands at `base.at`, where database `db` is selected. The tail must still reach back to there. What the folder held of
     /// another time is removed.
     ///
     /// Opens and syncs files: takes as long as the disk does.
-    pub fn start_disk(&mut self, options: Options, mut base: NewBase) -> Result<(), Error> {
+    pub fn start_disk(
+        &mut self,
+        options: Options,
+        mut base: NewBase,
+        db: u32,
+    ) -> Result<(), Error> {
         let at = base.at;
         if at < self.tail.first() || at > self.tail.end() {
             let what = "the memory tail does not reach back to the snapshot";
@@ -630,7 +645,7 @@ impl Log {
         let old = recover::read_manifest(&options)?.unwrap_or_default();
         let mut folder = Folder::new(disk, &dir, &options.base_name, old);
         let mut manifest = Manifest { entries: vec![folder.place_base(&mut base)?], state: None };
-        let (_, segment) = folder.create_segment(at, 0)?;
+        let (_, segment) = folder.create_segment(at, db)?;
         manifest.entries.push(segment);
         for mut entry in folder.manifest.entries.clone() {
             entry.kind = FileType::History;

@@ -196,7 +196,7 @@ impl Run {
                     self.disk.put(&path, format!("REDIS {} {start}", id(self.ids)).as_bytes());
                     let base = NewBase { path, at: start, rdb: true, keep: false };
                     self.cut = None;
-                    self.log.reset(Histories::new(id(self.ids)), start, Some(base));
+                    self.log.reset(Histories::new(id(self.ids)), start, 0, Some(base));
                 }
             }
         }
@@ -503,7 +503,7 @@ fn the_log_goes_to_disk_and_back_to_memory_while_it_runs() {
     log.append_command(3, &["SET", "a", "c"]);
     disk.put(Path::new("new.rdb"), b"REDIS");
     let base = NewBase { path: "new.rdb".into(), at, rdb: true, keep: false };
-    log.start_disk(options(&disk), base).unwrap();
+    log.start_disk(options(&disk), base, 0).unwrap();
     log.flush();
     assert_eq!(log.released(), log.end());
     log.append_command(3, &["SET", "a", "d"]);

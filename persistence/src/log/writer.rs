@@ -47,6 +47,8 @@ pub enum WriteJob {
 pub struct Reset {
     pub histories: Histories,
     pub offset: Offset,
+    /// The database selected there.
+    pub db: u32,
     pub base: Option<NewBase>,
     pub epoch: u64,
 }
@@ -414,14 +416,14 @@ impl Shared {
     /// Leaves the present log and begins another, at `offset` of another history. After an error,
     /// `reset` is what is to be tried again.
     fn reset(&self, reset: &mut Reset) -> Result<(), Error> {
-        let Reset { histories, offset, base, epoch } = reset;
-        let (histories, offset, epoch) = (*histories, *offset, *epoch);
+        let Reset { histories, offset, db, base, epoch } = reset;
+        let (histories, offset, db, epoch) = (*histories, *offset, *db, *epoch);
         let mut folder = lock(&self.folder);
         // No byte of the log that is left reaches a file any more, whatever happens next.
         lock(&self.sink).abandon(offset, epoch);
         folder.indexer = None;
         let mut change = || -> Result<_, Error> {
-            let (file, segment) = folder.create_segment(offset, 0)?;
+            let (file, segment) = folder.create_segment(offset, db)?;
             file.sync().map_err(Error::io("sync", &folder.path(&segment.name)))?;
             let mut manifest = Manifest {
                 entries: Vec::new(),

@@ -112,7 +112,7 @@ fn dumped_values_are_restored() {
             let at = payload.len() / 2;
             payload[at] ^= 4;
             let error = rdb::restore(&payload, b"copy", &limits, None).err().unwrap();
-            assert_eq!(error.0, "ERR DUMP payload version or checksum are wrong");
+            assert_eq!(error.to_string(), "ERR DUMP payload version or checksum are wrong");
         }
     }
 }
@@ -127,7 +127,7 @@ fn payloads_that_are_whole_but_wrong_are_refused() {
     };
     let restore = |payload: &[u8]| {
         let restored = rdb::restore(payload, b"k", &Limits::default(), None);
-        restored.map(|entry| content(&entry)).map_err(|e| e.0.to_string())
+        restored.map(|entry| content(&entry)).map_err(|e| e.to_string())
     };
     assert_eq!(restore(&sign(b"\x00\x02hi", 9)), Ok(Content::Str(b"hi".to_vec())));
     let damaged = Err("ERR DUMP payload version or checksum are wrong".to_string());

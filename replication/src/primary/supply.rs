@@ -193,6 +193,15 @@ impl Primary {
         Some(if wait { AfterBulk::AwaitAck } else { AfterBulk::Feed { from } })
     }
 
+    /// Where a replica that has its snapshot, or is about to, will be fed the log from.
+    pub fn feeds_from(&self, conn: ConnId) -> Option<Offset> {
+        match self.replica(conn)?.state {
+            State::WaitBgsaveEnd { from, .. } | State::SendBulk { from, .. } => Some(from),
+            State::Online { await_ack } => await_ack,
+            _ => None,
+        }
+    }
+
     fn waiting(&self) -> impl Iterator<Item = (&Peer, u64)> {
         self.peers.iter().filter_map(|peer| match peer.state {
             State::WaitBgsaveStart { since_ms } => Some((peer, since_ms)),

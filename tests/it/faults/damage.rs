@@ -78,7 +78,7 @@ impl Original {
 #[test]
 fn a_damaged_dump_is_refused() {
     let folder = Folder::new();
-    let args = ["--dir", text(folder.path()), "--save", ""];
+    let args = ["--dir", text(folder.path()), "--save", "", "--appendonly", "no"];
     let mut daemon = Attempt::new(&args);
     let mut client = daemon.serving();
     write_items(&mut client);

@@ -156,8 +156,16 @@ fn a_full_disk_under_the_log_with_always() {
 fn a_snapshot_on_a_full_disk() {
     let Some(disk) = SmallDisk::new(4) else { return };
     let dir = text(disk.path());
-    let mut daemon =
-        Attempt::new(&["--dir", dir, "--save", "3600 1000000", "--rdbcompression", "no"]);
+    let mut daemon = Attempt::new(&[
+        "--dir",
+        dir,
+        "--save",
+        "3600 1000000",
+        "--rdbcompression",
+        "no",
+        "--appendonly",
+        "no",
+    ]);
     let mut client = daemon.serving();
     client.ok(&["SET", "k", "old"]);
     client.ok(&["SAVE"]);

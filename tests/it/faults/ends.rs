@@ -135,7 +135,7 @@ fn sigterm_during_a_full_sync() {
 #[test]
 fn sigterm_while_loading() {
     let folder = Folder::new();
-    let args = ["--dir", text(folder.path()), "--save", "3600 1"];
+    let args = ["--dir", text(folder.path()), "--save", "3600 1", "--appendonly", "no"];
     let mut daemon = Attempt::new(&args);
     let mut client = daemon.serving();
     populate(&mut client, 300_000);
@@ -156,7 +156,7 @@ fn sigterm_while_loading() {
 /// `SHUTDOWN` with and without a save; what was not saved and not logged is gone, the rest is not.
 #[test]
 fn shutdown_saves_or_not_as_told() {
-    let mut server = Server::start();
+    let mut server = Server::varve().arg("--appendonly", "no").start();
     let mut client = server.client();
     client.ok(&["SET", "k", "saved"]);
     assert!(client.try_cmd(&["SHUTDOWN", "SAVE"]).is_err(), "it answers nothing");
