@@ -211,7 +211,8 @@ fn a_full_sync_carries_all_data_each_way() {
         // Written while the snapshot is under way.
         primary.client().pipeline(&batch[..2000]);
         let there = || {
-            synced(&replica)
+            nothing_expires_soon(&primary)
+                && synced(&replica)
                 && replica.info("master_repl_offset") == primary.info("master_repl_offset")
         };
         assert!(eventually(PATIENCE, there), "the replica did not catch up");
