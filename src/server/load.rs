@@ -79,7 +79,8 @@ impl Loading {
             total,
             loaded: 0,
             last_turn: now,
-            last_report: now,
+            // The first report comes early: a short load is worth one line too.
+            last_report: now - REPORT_EVERY * 4 / 5,
             from_primary,
         }
     }

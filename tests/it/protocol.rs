@@ -289,8 +289,16 @@ fn replies_have_the_bytes_of_redis_in_both_protocols() {
                 (0..replies).flat_map(|_| client.recv_raw()).collect::<Vec<u8>>()
             });
             let resp = if hello.is_empty() { 2 } else { 3 };
+            // Which of several channels is left first is nobody's promise.
+            let lines = |bytes: &[u8]| {
+                let mut lines: Vec<Vec<u8>> = bytes.split(|&b| b == b'\n').map(Vec::from).collect();
+                if replies > 1 && command[0] == b"UNSUBSCRIBE" {
+                    lines.sort();
+                }
+                lines
+            };
             assert!(
-                got[0] == got[1],
+                lines(&got[0]) == lines(&got[1]),
                 "RESP{resp} {}:\n  tested: {}\n  redis:  {}",
                 Bytes(&line),
                 Bytes(&got[0]),

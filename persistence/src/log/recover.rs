@@ -172,7 +172,7 @@ impl Recovered {
 
     /// Finds where each segment begins and ends, and that none is missing between.
     fn measure_segments(&mut self) -> Result<(), Error> {
-        let (disk, dir, foreign) = (&self.disk, &self.dir, self.manifest.state.is_none());
+        let (disk, dir) = (&self.disk, &self.dir);
         let last = self.manifest.segments().next_back().map(|entry| entry.seq);
         let mut next = self.base.as_ref().map(|base| base.offset);
         for entry in self.manifest.entries.iter_mut().filter(|e| e.kind == FileType::Incr) {
@@ -180,10 +180,6 @@ impl Recovered {
             let is_last = Some(entry.seq) == last;
             let len = match disk.open(&path).and_then(|file| file.size()) {
                 Ok(len) => len,
-                Err(error) if error.kind() == io::ErrorKind::NotFound && is_last && foreign => {
-                    disk.create(&path).map_err(Error::io("create", &path))?;
-                    0
-                }
                 Err(error) => return Err(Error::io("open", &path)(error)),
             };
             let start = *entry.start.get_or_insert(next.unwrap_or_default());

@@ -427,7 +427,6 @@ impl Grammar {
             "9007199254740993",
             "123456789012345680",
             "0x10",
-            "5e-324",
             "+5",
             ".5",
             "2.",
@@ -441,7 +440,8 @@ impl Grammar {
         }
     }
 
-    /// What is no valid argument almost anywhere; never a time that is near.
+    /// What is no valid argument almost anywhere; never a time that is near. Nothing beyond a double's
+    /// range: in Redis 7.0 that leaves an `errno` behind which a later `SORT` takes for its own.
     fn bad(&mut self) -> Vec<u8> {
         let bad = [
             "",
@@ -454,7 +454,6 @@ impl Grammar {
             "+1",
             "-0",
             "nan",
-            "1e400",
             "0x",
             "--1",
             "9223372036854775807",
