@@ -70,6 +70,7 @@ pub struct Running {
     /// The pipe on which a stream comes.
     pub stream: Option<ConnId>,
     stream_ended: bool,
+    reports_ended: bool,
     error: String,
     /// Whether a new segment was begun for it, so that it can become the base.
     rotated: bool,
@@ -409,7 +410,8 @@ impl Server {
             bytes: 0,
             reports,
             stream,
-            stream_ended: false,
+            stream_ended: stream.is_none(),
+            reports_ended: false,
             error: String::new(),
             rotated,
             exited: None,
@@ -555,9 +557,7 @@ impl Server {
             if running.stream == Some(id) {
                 running.stream_ended = true;
             }
-            if running.reports == id && running.stream.is_none() {
-                running.stream_ended = true;
-            }
+            running.reports_ended |= running.reports == id;
         }
         self.reap(net);
     }
@@ -573,9 +573,9 @@ impl Server {
                 _ => None,
             };
         }
-        // The pipe may still hold what the child said last.
+        // The pipes may still hold what the child said last.
         let Some(ok) = running.exited else { return };
-        if !running.stream_ended && ok {
+        if !running.stream_ended || !running.reports_ended {
             return;
         }
         let Some(running) = self.snapshots.running.take() else { return };

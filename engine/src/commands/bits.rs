@@ -537,7 +537,7 @@ mod tests {
         assert_eq!(b.run("BITFIELD k OVERFLOW SAT INCRBY u8 8 300"), "*1|:255|");
         assert_eq!(b.run("BITFIELD k OVERFLOW FAIL INCRBY u8 8 1 GET u8 8"), "*2|$-1|:255|");
         assert!(b.effects.is_empty());
-        assert_eq!(b.run("BITFIELD k SET i64 3 -9223372036854775808"), "*1|:137170518016|");
+        assert_eq!(b.run("BITFIELD k SET i64 3 -9223372036854775808"), "*1|:574208952489738240|");
         assert_eq!(b.run("BITFIELD_RO k GET i64 3"), "*1|:-9223372036854775808|");
         assert_eq!(b.run("BITFIELD k INCRBY i64 3 -1"), "*1|:9223372036854775807|");
         b.run("BITFIELD s OVERFLOW SAT SET i13 0 -5000 SET i13 #1 -9223372036854775807");

@@ -12,6 +12,8 @@ pub enum Error {
     Io { what: &'static str, path: PathBuf, source: io::Error },
     /// The manifest says something that it must not.
     Manifest { path: PathBuf, line: usize, what: String },
+    /// The manifest names a file that is not there.
+    Missing { path: PathBuf, manifest: PathBuf },
     /// A file's bytes are not what was written there.
     Damaged { path: PathBuf, position: u64, offset: Offset, what: String },
     /// The last segment ends inside a command, and `aof-load-truncated` is no.
@@ -32,6 +34,9 @@ impl fmt::Display for Error {
         match self {
             Error::Io { what, path, source } => write!(f, "can't {what} {path:?}: {source}"),
             Error::Manifest { path, line, what } => write!(f, "{path:?} line {line}: {what}"),
+            Error::Missing { path, manifest } => {
+                write!(f, "{path:?} is missing, and {manifest:?} names it")
+            }
             Error::Damaged { path, position, offset, what } => {
                 write!(f, "{path:?} is damaged at byte {position} (offset {offset}): {what}")
             }

@@ -54,6 +54,7 @@ pub struct Replayed {
 pub struct Recovered {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    manifest_path: PathBuf,
     load_truncated: bool,
     /// With every start known.
     manifest: Manifest,
@@ -126,6 +127,7 @@ impl Recovered {
             }),
             disk: options.disk.clone(),
             dir: options.dir.clone(),
+            manifest_path: Folder::manifest_path(&options.dir, &options.base_name),
             load_truncated: options.load_truncated,
             manifest,
             base: None,
@@ -172,7 +174,7 @@ impl Recovered {
 
     /// Finds where each segment begins and ends, and that none is missing between.
     fn measure_segments(&mut self) -> Result<(), Error> {
-        let (disk, dir) = (&self.disk, &self.dir);
+        let (disk, dir, manifest) = (&self.disk, &self.dir, &self.manifest_path);
         let last = self.manifest.segments().next_back().map(|entry| entry.seq);
         let mut next = self.base.as_ref().map(|base| base.offset);
         for entry in self.manifest.entries.iter_mut().filter(|e| e.kind == FileType::Incr) {
@@ -180,6 +182,9 @@ impl Recovered {
             let is_last = Some(entry.seq) == last;
             let len = match disk.open(&path).and_then(|file| file.size()) {
                 Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(Error::Missing { path, manifest: manifest.clone() });
+                }
                 Err(error) => return Err(Error::io("open", &path)(error)),
             };
             let start = *entry.start.get_or_insert(next.unwrap_or_default());
