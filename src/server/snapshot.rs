@@ -539,7 +539,7 @@ impl Server {
             };
             match word(0) {
                 PROGRESS => {
-                    running.keys_done = word(1);
+                    running.keys_done = word(1).min(running.keys_total);
                     running.cow = running.cow.max(word(2) & 0xffff_ffff_ffff);
                 }
                 FAILED => {
@@ -695,7 +695,7 @@ impl Server {
     pub fn snapshot_round(&mut self, net: &mut Net<Client>) {
         self.reap(net);
         if let Some(running) = &self.snapshots.running {
-            if running.keys_total > 0 && self.cron_second != self.clock.now_ms() / 1000 {
+            if running.keys_total > 0 {
                 let percent = running.keys_done * 100 / running.keys_total;
                 service::status(self, &format!("Saving ({}): {percent}%", running.purpose.name()));
             }
