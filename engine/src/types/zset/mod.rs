@@ -98,7 +98,8 @@ impl Zset {
         if !pairs.len().is_multiple_of(2) {
             return false;
         }
-        let mut last: Option<(f64, Vec<u8>)> = None;
+        let mut last: Option<(f64, Entry)> = None;
+        let (mut room, mut other_room) = (itoa::Buffer::new(), itoa::Buffer::new());
         for (member, score) in pairs.pairs() {
             let score = match score {
                 Entry::Int(value) => value as f64,
@@ -107,11 +108,12 @@ impl Zset {
                     None => return false,
                 },
             };
-            let member = member.to_vec();
-            if let Some((s, m)) = &last
-                && !(*s < score || *s == score && *m < member)
-            {
-                return false;
+            if let Some((s, m)) = last {
+                let ascends = s < score
+                    || s == score && m.text(&mut room) < member.text(&mut other_room);
+                if !ascends {
+                    return false;
+                }
             }
             last = Some((score, member));
         }
