@@ -695,8 +695,7 @@ impl Server {
     pub fn snapshot_round(&mut self, net: &mut Net<Client>) {
         self.reap(net);
         if let Some(running) = &self.snapshots.running {
-            if running.keys_total > 0 {
-                let percent = running.keys_done * 100 / running.keys_total;
+            if let Some(percent) = (running.keys_done * 100).checked_div(running.keys_total) {
                 service::status(self, &format!("Saving ({}): {percent}%", running.purpose.name()));
             }
             return;

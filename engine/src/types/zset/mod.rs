@@ -109,8 +109,8 @@ impl Zset {
                 },
             };
             if let Some((s, m)) = last {
-                let ascends = s < score
-                    || s == score && m.text(&mut room) < member.text(&mut other_room);
+                let ascends =
+                    s < score || s == score && m.text(&mut room) < member.text(&mut other_room);
                 if !ascends {
                     return false;
                 }
