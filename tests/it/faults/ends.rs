@@ -87,21 +87,22 @@ fn sigterm_while_a_child_saves() {
         populate(&mut client, 100_000);
         client.ok(&[command]);
         let before = client.cmd(&["DBSIZE"]);
-        let pid = server.pid();
+        assert!(works_in(&server.dir()) > 0, "{command}: the daemon itself was not found");
         assert_eq!(server.terminate().code(), Some(0), "{}", server.log());
-        let orphans = || children_of_group(pid).is_empty();
-        assert!(eventually(PATIENCE, orphans), "{command}: a child lives on");
+        let none = || works_in(&server.dir()) == 0;
+        assert!(eventually(PATIENCE, none), "{command}: a child lives on");
         assert_eq!(temp_files(&server.dir()), Vec::<PathBuf>::new(), "{command}");
         server.restart();
         assert_eq!(server.client().cmd(&["DBSIZE"]), before, "{command}");
     }
 }
 
-/// Processes that were forked by `pid` and share its process group's session still.
-fn children_of_group(pid: u32) -> Vec<u32> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.split_whitespace().filter_map(|n| n.parse().ok()).collect()
+/// How many processes have `dir` as their working folder: the daemon, and children of it.
+fn works_in(dir: &std::path::Path) -> usize {
+    let dir = fs::canonicalize(dir).unwrap();
+    let cwd = |process: fs::DirEntry| fs::read_link(process.path().join("cwd"));
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes.filter_map(|p| cwd(p).ok()).filter(|cwd| *cwd == dir).count()
 }
 
 /// The end comes while a replica is sent everything, and takes it slowly.
