@@ -3,7 +3,6 @@
 //! A key past its time is removed when it is met. One that nobody asks for would stay for ever, so
 //! a cycle walks the expiry index a little at a time, longer where much has expired.
 
-use crate::hasher::hash;
 use crate::keyspace::{Keyspace, event};
 
 /// Keys looked at between two looks at the clock.
@@ -99,12 +98,6 @@ impl Keyspace {
             keys.extend(key.map(Box::from));
         }
         keys
-    }
-
-    /// Whether a key is there and has expired, though nobody has removed it.
-    pub fn is_expired(&self, db: usize, key: &[u8]) -> bool {
-        let entry = self.dbs[db].keys().get(hash(key), key);
-        entry.and_then(|e| e.expire()).is_some_and(|at| at <= self.now_ms)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::hasher::hash;
 use crate::table::Table;
 use crate::value::Value;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 /// Classes of keyspace events, as bits: `notify-keyspace-events`.
 pub mod event {
@@ -681,12 +681,6 @@ impl Keyspace {
                 self.dbs[db].waiting.remove(key);
             }
         }
-    }
-
-    /// The keys that are watched in any database, distinct: `INFO`'s `watching_clients` and tests.
-    pub fn watching_clients(&self) -> usize {
-        let all = self.dbs.iter().flat_map(|d| d.watched.values().flatten());
-        all.collect::<HashSet<_>>().len()
     }
 
     /// Keys on which clients are blocked.

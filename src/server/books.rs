@@ -30,7 +30,6 @@ pub struct Stats {
     pub query_limit_disconnections: u64,
     pub evicted_clients: u64,
     pub eviction_exceeded_us: u64,
-    pub evicted_scripts: u64,
     pub unexpected_errors: u64,
     pub dump_payload_sanitizations: u64,
     pub expire_cycle_us: u64,

@@ -274,7 +274,7 @@ impl Server {
     }
 
     /// Gives a connection more of what it is due, while little waits to be sent.
-    pub fn feed(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
+    pub fn feed(&mut self, conn: &mut Conn<Client>) {
         let id = conn.id;
         match self.repl.feeding.get_mut(&id) {
             None | Some(Feeding::Nothing | Feeding::Stream) => {}
@@ -285,7 +285,7 @@ impl Server {
                 self.stats.net_replication_out += (end - *at) as u64;
                 *at = end;
                 if end == map.len() {
-                    self.bulk_sent(net, conn);
+                    self.bulk_sent(conn);
                 }
             }
             Some(Feeding::Log(_)) => self.feed_from_tail(conn),
@@ -541,11 +541,10 @@ impl Server {
     }
 
     /// A connection was given the last byte of its RDB.
-    fn bulk_sent(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
+    fn bulk_sent(&mut self, conn: &mut Conn<Client>) {
         let now = self.now_u64();
         log_notice!("Synchronization with replica {} succeeded", conn.session.peer);
         self.after_bulk(conn.id, now);
-        let _ = net;
     }
 
     fn after_bulk(&mut self, id: ConnId, now: u64) {

@@ -156,8 +156,8 @@ impl Service for Server {
         }
     }
 
-    fn drained(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
-        self.feed(net, conn);
+    fn drained(&mut self, _: &mut Net<Client>, conn: &mut Conn<Client>) {
+        self.feed(conn);
     }
 
     fn turn_end(&mut self, net: &mut Net<Client>) {

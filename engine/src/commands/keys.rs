@@ -376,9 +376,8 @@ fn dbsize(ctx: &mut Ctx, _: &mut Args) -> Done {
     Ok(())
 }
 
-/// `[ASYNC|SYNC]` at index 1.
-fn flush_lazily(ctx: &Ctx, args: &Args, default: bool) -> Result<bool, Error> {
-    let _ = ctx;
+/// `[ASYNC|SYNC]` at index 1; `default` is `lazyfree-lazy-user-flush`.
+fn flush_lazily(args: &Args, default: bool) -> Result<bool, Error> {
     match args.get(1) {
         None => Ok(default),
         Some(w) if args.len() == 2 && is(w, "async") => Ok(true),
@@ -387,17 +386,15 @@ fn flush_lazily(ctx: &Ctx, args: &Args, default: bool) -> Result<bool, Error> {
     }
 }
 
-/// Whether `FLUSHALL` and `FLUSHDB` without a word leave the freeing to another thread is set by
-/// `lazyfree-lazy-user-flush`, which the daemon turns into the word `ASYNC`.
 fn flushdb(ctx: &mut Ctx, args: &mut Args) -> Done {
-    let lazy = flush_lazily(ctx, args, ctx.ks.lazy.user_flush)?;
+    let lazy = flush_lazily(args, ctx.ks.lazy.user_flush)?;
     ctx.ks.dirty += ctx.ks.flush(ctx.db, lazy) as u64 + 1;
     ctx.reply.ok();
     Ok(())
 }
 
 fn flushall(ctx: &mut Ctx, args: &mut Args) -> Done {
-    let lazy = flush_lazily(ctx, args, ctx.ks.lazy.user_flush)?;
+    let lazy = flush_lazily(args, ctx.ks.lazy.user_flush)?;
     for db in 0..ctx.ks.dbs.len() {
         ctx.ks.dirty += ctx.ks.flush(db, lazy) as u64;
     }

@@ -126,7 +126,11 @@ impl Folder {
             super::disk::write_all_at(&*file, &manifest.to_bytes(), 0)?;
             file.sync()
         };
-        write().map_err(Error::io("write", &path))?;
+        if let Err(error) = write() {
+            // Most likely the disk is full: what was written of it would stay and be of no use.
+            let _ = self.disk.remove(&path);
+            return Err(Error::io("write", &path)(error));
+        }
         Ok(path)
     }
 

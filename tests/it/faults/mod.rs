@@ -75,9 +75,7 @@ impl Attempt {
     pub fn of(mut command: Command, args: &[&str]) -> Attempt {
         let output = Folder::new();
         let log = File::create(output.path().join("log")).unwrap();
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        let port = crate::support::server::free_port();
         let child = command
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .args(args)

@@ -40,15 +40,13 @@ impl Builder {
         }
         let mut server =
             Server { program: self.program, args: self.args, home, port: 0, child: None };
-        // Below the ephemeral range, so that no outgoing connection holds the port when the server
-        // comes back to it; another process may still win it, then the next one is tried.
+        // Another process may still win the port; then the next one is tried.
         for _ in 0..20 {
-            server.port = 10_000 + random.below(20_000) as u16;
-            let free = std::net::TcpListener::bind(("127.0.0.1", server.port)).is_ok();
-            if free && server.spawn() {
+            server.port = free_port();
+            if server.spawn() {
                 return server;
             }
-            if free && !server.log().contains("in use") {
+            if !server.log().contains("in use") {
                 break;
             }
         }
@@ -250,5 +248,17 @@ impl Drop for Server {
         // A forked child outlives its killed parent for a moment, and may still create files.
         let gone = || fs::remove_dir_all(&self.home).is_ok() || !self.home.exists();
         eventually(Duration::from_secs(5), gone);
+    }
+}
+
+/// A port that nobody listens on, below the ephemeral range, so that no outgoing connection takes
+/// it before a server does.
+pub fn free_port() -> u16 {
+    let mut random = Random::from_entropy();
+    loop {
+        let port = 10_000 + random.below(20_000) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
     }
 }
