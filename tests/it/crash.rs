@@ -137,7 +137,8 @@ impl Writer {
         let sequence = self.sequence.to_string();
         let which = r.below(3);
         let key = |kind: &str| format!("w{id}:{kind}:{which}");
-        let small = r.below(40).to_string();
+        // Never 0: `INCRBY key -0` is an error in Redis.
+        let small = (1 + r.below(40)).to_string();
         let one = |args: &[&str]| Operation(vec![Command::new(args)]);
         match r.below(20) {
             0..3 => one(&["SET", &key("s"), &sequence]),
@@ -192,7 +193,7 @@ impl Writer {
             for _ in 0..depth.div_ceil(2) {
                 for _ in 0..self.in_flight[0].replies() {
                     match client.try_recv() {
-                        Ok(reply) => assert!(!reply.is_error(), "a write failed: {reply:?}"),
+                        Ok(reply) => assert!(!reply.has_error(), "a write failed: {reply:?}"),
                         Err(_) => return,
                     }
                 }

@@ -36,6 +36,14 @@ impl Value {
         matches!(self, Value::Error(_))
     }
 
+    /// Whether it is an error or, as the reply of `EXEC`, an array that holds one.
+    pub fn has_error(&self) -> bool {
+        match self {
+            Value::Array(replies) => replies.iter().any(Value::has_error),
+            reply => reply.is_error(),
+        }
+    }
+
     /// The number, whether it came as an integer or as text; panics on anything else.
     pub fn int(&self) -> i64 {
         match self {
