@@ -26,11 +26,15 @@ pub(crate) unsafe trait Format {
     fn byte_len(head: &[u8]) -> usize;
 }
 
-/// The bytes allocated for `len`. Sixteen steps for each doubling: the size classes of jemalloc,
-/// four for each doubling, are all among them, so the rounding costs no memory that the
-/// allocator would not have spent, and most growth needs no call to it.
+/// The bytes allocated for `len`: jemalloc's size classes, eight and multiples of 16 up to 128, then
+/// four for each doubling. It would spend as much in any case, and growth within a class needs no
+/// call to it.
 const fn capacity(len: usize) -> usize {
-    let step = if len <= 256 { 8 } else { 1 << ((len - 1).ilog2() - 4) };
+    let step = match len {
+        0..=8 => 8,
+        9..=128 => 16,
+        _ => 1 << ((len - 1).ilog2() - 2),
+    };
     len.next_multiple_of(step)
 }
 
@@ -162,7 +166,7 @@ mod tests {
     fn capacities_hold_and_waste_little() {
         for len in 1..100_000 {
             let capacity = capacity(len);
-            assert!(capacity >= len && capacity - len <= 7.max(len / 16), "{len} {capacity}");
+            assert!(capacity >= len && capacity - len <= 15.max(len / 4), "{len} {capacity}");
             assert_eq!(super::capacity(capacity), capacity);
         }
     }

@@ -3,41 +3,62 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Reads the monotonic clock once a command and derives the wall clock from it: a command sees one
-/// instant, and a batch of commands costs one clock read each.
+/// instant, and a batch of commands costs one clock read each. Between two calls of
+/// [`Clock::sync`] that is the processor's cycle counter, where it has one that can be relied on.
 pub struct Clock {
+    cycles: quanta::Clock,
+    /// The cycle counter, and nanoseconds since `origin`, at the last sync.
+    synced: (u64, u64),
     origin: Instant,
     /// Nanoseconds since `origin`, as last read.
     ns: u64,
-    /// Wall clock at `origin`, Unix ns; corrected every turn.
+    /// Wall clock at `origin`, Unix ns; corrected at every sync.
     wall_at_origin_ns: i64,
+    /// Unix ms at `ns`.
+    ms: i64,
 }
 
-/// In 64 bits, which reach to the year 2262: this is asked for every command, and a division of 128
-/// bits would cost more than the clock itself.
+/// In 64 bits, which reach to the year 2262.
 fn nanoseconds(d: Duration) -> u64 {
     d.as_secs() * 1_000_000_000 + d.subsec_nanos() as u64
 }
 
 impl Default for Clock {
     fn default() -> Clock {
-        let mut clock = Clock { origin: Instant::now(), ns: 0, wall_at_origin_ns: 0 };
+        let mut clock = Clock {
+            cycles: quanta::Clock::new(),
+            synced: (0, 0),
+            origin: Instant::now(),
+            ns: 0,
+            wall_at_origin_ns: 0,
+            ms: 0,
+        };
         clock.sync();
         clock
     }
 }
 
 impl Clock {
-    /// Reads both clocks, so that a change of the system's time is followed.
+    /// Reads the system's clocks, so that a change of its time is followed, and that the cycle
+    /// counter's error does not add up.
     pub fn sync(&mut self) {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanoseconds);
-        self.ns = nanoseconds(self.origin.elapsed());
-        self.wall_at_origin_ns = wall as i64 - self.ns as i64;
+        let ns = nanoseconds(self.origin.elapsed());
+        self.synced = (self.cycles.raw(), ns);
+        self.wall_at_origin_ns = wall as i64 - ns as i64;
+        self.advance(ns);
     }
 
     /// Reads the monotonic clock; nanoseconds since the start.
     pub fn tick_ns(&mut self) -> u64 {
-        self.ns = nanoseconds(self.origin.elapsed());
+        let (cycles, ns) = self.synced;
+        self.advance(ns + self.cycles.delta_as_nanos(cycles, self.cycles.raw()));
         self.ns
+    }
+
+    fn advance(&mut self, ns: u64) {
+        self.ns = self.ns.max(ns);
+        self.ms = (self.wall_at_origin_ns + self.ns as i64) / 1_000_000;
     }
 
     /// Nanoseconds since the start, as last read.
@@ -47,7 +68,7 @@ impl Clock {
 
     /// Unix ms, as last read.
     pub fn now_ms(&self) -> i64 {
-        (self.wall_at_origin_ns + self.ns as i64) / 1_000_000
+        self.ms
     }
 
     /// Unix µs, as last read.

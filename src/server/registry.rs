@@ -61,6 +61,30 @@ pub struct Registry {
     subcommands: HashMap<Box<[u8]>, CommandId, foldhash::fast::RandomState>,
     /// The containers' own names, by the words that clients say.
     containers: HashMap<Box<[u8]>, Box<[u8]>, foldhash::fast::RandomState>,
+    /// The words that name a command alone, each at its [`slot`]: most requests are understood by
+    /// one comparison. Of two words with the same place the earlier command has it.
+    quick: Box<[Option<Quick>]>,
+}
+
+/// A word that names a command alone, as clients nearly always write it: all small or all capital.
+#[derive(Clone)]
+struct Quick {
+    lower: Box<[u8]>,
+    upper: Box<[u8]>,
+    id: CommandId,
+}
+
+/// Places in [`Registry::quick`]; a power of two.
+const SLOTS: usize = 1024;
+
+/// Where a word is looked for first, in any case. Not for an empty one. The factors leave the common
+/// commands a place each.
+fn slot(word: &[u8]) -> usize {
+    let letter = |at: usize| (word[at] | 0x20) as usize;
+    let third = word.len() / 3;
+    let last = word.len() - 1;
+    let sum = letter(0) * 873 + letter(third) * 839 + letter(last - third) * 955;
+    (sum + letter(last) * 31 + word.len() * 131) % SLOTS
 }
 
 /// Why a request names no command.
@@ -112,7 +136,25 @@ impl Registry {
                 }
             }
         }
-        Registry { all, words, subcommands, containers }
+        let quick = Box::default();
+        let mut registry = Registry { all, words, subcommands, containers, quick };
+        registry.fill_slots();
+        registry
+    }
+
+    fn fill_slots(&mut self) {
+        self.quick = vec![None; SLOTS].into();
+        let mut alone: Vec<(CommandId, &Box<[u8]>)> = (self.words.iter())
+            .filter_map(|(word, named)| match named {
+                Named::Command(id) if !word.is_empty() => Some((*id, word)),
+                _ => None,
+            })
+            .collect();
+        alone.sort();
+        for (id, word) in alone {
+            let (lower, upper) = (word.clone(), word.to_ascii_uppercase().into());
+            self.quick[slot(word)].get_or_insert(Quick { lower, upper, id });
+        }
     }
 
     pub fn all(&self) -> &[Registered] {
@@ -139,6 +181,7 @@ impl Registry {
         };
         let container = self.containers.remove(&old[..]);
         if new.is_empty() {
+            self.fill_slots();
             return Ok(());
         }
         let new = new.to_ascii_lowercase().into_bytes();
@@ -149,13 +192,21 @@ impl Registry {
             self.containers.insert(new.clone().into(), container);
         }
         self.words.insert(new.into(), named);
+        self.fill_slots();
         Ok(())
     }
 
     /// The command that the first words of `args` name.
     #[inline]
     pub fn find(&self, args: &Args<'_>) -> Result<CommandId, Unknown> {
-        self.find_words(&args[0], args.get(1))
+        let name = &args[0];
+        if !name.is_empty()
+            && let Some(quick) = &self.quick[slot(name)]
+            && (*quick.lower == *name || *quick.upper == *name)
+        {
+            return Ok(quick.id);
+        }
+        self.find_words(name, args.get(1))
     }
 
     pub fn find_words(&self, name: &[u8], sub: Option<&[u8]>) -> Result<CommandId, Unknown> {

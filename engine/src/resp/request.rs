@@ -165,6 +165,9 @@ impl Framer {
             }
             self.args_left = n as usize;
         }
+        if self.body.is_none() {
+            self.short_bulks(buf, limits, spans);
+        }
         while self.args_left > 0 {
             let len = match self.body {
                 Some(len) => len,
@@ -212,6 +215,35 @@ impl Framer {
             self.args_left -= 1;
         }
         Ok(Step::Request)
+    }
+
+    /// Passes over bulks of less than 100 bytes in the usual form that are all there: nearly all
+    /// that is ever sent. Stops at the first that is anything else, before looking at what is wrong.
+    #[inline]
+    fn short_bulks(&mut self, buf: &[u8], limits: &Limits, spans: &mut Vec<Span>) {
+        let most = limits.bulk_max.min(99);
+        while self.args_left > 0 {
+            // `$5\r\n` and a byte, or `$64\r\n`.
+            let Some(&[b'$', first, second, third, fourth]) = buf.get(self.pos..self.pos + 5)
+            else {
+                return;
+            };
+            let (first, units) = (first.wrapping_sub(b'0'), second.wrapping_sub(b'0'));
+            let (len, start) = match (second, third, fourth) {
+                (b'\r', b'\n', _) if first <= 9 => (first as usize, self.pos + 4),
+                (_, b'\r', b'\n') if (1..=9).contains(&first) && units <= 9 => {
+                    (first as usize * 10 + units as usize, self.pos + 5)
+                }
+                _ => return,
+            };
+            let end = start + len;
+            if len > most || buf.get(end..end + 2) != Some(b"\r\n") || end >= Span::LARGE as usize {
+                return;
+            }
+            spans.push(Span { start: start as u32, len: len as u32 });
+            self.pos = end + 2;
+            self.args_left -= 1;
+        }
     }
 
     /// The number after the type byte at `pos`. Like Redis, takes any byte after the CR for the LF.

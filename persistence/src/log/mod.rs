@@ -65,6 +65,9 @@ pub type Waker = Arc<dyn Fn() + Send + Sync>;
 const SELECT_EVERY: u64 = 4 << 20;
 /// An argument up to this long is copied once more before it is appended with what surrounds it.
 const SMALL_PART: usize = 1024;
+/// The index is brought up to date when this much was written, or a second has passed: a thread that
+/// is woken for each record costs more than the record.
+const INDEX_BYTES: u64 = 1 << 20;
 /// More than this is never written by the loop itself: the copy alone would be felt.
 const INLINE_BYTES: u64 = 1 << 20;
 /// A write slower than this sends the following ones to the log thread ...
@@ -719,19 +722,31 @@ impl OnDisk {
             self.flushed = tail.end();
             self.mark();
         }
+        let first_mark = self.marks.front().map_or(self.flushed, |&(at, _)| at);
+        if self.flushed.0.saturating_sub(first_mark.0) >= INDEX_BYTES {
+            self.index();
+        }
+        if self.cuts.is_empty() {
+            return;
+        }
         let written = self.written();
         let epoch = self.epoch;
         while let Some(&(at, db)) = self.cuts.front()
             && at <= written
         {
+            self.index();
             self.cuts.pop_front();
             self.writer.slow(SlowJob::Rotate { at, db, epoch });
         }
-        while let Some(&(upto, time_us)) = self.marks.front()
-            && upto <= written
-        {
-            self.marks.pop_front();
-            self.writer.slow(SlowJob::Index { upto, time_us, epoch });
+    }
+
+    /// Has the index brought up to what is written.
+    fn index(&mut self) {
+        let written = self.written();
+        let ready = self.marks.partition_point(|&(upto, _)| upto <= written);
+        if ready > 0 {
+            let marks = self.marks.drain(..ready).collect();
+            self.writer.slow(SlowJob::Index { marks, epoch: self.epoch });
         }
     }
 
@@ -784,6 +799,9 @@ impl OnDisk {
         let shared = &self.writer.shared;
         if shared.failing.load(Ordering::Acquire) && self.writer.idle() {
             self.writer.write(WriteJob::Retry);
+        }
+        if self.marks.front().is_some_and(|&(_, us)| now_us().saturating_sub(us) >= 1_000_000) {
+            self.index();
         }
         let shared = &self.writer.shared;
         if self.options.fsync != Fsync::EverySec

@@ -56,9 +56,20 @@ pub struct Reset {
 /// What the slow thread does, in the order given.
 pub enum SlowJob {
     Sync,
-    Rotate { at: Offset, db: u32, epoch: u64 },
-    Install { base: NewBase, epoch: u64 },
-    Index { upto: Offset, time_us: u64, epoch: u64 },
+    Rotate {
+        at: Offset,
+        db: u32,
+        epoch: u64,
+    },
+    Install {
+        base: NewBase,
+        epoch: u64,
+    },
+    /// Ends of stretches, and when each was appended: microseconds since 1970.
+    Index {
+        marks: Vec<(Offset, u64)>,
+        epoch: u64,
+    },
 }
 
 /// What the three share.
@@ -297,11 +308,11 @@ impl Shared {
                 let result = self.install(base, epoch).map_err(|error| error.to_string());
                 self.event(Event::BaseInstalled { at, result });
             }
-            SlowJob::Index { upto, time_us, epoch } => {
+            SlowJob::Index { marks, epoch } => {
                 let mut folder = lock(&self.folder);
                 if lock(&self.sink).epoch == epoch
                     && let Some(indexer) = &mut folder.indexer
-                    && indexer.advance(upto, time_us).is_err()
+                    && marks.iter().any(|&(upto, us)| indexer.advance(upto, us).is_err())
                 {
                     folder.indexer = None;
                 }
