@@ -12,7 +12,7 @@ fn survives_kills(policy: &str) {
     let mut random = Random::new(seed);
     let mut server =
         Server::varve().arg("--appendonly", "yes").arg("--appendfsync", policy).start();
-    let mut writers = writers(seed, Duration::ZERO);
+    let mut writers = writers(seed);
     for kill in 0..kills {
         let port = server.port();
         write_until(&mut writers, port, |round| {

@@ -133,8 +133,6 @@ pub struct Round {
 pub struct Writer {
     pub id: usize,
     random: Random,
-    /// Acknowledged for this long, an operation survives.
-    grace: Duration,
     /// Whether it asks, now and then, for what it wrote to be synced: that survives at once.
     asks_for_syncs: bool,
     /// How long it rests between two sendings.
@@ -149,9 +147,9 @@ pub struct Writer {
     sequence: u64,
 }
 
-/// [`WRITERS`] of them. What they acknowledge is settled after `grace`.
-pub fn writers(seed: u64, grace: Duration) -> Vec<Writer> {
-    (0..WRITERS).map(|id| Writer::new(id, seed, grace)).collect()
+/// [`WRITERS`] of them.
+pub fn writers(seed: u64) -> Vec<Writer> {
+    (0..WRITERS).map(|id| Writer::new(id, seed)).collect()
 }
 
 /// Lets the writers write to the server on `port` while `end` runs, which is to end that server:
@@ -174,11 +172,10 @@ pub fn rewrite(port: u16) {
 }
 
 impl Writer {
-    fn new(id: usize, seed: u64, grace: Duration) -> Writer {
+    fn new(id: usize, seed: u64) -> Writer {
         Writer {
             id,
             random: Random::new(seed ^ (id as u64) << 32),
-            grace,
             asks_for_syncs: false,
             rest: Duration::ZERO,
             settled: Model::new(),
@@ -285,40 +282,34 @@ impl Writer {
                     None => {}
                 }
                 self.recent.push_back((Instant::now(), operation));
-                self.settle_unless_failing(round, self.grace);
                 round.acknowledged.fetch_add(1, Relaxed);
             }
             if sync {
                 let Some(reply) = receive(&mut client, round) else { return };
                 assert_eq!(reply, Value::Array(vec![Value::Int(1), Value::Int(0)]), "WAITAOF");
-                self.settle_unless_failing(round, Duration::ZERO);
+                let now = Instant::now();
+                if !round.failing.load(SeqCst) {
+                    self.settle(now);
+                }
             }
             std::thread::sleep(self.rest);
         }
     }
 
-    /// Settles what was acknowledged `grace` ago, unless the disk may have failed since.
-    fn settle_unless_failing(&mut self, round: &Round, grace: Duration) {
-        let now = Instant::now();
-        if !round.failing.load(SeqCst) {
-            self.settle(now, grace);
-        }
-    }
-
-    /// Settles what had been acknowledged for `grace` by the time `now`.
-    fn settle(&mut self, now: Instant, grace: Duration) {
+    /// Settles what had been acknowledged by `time`.
+    fn settle(&mut self, time: Instant) {
         while let Some((at, operation)) = self.recent.front()
-            && *at + grace <= now
+            && *at <= time
         {
             operation.apply(&mut self.settled);
             self.recent.pop_front();
         }
     }
 
-    /// Finds which of the states that may be after a crash at `crash` is the one that is, and goes
-    /// on from it.
-    pub fn verify(&mut self, all: &Dataset, crash: Instant) -> Result<(), String> {
-        self.settle(crash, self.grace);
+    /// Finds which of the states that may be after a crash is the one that is, and goes on from it.
+    /// All that was acknowledged by `promised` must be there.
+    pub fn verify(&mut self, all: &Dataset, promised: Instant) -> Result<(), String> {
+        self.settle(promised);
         let prefix = format!("w{}:", self.id).into_bytes();
         let mine = all.iter().filter(|((_, key), _)| key.starts_with(&prefix));
         let found: Model = mine.map(|((_, key), c)| (key.clone(), c.data.clone())).collect();
