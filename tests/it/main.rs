@@ -9,6 +9,8 @@
 //! | `VARVE_TEST_SERVER` | the program under test | the `varved` just built |
 //! | `VARVE_SEED`, `VARVE_COMMANDS` | differential: one seed, commands in all | 4 seeds, 200000 |
 //! | `VARVE_KILLS` | crash: SIGKILLs per fsync policy | 10 |
+//! | `VARVE_POWER_CUTS` | powercut: power cuts per fsync policy | 5 |
+//! | `VARVE_NO_MOUNT` | 1 leaves out powercut, which needs root and a loop device | |
 //! | `VARVE_REPLICATION_SECONDS` | replication: seconds of writes per topology | 10 |
 //! | `VARVE_FORKS` | faults: snapshots in a row under writers | 30 |
 //! | `VARVE_PIPE_COMMANDS` | interop: commands through `redis-cli --pipe` | 200000 |
@@ -17,6 +19,7 @@ mod crash;
 mod differential;
 mod faults;
 mod interop;
+mod powercut;
 mod protocol;
 mod replication;
 mod service;

@@ -1,7 +1,7 @@
 //! What a service manager sees: the test plays systemd's notify socket.
 
-use crate::faults::{Attempt, Folder, text};
-use crate::support::{Client, PATIENCE, Server, Value, eventually};
+use crate::faults::{Attempt, text};
+use crate::support::{Client, Folder, PATIENCE, Server, Value, eventually};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;

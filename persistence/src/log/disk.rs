@@ -41,7 +41,7 @@ pub trait Disk: Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a folder durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Makes the folder if there is none.
+    /// Makes the folder if there is none; its name is durable then.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// The names in a folder.
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
@@ -140,6 +140,10 @@ impl Disk for OsDisk {
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         match fs::create_dir(dir) {
+            Ok(()) => match dir.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => self.sync_dir(parent),
+                _ => self.sync_dir(Path::new(".")),
+            },
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other,
         }

@@ -2,13 +2,18 @@
 
 pub mod client;
 pub mod dataset;
+pub mod folder;
+pub mod power;
 pub mod proxy;
 pub mod random;
 pub mod server;
 pub mod value;
+pub mod writers;
 
 pub use client::{Client, Command};
 pub use dataset::{assert_same_data, dataset, first_difference};
+pub use folder::Folder;
+pub use power::PowerDisk;
 pub use proxy::Proxy;
 pub use random::Random;
 pub use server::Server;

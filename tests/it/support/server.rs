@@ -12,6 +12,7 @@ pub struct Builder {
     program: PathBuf,
     args: Vec<String>,
     files: Vec<PathBuf>,
+    dir: Option<PathBuf>,
 }
 
 impl Builder {
@@ -27,6 +28,12 @@ impl Builder {
         self
     }
 
+    /// Keeps the data in this folder, which is there and stays, and not in one of the server's own.
+    pub fn in_dir(mut self, dir: &Path) -> Builder {
+        self.dir = Some(dir.to_path_buf());
+        self
+    }
+
     /// Starts the server and waits until it answers PING; panics with its log when it does not.
     pub fn start(self) -> Server {
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -35,11 +42,12 @@ impl Builder {
         let name = format!("varve-test-{}-{count}-{:x}", std::process::id(), random.next() as u32);
         let home = std::env::temp_dir().join(name);
         fs::create_dir_all(home.join("data")).expect("make the server's folder");
+        let dir = self.dir.unwrap_or_else(|| home.join("data"));
         for file in &self.files {
-            copy_tree(file, &home.join("data").join(file.file_name().unwrap()));
+            copy_tree(file, &dir.join(file.file_name().unwrap()));
         }
         let mut server =
-            Server { program: self.program, args: self.args, home, port: 0, child: None };
+            Server { program: self.program, args: self.args, home, dir, port: 0, child: None };
         // Another process may still win the port; then the next one is tried.
         for _ in 0..20 {
             server.port = free_port();
@@ -58,8 +66,9 @@ impl Builder {
 pub struct Server {
     program: PathBuf,
     args: Vec<String>,
-    /// Holds `data` (the server's folder) and `log` (its standard output and error).
+    /// Holds `log` (its standard output and error) and, mostly, `data`, its folder.
     home: PathBuf,
+    dir: PathBuf,
     port: u16,
     child: Option<Child>,
 }
@@ -75,12 +84,12 @@ impl Server {
 
     /// The server under test.
     pub fn varve() -> Builder {
-        Builder { program: Server::program(), args: Vec::new(), files: Vec::new() }
+        Builder { program: Server::program(), args: Vec::new(), files: Vec::new(), dir: None }
     }
 
     /// The oracle: `redis-server` from the PATH.
     pub fn redis() -> Builder {
-        Builder { program: "redis-server".into(), args: Vec::new(), files: Vec::new() }
+        Builder { program: "redis-server".into(), args: Vec::new(), files: Vec::new(), dir: None }
     }
 
     /// Whether Redis stands in for the server under test.
@@ -103,7 +112,7 @@ impl Server {
 
     /// The folder of dump and append-only files.
     pub fn dir(&self) -> PathBuf {
-        self.home.join("data")
+        self.dir.clone()
     }
 
     pub fn log(&self) -> String {

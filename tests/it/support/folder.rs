@@ -1,0 +1,34 @@
+//! A folder of a test's own.
+
+use super::Random;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A folder that is gone when this is dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Folder {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!(
+            "varve-folder-{}-{count}-{:x}",
+            std::process::id(),
+            Random::from_entropy().next() as u32
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).expect("make a folder");
+        Folder(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,118 @@
+//! A disk whose power can be cut: an ext4 file system in an image file, mounted through a loop
+//! device.
+//!
+//! The kernel has a call for it, made for tests of file systems: from that instant nothing more
+//! reaches the image, every write and sync fails, and what was in memory only is dropped at the
+//! unmount. Mounting again replays the journal, as a boot does, and the boot's id is another one.
+
+use super::{Folder, PATIENCE, Random, eventually};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// `EXT4_GOING_FLAGS_NOLOGFLUSH` of the kernel's `fs/ext4/ext4.h`: not even the journal is flushed.
+const NO_LOG_FLUSH: u32 = 2;
+
+// `EXT4_IOC_SHUTDOWN`. It reads its argument, though its number says that it writes it.
+nix::ioctl_read!(shut_down, b'X', 125, u32);
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The file system, mounted; unmounted and removed when dropped.
+pub struct PowerDisk {
+    folder: Folder,
+    mounted: bool,
+}
+
+impl PowerDisk {
+    /// An empty file system of up to 4 GiB. Panics where it can not be mounted.
+    ///
+    /// It is mounted in a mount namespace that the calling thread enters, and with it the threads
+    /// and processes that it starts: nobody else sees the mount, and however they end, it ends
+    /// with them.
+    pub fn new() -> PowerDisk {
+        let private = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {
+            let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+        });
+        private.unwrap_or_else(|error| {
+            panic!(
+                "can't mount a file system to cut the power of ({error}): this needs root and a \
+                 loop device; VARVE_NO_MOUNT=1 leaves such tests out"
+            )
+        });
+        let mut disk = PowerDisk { folder: Folder::new(), mounted: false };
+        fs::create_dir(disk.path()).unwrap();
+        File::create(disk.image()).unwrap().set_len(4 << 30).unwrap();
+        run(Command::new("mkfs.ext4").arg("-q").arg(disk.image()));
+        disk.mount();
+        disk.boot();
+        let this = disk.folder.path().join("boot_id");
+        mount(Some(&this), BOOT_ID, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .expect("put a file in place of the boot's id");
+        disk
+    }
+
+    /// The file system's root.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("mounted")
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+
+    /// Cuts the power: what the image holds now is what it will hold.
+    pub fn cut(&self) -> io::Result<()> {
+        let root = File::open(self.path())?;
+        let mut flags = NO_LOG_FLUSH;
+        // SAFETY: the descriptor is open and the argument is the u32 that the call reads.
+        unsafe { shut_down(root.as_raw_fd(), &mut flags) }?;
+        Ok(())
+    }
+
+    /// Mounts again, as the next boot does. Who used the file system must be gone or about to go.
+    pub fn restore(&mut self) {
+        // A forked child outlives its killed parent for a moment.
+        let path = self.path();
+        let gone = eventually(PATIENCE, || umount2(&path, MntFlags::empty()).is_ok());
+        assert!(gone, "the file system is still in use");
+        self.mounted = false;
+        self.mount();
+        self.boot();
+    }
+
+    /// Gives the boot another id.
+    fn boot(&self) {
+        let id = format!("{:032x}\n", u128::from(Random::from_entropy().next()));
+        fs::write(self.folder.path().join("boot_id"), id).unwrap();
+    }
+
+    fn mount(&mut self) {
+        run(Command::new("mount").args(["-o", "loop"]).arg(self.image()).arg(self.path()));
+        self.mounted = true;
+    }
+}
+
+impl Drop for PowerDisk {
+    fn drop(&mut self) {
+        let _ = umount2(BOOT_ID, MntFlags::MNT_DETACH);
+        if self.mounted && umount2(&self.path(), MntFlags::empty()).is_err() {
+            // Invisible at once, gone with its last user.
+            let _ = umount2(&self.path(), MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{command:?}: {said}; this needs a loop device; VARVE_NO_MOUNT=1 leaves such tests out"
+    );
+}
