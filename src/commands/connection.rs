@@ -35,11 +35,7 @@ fn echo(_: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 }
 
 fn select(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
-    let n = parse_int(&args[1]).ok_or(Error::NOT_INT)?;
-    if n < 0 || n as usize >= s.ks.dbs.len() {
-        return Err(Error::new("ERR DB index is out of range"));
-    }
-    call.client.db = n as usize;
+    call.client.db = varve_engine::commands::keys::db_index(s.ks.dbs.len(), &args[1])?;
     call.reply.ok();
     Ok(())
 }

@@ -182,17 +182,21 @@ fn renamenx(ctx: &mut Ctx, args: &mut Args) -> Done {
     rename_to(ctx, args, true)
 }
 
-/// A database index as an argument.
-pub fn db_index(ctx: &Ctx, arg: &[u8]) -> Result<usize, Error> {
-    let n = int(arg)?;
-    if n < 0 || n as usize >= ctx.ks.dbs.len() {
-        return Err(Error::new("ERR DB index is out of range"));
-    }
-    Ok(n as usize)
+/// A database index as an argument, where there are `databases`.
+pub fn db_index(databases: usize, arg: &[u8]) -> Result<usize, Error> {
+    valid_db(databases, i32::try_from(int(arg)?).map_err(|_| NOT_I32)?)
+}
+
+const NOT_I32: Error =
+    Error::new("ERR value is out of range, value must between -2147483648 and 2147483647");
+
+fn valid_db(databases: usize, n: i32) -> Result<usize, Error> {
+    let index = usize::try_from(n).ok().filter(|&n| n < databases);
+    index.ok_or(Error::new("ERR DB index is out of range"))
 }
 
 fn move_key(ctx: &mut Ctx, args: &mut Args) -> Done {
-    let to = db_index(ctx, &args[2])?;
+    let to = db_index(ctx.ks.dbs.len(), &args[2])?;
     if to == ctx.db {
         return Err(Error::new("ERR source and destination objects are the same"));
     }
@@ -219,7 +223,7 @@ fn copy(ctx: &mut Ctx, args: &mut Args) -> Done {
         match &args[i] {
             w if is(w, "replace") => replace = true,
             w if is(w, "db") && i + 1 < args.len() => {
-                to_db = db_index(ctx, &args[i + 1])?;
+                to_db = db_index(ctx.ks.dbs.len(), &args[i + 1])?;
                 i += 1;
             }
             _ => return Err(Error::SYNTAX),
@@ -406,14 +410,13 @@ fn flushall(ctx: &mut Ctx, args: &mut Args) -> Done {
 fn swapdb(ctx: &mut Ctx, args: &mut Args) -> Done {
     let index = |arg: &[u8], which: &str| {
         crate::num::parse_int(arg)
+            .and_then(|n| i32::try_from(n).ok())
             .ok_or_else(|| Error::err(format_args!("invalid {which} DB index")))
     };
     let (a, b) = (index(&args[1], "first")?, index(&args[2], "second")?);
-    let valid = |n: i64| n >= 0 && (n as usize) < ctx.ks.dbs.len();
-    if !valid(a) || !valid(b) {
-        return Err(Error::new("ERR DB index is out of range"));
-    }
-    ctx.ks.swap(a as usize, b as usize);
+    let databases = ctx.ks.dbs.len();
+    let (a, b) = (valid_db(databases, a)?, valid_db(databases, b)?);
+    ctx.ks.swap(a, b);
     ctx.ks.dirty += 1;
     ctx.reply.ok();
     Ok(())

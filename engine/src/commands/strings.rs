@@ -195,9 +195,12 @@ fn getex(ctx: &mut Ctx, args: &mut Args) -> Done {
             Ok(Some(at)) => expiry = Expiry::At(at),
             Ok(None) => return Err(Error::SYNTAX),
             Err(e) => {
-                // A value of another type is reported before a bad time, as the key is read first.
-                ctx.ks.read_string(ctx.db, &args[1])?;
-                return Err(e);
+                // The key is read first: a bad time for one that is not there is not noticed.
+                match ctx.ks.read_string(ctx.db, &args[1])? {
+                    Some(_) => return Err(e),
+                    None => ctx.reply.null(),
+                }
+                return Ok(());
             }
         },
         _ => return Err(Error::SYNTAX),

@@ -7,6 +7,7 @@
 //!
 //! | file | what is in it |
 //! | --- | --- |
+//! | `syncs.rs` | when `everysec` syncs, and how much it may acknowledge meanwhile |
 //! | `block.rs`, `tail.rs` | the memory tail: blocks that one appends and many read |
 //! | `writer.rs` | the log thread and the slow thread: writes, syncs, rotation, bases |
 //! | `sink.rs` | from pieces of the tail to a segment's file, however writes end |
@@ -28,6 +29,7 @@ pub mod reader;
 pub mod recover;
 pub mod replay;
 mod sink;
+mod syncs;
 pub mod tail;
 #[cfg(test)]
 mod tests;
@@ -54,6 +56,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use syncs::Syncs;
 use tail::Tail;
 use writer::{Reset, Shared, SlowJob, WriteJob, Writer, lock, now_us};
 
@@ -74,8 +77,6 @@ const INLINE_BYTES: u64 = 1 << 20;
 const SLOW_WRITE: Duration = Duration::from_millis(2);
 /// ... for this long.
 const SLOW_PAUSE: Duration = Duration::from_millis(100);
-/// A sync that is in flight for this long when the next is due counts as delayed (Redis's figure).
-const DELAYED_SYNC: Duration = Duration::from_secs(2);
 
 /// When written bytes are made durable: `appendfsync`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,9 +213,8 @@ struct OnDisk {
     cuts: VecDeque<(Offset, u32)>,
     marks: VecDeque<(Offset, u64)>,
     last_mark: (Offset, u64),
-    sync_began: Instant,
+    syncs: Syncs,
     inline_again: Option<Instant>,
-    delayed_syncs: u64,
     /// Bytes of live history at the last base, beside the base itself.
     log_start: Offset,
     base_size: u64,
@@ -321,9 +321,8 @@ impl Log {
             cuts: VecDeque::new(),
             marks: VecDeque::new(),
             last_mark: (end, now_us()),
-            sync_began: Instant::now(),
+            syncs: Syncs::new(Instant::now()),
             inline_again: None,
-            delayed_syncs: 0,
             log_start,
             base_size,
         });
@@ -607,6 +606,7 @@ impl Log {
         if let Some(disk) = &mut self.on_disk {
             disk.epoch += 1;
             disk.epoch_start = offset;
+            disk.syncs = Syncs::new(Instant::now());
             disk.flushed = offset;
             disk.segment_start = offset;
             disk.cuts.clear();
@@ -683,7 +683,7 @@ impl Log {
             base_bytes: disk.base_size,
             unwritten_bytes: self.tail.end().0.saturating_sub(disk.written().0),
             pending_syncs: u64::from(shared.syncing.load(Ordering::Relaxed)),
-            delayed_syncs: disk.delayed_syncs,
+            delayed_syncs: disk.syncs.delayed,
             memory,
         }
     }
@@ -708,7 +708,11 @@ impl OnDisk {
     fn released(&self) -> Offset {
         let always = self.options.fsync == Fsync::Always
             || self.writer.shared.always.load(Ordering::Acquire);
-        if always { self.synced() } else { self.written() }
+        match self.syncs.held {
+            _ if always => self.synced(),
+            Some(held) => held,
+            None => self.written(),
+        }
     }
 
     fn flush(&mut self, tail: &Tail) {
@@ -803,22 +807,14 @@ impl OnDisk {
         if self.marks.front().is_some_and(|&(_, us)| now_us().saturating_sub(us) >= 1_000_000) {
             self.index();
         }
-        let shared = &self.writer.shared;
-        if self.options.fsync != Fsync::EverySec
-            || now.saturating_duration_since(self.sync_began) < Duration::from_secs(1)
-        {
+        if self.options.fsync != Fsync::EverySec {
+            self.syncs = Syncs::new(now);
             return;
         }
-        if shared.syncing.load(Ordering::Acquire) {
-            if now.saturating_duration_since(self.sync_began) >= DELAYED_SYNC {
-                self.delayed_syncs += 1;
-                self.sync_began = now;
-            }
-            return;
-        }
-        if self.written() > self.synced() {
-            shared.syncing.store(true, Ordering::Release);
-            self.sync_began = now;
+        let (written, synced) = (self.written(), self.synced());
+        let syncing = self.writer.shared.syncing.load(Ordering::Acquire);
+        if self.syncs.is_due(written, synced, syncing, now) {
+            self.writer.shared.syncing.store(true, Ordering::Release);
             self.writer.slow(SlowJob::Sync);
         }
     }

@@ -296,6 +296,11 @@ impl Writer {
         }
     }
 
+    /// When the newest of its operations was acknowledged that is not settled.
+    pub fn newest(&self) -> Option<Instant> {
+        self.recent.back().map(|(time, _)| *time)
+    }
+
     /// Settles what had been acknowledged by `time`.
     fn settle(&mut self, time: Instant) {
         while let Some((at, operation)) = self.recent.front()

@@ -110,6 +110,10 @@ impl<'a> Query<'a> {
             i += 1;
         }
         let (by, reverse) = (by.unwrap_or(By::Rank), reverse.unwrap_or(false));
+        // Redis takes a count of -1 for no LIMIT at all.
+        if by == By::Rank {
+            limit = limit.filter(|&(_, count)| count != -1);
+        }
         if limit.is_some() && by == By::Rank {
             return Err(Error::new(
                 "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX",
