@@ -79,6 +79,11 @@ pub fn set_level(level: LogLevel) {
     LEVEL.store(level as u8, Relaxed);
 }
 
+/// Where lines go, for code that can write to a descriptor only.
+pub fn descriptor() -> i32 {
+    DESCRIPTOR.load(Relaxed)
+}
+
 /// Signs the lines from now on with this role.
 pub fn set_role(role: Role) {
     ROLE.store(role.letter(), Relaxed);

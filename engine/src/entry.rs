@@ -97,6 +97,11 @@ impl<'a> Payload<'a> {
         {
             return Payload::Int(n);
         }
+        Payload::text(bytes)
+    }
+
+    /// A string that stays one, even if it spells an integer.
+    pub fn text(bytes: &'a [u8]) -> Payload<'a> {
         match bytes.len() {
             0..=EMBED_MAX => Payload::Embed(bytes),
             _ => Payload::Value(Value::Str(bytes.to_vec())),

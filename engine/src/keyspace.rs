@@ -236,6 +236,8 @@ pub struct Keyspace {
     pub access_clock: AccessClock,
     /// Set while a child shares the memory: reads leave access clocks alone.
     pub child_alive: bool,
+    /// Set while a command of a client runs that asked to leave no traces: `CLIENT NO-TOUCH`.
+    pub no_touch: bool,
     /// Classes of events somebody asked for.
     pub notify: u32,
     pub events: Vec<Event>,
@@ -262,6 +264,7 @@ impl Keyspace {
             stats: Stats::default(),
             access_clock: AccessClock::Lru,
             child_alive: false,
+            no_touch: false,
             notify: 0,
             events: Vec::new(),
             watchers_hit: Vec::new(),
@@ -380,7 +383,7 @@ impl Keyspace {
     #[inline]
     fn access_now(&mut self) -> Access {
         match self.access_clock {
-            _ if self.child_alive => Access::Nothing,
+            _ if self.child_alive || self.no_touch => Access::Nothing,
             AccessClock::Lru => Access::Lru(self.lru_clock()),
             AccessClock::Lfu => Access::Lfu { now_ms: self.now_ms, random: self.random() },
         }

@@ -1,5 +1,9 @@
 //! Numbers as Redis reads and writes them.
 
+mod extended;
+
+pub use extended::Extended;
+
 /// The integer that `text` spells, if it is spelled the one canonical way: no spaces, no `+`, no
 /// leading zeros, no `-0`. So that a value kept as an integer reads back to the same bytes.
 pub fn parse_int(text: &[u8]) -> Option<i64> {
@@ -194,64 +198,6 @@ pub fn format_double(d: f64) -> String {
     String::from_utf8_lossy(room.format(d)).into_owned()
 }
 
-/// The sum of two numbers given as text, as `INCRBYFLOAT` and `HINCRBYFLOAT` print it: no exponent,
-/// no trailing zeros, 17 digits after the point at most. `None` if the sum is not finite.
-///
-/// Redis adds in 80-bit floating point, where the sum of short decimals prints as a short decimal.
-/// Here short decimals are added as what they are, exactly; only what is too long or too large for
-/// that is added in 64-bit floating point.
-pub fn add_decimals(a: &[u8], a_value: f64, b: &[u8], b_value: f64) -> Option<String> {
-    const SCALE: i128 = 10i128.pow(FRACTION);
-    if let (Some(a), Some(b)) = (parse_fixed(a), parse_fixed(b)) {
-        let sum = a + b;
-        let (whole, fraction) =
-            (sum.unsigned_abs() / SCALE as u128, sum.unsigned_abs() % SCALE as u128);
-        let sign = if sum < 0 { "-" } else { "" };
-        let text = format!("{sign}{whole}.{fraction:0width$}", width = FRACTION as usize);
-        return Some(text.trim_end_matches('0').trim_end_matches('.').to_owned());
-    }
-    let sum = a_value + b_value;
-    if !sum.is_finite() {
-        return None;
-    }
-    let text = format!("{sum:.17}");
-    let short = format!("{sum}");
-    // The shortest digits that read back, unless they go beyond 17 places.
-    let text = if short.split_once('.').is_none_or(|(_, f)| f.len() <= 17) { short } else { text };
-    let text = match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text,
-    };
-    Some(if text == "-0" { "0".into() } else { text })
-}
-
-/// Digits after the point that [`add_decimals`] keeps.
-const FRACTION: u32 = 17;
-
-/// A plain decimal (sign, digits, point, digits) of at most 20 digits before the point and 17 after
-/// it, as a multiple of 10^-17. 20 digits are what 64 bits can need, as Redis's mantissa has them.
-fn parse_fixed(text: &[u8]) -> Option<i128> {
-    let (negative, digits) = match text {
-        [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        rest => (false, rest),
-    };
-    let point = digits.iter().position(|&c| c == b'.').unwrap_or(digits.len());
-    let (whole, fraction) = (&digits[..point], digits.get(point + 1..).unwrap_or(b""));
-    if whole.len() > 20 || fraction.len() > FRACTION as usize || whole.len() + fraction.len() == 0 {
-        return None;
-    }
-    let mut value: i128 = 0;
-    for &digit in whole.iter().chain(fraction) {
-        if !digit.is_ascii_digit() {
-            return None;
-        }
-        value = value * 10 + (digit - b'0') as i128;
-    }
-    value *= 10i128.pow(FRACTION - fraction.len() as u32);
-    Some(if negative { -value } else { value })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,19 +221,6 @@ mod tests {
         ] {
             assert_eq!(parse_int(bad.as_bytes()), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn short_decimals_add_up_to_short_decimals() {
-        let add = |a: &str, b: &str| {
-            let value = |s: &str| s.parse::<f64>().unwrap();
-            add_decimals(a.as_bytes(), value(a), b.as_bytes(), value(b))
-        };
-        assert_eq!(add("0.1", "0.2").unwrap(), "0.3");
-        assert_eq!(add("10.50", "-10.5").unwrap(), "0");
-        assert_eq!(add("5.0e3", "200").unwrap(), "5200");
-        assert_eq!(add("-1.25", "1").unwrap(), "-0.25");
-        assert_eq!(add("1e308", "1e308"), None);
     }
 
     #[test]

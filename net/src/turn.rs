@@ -73,7 +73,7 @@ pub trait Service: Sized {
     /// [`Service::turn_end`].
     fn gate(&self, session: &Self::Session) -> u64;
 
-    /// The offset up to which replies may leave. Never goes back.
+    /// The offset up to which replies may leave. It goes back when the rule becomes stricter.
     fn released(&self) -> u64;
 
     /// A [`crate::Waker`] was used.
@@ -522,7 +522,10 @@ fn send<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
         conn.close_asap = true;
     }
     loop {
-        conn.may_send = conn.allowed(service.gate(&conn.session), service.released());
+        let released = service.released();
+        // It can fall, when syncs come to count that did not: what waits must then see it rise.
+        net.last_released = net.last_released.min(released);
+        conn.may_send = conn.allowed(service.gate(&conn.session), released);
         conn.transmit(&mut net.stats);
         if conn.blocked
             && let Err(e) = net.want_write(&mut conn)

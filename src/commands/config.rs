@@ -11,7 +11,7 @@ use crate::server::Server;
 use crate::server::client::Kind;
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
-use crate::server::start::{fsync, raise_file_limit};
+use crate::server::start::raise_file_limit;
 use crate::{log_notice, log_warning, logger};
 use varve_engine::command::{Command, Keys, Spec, flag::*};
 use varve_engine::{Args, Error};
@@ -116,11 +116,14 @@ impl Server {
     fn take_effect(&mut self, call: &mut Call<'_>, old: &Config) {
         self.apply_limits(call.net);
         logger::set_level(self.cfg.loglevel);
-        if self.cfg.appendfsync != old.appendfsync {
-            self.log.set_fsync(fsync(self.cfg.appendfsync));
-            if self.cfg.appendfsync == AppendFsync::Always && !self.log.is_on_disk() {
-                log_notice!("appendfsync is 'always', and there is no log on disk to sync");
-            }
+        crate::crash::set_enabled(self.cfg.crash_log_enabled);
+        self.show_title();
+        self.apply_fsync();
+        if self.cfg.appendfsync != old.appendfsync
+            && self.cfg.appendfsync == AppendFsync::Always
+            && !self.log.is_on_disk()
+        {
+            log_notice!("appendfsync is 'always', and there is no log on disk to sync");
         }
         if self.cfg.repl_backlog_size != old.repl_backlog_size && !self.disk_is_due() {
             self.log.set_tail_bytes(self.cfg.repl_backlog_size);

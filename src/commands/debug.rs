@@ -396,6 +396,9 @@ fn crash(how: &[u8]) -> ! {
     if how == b"segfault" {
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSEGV);
     }
+    if how == b"panic" {
+        panic!("DEBUG PANIC");
+    }
     std::process::abort()
 }
 

@@ -391,7 +391,7 @@ impl Server {
         t.add("evicted_keys", data.evicted);
         t.add("evicted_clients", s.evicted_clients);
         t.add("total_eviction_exceeded_time", s.eviction_exceeded_us / 1000);
-        t.add("current_eviction_exceeded_time", 0);
+        t.add("current_eviction_exceeded_time", self.eviction_exceeded_ms());
         t.add("keyspace_hits", data.hits);
         t.add("keyspace_misses", data.misses);
         t.add("pubsub_channels", self.pubsub.channels.len());

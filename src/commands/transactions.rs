@@ -110,6 +110,15 @@ impl Server {
             }
         }
     }
+
+    /// As [`Server::fail_watchers`], for changes that no client makes.
+    pub fn fail_all_watchers(&mut self, net: &mut Net<Client>) {
+        for id in std::mem::take(&mut self.ks.watchers_hit) {
+            if let Some(conn) = net.conn_mut(id) {
+                conn.session.watch_failed = true;
+            }
+        }
+    }
 }
 
 const fn spec(name: &'static str, arity: i32, flags: u32, keys: Keys) -> Spec {

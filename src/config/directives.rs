@@ -219,7 +219,7 @@ directives! {
         loglevel: LogLevel = LogLevel::Notice, "loglevel", LogLevel::KIND, packaged("notice");
         /// The log file; empty logs to standard output. A file that was moved away is made anew.
         logfile: String = String::new(), "logfile", Kind::Text, immutable();
-        /// Greet with a drawing at start.
+        /// Greet with a drawing at start; without this, only on a terminal.
         always_show_logo: bool = false, "always-show-logo", Kind::Bool, immutable();
         /// Show state in the process title, as `ps` lists it.
         set_proc_title: bool = true, "set-proc-title", Kind::Bool, immutable();
@@ -227,7 +227,7 @@ directives! {
         /// unixsocket and config-file, in braces.
         proc_title_template: String = "{title} {listen-addr} {server-mode}".into(),
             "proc-title-template", Kind::Text, check(title_template);
-        /// Log where the process crashed.
+        /// Log where the process crashed: the panic or signal, and a backtrace.
         crash_log_enabled: bool = true, "crash-log-enabled", Kind::Bool;
         /// Keep transparent huge pages off for this process: they make the fork's copies larger.
         disable_thp: bool = true, "disable-thp", Kind::Bool, immutable();
@@ -257,6 +257,10 @@ directives! {
             OutputLimit::new(32 << 20, 8 << 20, 60),
         ], "client-output-buffer-limit", Kind::Words("class hard soft seconds, repeated"),
             repeated();
+        /// How much memory the buffers of all clients may take together, in bytes or in percent of
+        /// `maxmemory`: beyond that the clients that hold most are closed. 0 is no limit.
+        maxmemory_clients: ClientMemory = ClientMemory::Bytes(0), "maxmemory-clients",
+            Kind::Words("size, or percent");
         /// How much of one request may wait in the server.
         client_query_buffer_limit: u64 = 1 << 30, "client-query-buffer-limit", memory(1 << 20);
         /// The largest single argument.
@@ -294,8 +298,8 @@ directives! {
         /// The folder of the log, inside `dir`.
         appenddirname: String = "appendonlydir".into(), "appenddirname", Kind::Text, immutable(),
             check(append_names);
-        /// Do not sync while a child writes a snapshot: fewer stalls on a busy disk, and up to the
-        /// length of the snapshot to lose in a power cut.
+        /// Do not sync while a child writes a snapshot, as if `appendfsync` were `no` for that time:
+        /// fewer stalls on a busy disk, and up to the length of the snapshot to lose in a power cut.
         no_appendfsync_on_rewrite: bool = false, "no-appendfsync-on-rewrite", Kind::Bool;
         /// Make a new base when the log grew by so many percent since the last; 0 never does.
         auto_aof_rewrite_percentage: u32 = 100, "auto-aof-rewrite-percentage", int(0, INT_MAX);
@@ -332,7 +336,8 @@ directives! {
         /// The working folder, for the snapshot and the log.
         dir: String = "./".into(), "dir", Kind::Text, protected(), packaged("/var/lib/varve"),
             check(existing_dir);
-        /// On a server without persistence, remove files that a full sync left.
+        /// On a server without persistence (no save points, `appendonly no`), remove the RDB files that
+        /// full syncs leave.
         rdb_del_sync_files: bool = false, "rdb-del-sync-files", Kind::Bool;
         /// Sync a snapshot while it is written, every few MiB.
         rdb_save_incremental_fsync: bool = true, "rdb-save-incremental-fsync", Kind::Bool;
@@ -402,7 +407,9 @@ directives! {
         /// Go on replicating when this replica's disk fails.
         replica_ignore_disk_write_errors: bool = false, "replica-ignore-disk-write-errors",
             Kind::Bool;
-        /// What to do when a command from the primary or from the log fails.
+        /// What to do when a command from the primary or from the log fails: `ignore` logs it and
+        /// goes on; `panic` ends the process, or the start; `panic-on-replicas` ends it when the
+        /// command came from the primary and this replica is read-only.
         propagation_error_behavior: PropagationError = PropagationError::Ignore,
             "propagation-error-behavior", PropagationError::KIND;
     }
@@ -416,7 +423,8 @@ directives! {
         /// How many keys are looked at to find one to evict: more is closer to true LRU or LFU, and
         /// slower.
         maxmemory_samples: u32 = 5, "maxmemory-samples", int(1, 64);
-        /// How long a write may spend on evicting: 0 briefly, 10 balanced, 100 until done.
+        /// How long evicting may go on at a time: up to 10 it is so many times 50 us, then 15% more
+        /// for each, and with 100 until done. What is left goes on between the commands.
         maxmemory_eviction_tenacity: u32 = 10, "maxmemory-eviction-tenacity", int(0, 100);
         /// How hard to look for expired keys in the background.
         active_expire_effort: u32 = 1, "active-expire-effort", int(1, 10);

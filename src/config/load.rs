@@ -365,6 +365,8 @@ mod tests {
                 "Wrong number of arguments in buffer limit configuration.",
             ),
             ("include", "Bad directive or wrong number of arguments"),
+            ("maxmemory-clients lots", "argument must be a memory or percent value"),
+            ("maxmemory-clients 101%", "percentage argument must be less or equal to 100"),
             (
                 "proc-title-template {foo}",
                 "template format is invalid or contains unknown variables",
@@ -386,7 +388,6 @@ mod tests {
             "aclfile users.acl",
             "activedefrag yes",
             "list-compress-depth 1",
-            "maxmemory-clients 10%",
         ] {
             assert!(refused(bad).contains("is not supported by this version of Varve"), "{bad}");
         }

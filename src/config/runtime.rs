@@ -228,6 +228,9 @@ mod tests {
             ("latency-tracking-info-percentiles", "50.5 99 99.99", "50.5 99 99.99"),
             ("latency-tracking-info-percentiles", "", ""),
             ("appendfsync", "ALWAYS", "always"),
+            ("maxmemory-clients", "5%", "5%"),
+            ("maxmemory-clients", "1gb", "1073741824"),
+            ("maxmemory-clients", "0%", "0"),
             ("maxmemory", "1gb", "1073741824"),
             (
                 "client-output-buffer-limit",

@@ -172,6 +172,44 @@ impl Setting for [OutputLimit; 3] {
     }
 }
 
+/// What all clients together may hold in buffers: `maxmemory-clients`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientMemory {
+    /// 0 is no limit.
+    Bytes(u64),
+    /// Of `maxmemory`; no limit without that.
+    Percent(u8),
+}
+
+impl Setting for ClientMemory {
+    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+        const NEITHER: &str = "argument must be a memory or percent value";
+        *self = match words[0].strip_suffix('%') {
+            Some(number) => match varve_engine::num::parse_int(number.as_bytes()).ok_or(NEITHER)? {
+                0 => ClientMemory::Bytes(0),
+                percent @ 1..=100 => ClientMemory::Percent(percent as u8),
+                _ => return Err("percentage argument must be less or equal to 100".into()),
+            },
+            None => ClientMemory::Bytes(parse::memory(&words[0]).ok_or(NEITHER)?),
+        };
+        Ok(())
+    }
+
+    fn show(&self, _: &Kind) -> String {
+        match self {
+            ClientMemory::Bytes(bytes) => bytes.to_string(),
+            ClientMemory::Percent(percent) => format!("{percent}%"),
+        }
+    }
+
+    fn lines(&self, kind: &Kind) -> Vec<String> {
+        vec![match self {
+            ClientMemory::Bytes(bytes) => parse::show_memory(*bytes),
+            ClientMemory::Percent(_) => self.show(kind),
+        }]
+    }
+}
+
 /// Which keyspace events are published: a set of [`event`]'s flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Events(pub u32);

@@ -114,7 +114,6 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     only("aof-timestamp-enabled", "no"),
     only("aof-disable-auto-gc", "no"),
     only("list-compress-depth", "0"),
-    only("maxmemory-clients", "0"),
     // TLS.
     only("tls-port", "0"),
     only("tls-cert-file", ""),

@@ -28,6 +28,9 @@ impl Server {
 
     /// When the loop must come back although nothing happens.
     pub fn next_deadline(&self) -> Option<Instant> {
+        if self.memory.evicting {
+            return Some(self.clock.instant());
+        }
         let mut next = self.cron.next.unwrap_or(self.clock.instant());
         let sooner = [self.waiters.next_limit_ms(), self.pause.as_ref().map(|p| p.until_ms)];
         for at_ms in sooner.into_iter().flatten() {
@@ -42,6 +45,7 @@ impl Server {
         self.clock.sync();
         self.ks.now_ms = self.clock.now_ms();
         self.time_out_blocked(net);
+        self.evict_more(net);
         if self.pause.as_ref().is_some_and(|p| p.until_ms <= self.clock.now_ms()) {
             self.end_pause(net);
         }
@@ -68,7 +72,9 @@ impl Server {
         if self.cfg.maxmemory > 0 && self.loading.is_none() {
             self.over_memory();
             self.publish_events(net);
+            self.fail_all_watchers(net);
         }
+        self.evict_clients(net);
         if now_ms - self.cron.last_ms >= 100 {
             self.commands_rate.sample(self.stats.commands, now_ms);
             self.net_in_rate.sample(net.stats.bytes_in, now_ms);
@@ -99,12 +105,7 @@ impl Server {
             self.append_effects_singly();
             self.collect_garbage();
             self.publish_events(net);
-            let watchers = std::mem::take(&mut self.ks.watchers_hit);
-            for id in watchers {
-                if let Some(conn) = net.conn_mut(id) {
-                    conn.session.watch_failed = true;
-                }
-            }
+            self.fail_all_watchers(net);
         }
         self.stats.expire_cycle_us += started.elapsed().as_micros() as u64;
         self.latency("expire-cycle", started.elapsed().as_millis() as u64);

@@ -6,7 +6,6 @@
 use super::Server;
 use super::client::{Blocked, BlockedOn, Client, Kind, ReplyMode};
 use super::registry::{CommandId, Run, Unknown};
-use crate::config::types::OnOffLocal;
 use varve_engine::command::{Ctx, Written, as_resp, flag};
 use varve_engine::keyspace::Origin;
 use varve_engine::{Args, Error, OwnedArgs, Reply};
@@ -134,17 +133,12 @@ impl Server {
         if client.multi.is_some() && spec.has(flag::NO_MULTI) {
             return Err(Error::new("ERR Command not allowed inside a transaction"));
         }
-        if spec.name == "debug" || spec.name.starts_with("debug|") {
-            let allowed = match self.cfg.enable_debug_command {
-                OnOffLocal::Yes => true,
-                OnOffLocal::Local => call.is_local(),
-                OnOffLocal::No => false,
-            };
-            if !allowed {
-                return Err(Error::new(
-                    "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
-                ));
-            }
+        if (spec.name == "debug" || spec.name.starts_with("debug|"))
+            && !self.cfg.enable_debug_command.allows(call.is_local())
+        {
+            return Err(Error::new(
+                "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
+            ));
         }
         if self.cfg.maxmemory > 0 && self.over_memory() && denies_oom {
             return Err(Error::OOM);
@@ -219,7 +213,9 @@ impl Server {
                     if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
                 let mut ctx = Ctx::new(&mut self.ks, call.client.db, call.reply);
                 ctx.may_block = self.in_exec.is_none();
+                ctx.ks.no_touch = call.client.no_touch && spec.name != "touch";
                 let (written, result) = varve_engine::command::call(&mut ctx, run, args);
+                ctx.ks.no_touch = false;
                 let block = ctx.block.take();
                 if let Err(error) = result {
                     self.fail(call, id, &error);

@@ -7,6 +7,7 @@
 use super::Server;
 use super::client::{Client, Kind};
 use super::registry::Run;
+use crate::config::types::PropagationError;
 use crate::{log_notice, log_warning, service};
 use memmap2::{Advice, Mmap};
 use std::fs::File;
@@ -51,8 +52,23 @@ pub struct Place {
 /// Why a replay stopped.
 enum Fault {
     Log(log::Error),
-    /// A command of the log failed.
+    /// A command of the log can not be run; where it stands, and why.
     Command(String),
+}
+
+/// Why a command that was decided elsewhere was not run here.
+pub enum NotApplied {
+    /// It is no command of this server, or acts on no database of it.
+    Unknown(String),
+    /// It answered with an error: the data are not what they were where it was decided.
+    Failed(String),
+}
+
+impl std::fmt::Display for NotApplied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (NotApplied::Unknown(why) | NotApplied::Failed(why)) = self;
+        f.write_str(why)
+    }
 }
 
 impl From<log::Error> for Fault {
@@ -329,7 +345,16 @@ impl Server {
             return Ok(());
         }
         let parts = command.args;
-        self.apply_parts(command.db as usize, parts).map_err(Fault::Command)?;
+        match self.apply_parts(command.db as usize, parts) {
+            Ok(()) => {}
+            Err(NotApplied::Failed(why))
+                if self.cfg.propagation_error_behavior != PropagationError::Panic =>
+            {
+                log_warning!("== CRITICAL == A command of the log failed: {command}: {why}");
+                self.stats.unexpected_errors += 1;
+            }
+            Err(why) => return Err(Fault::Command(format!("{command}: {why}"))),
+        }
         if let Some(loading) = &mut self.loading {
             loading.loaded += parts.iter().map(|p| p.len() as u64 + 5).sum::<u64>() + 4;
             self.replayed += 1;
@@ -342,7 +367,7 @@ impl Server {
 
     /// Runs a command that was decided elsewhere: from the log, or from the primary's stream.
     /// Nothing is answered and nothing appended. An error means that the two sides disagree.
-    pub fn apply_parts(&mut self, db: usize, parts: &[&[u8]]) -> Result<(), String> {
+    pub fn apply_parts(&mut self, db: usize, parts: &[&[u8]]) -> Result<(), NotApplied> {
         let mut owned = std::mem::take(&mut self.apply_room);
         owned.clear();
         parts.iter().for_each(|p| owned.push(p));
@@ -352,21 +377,21 @@ impl Server {
     }
 
     /// As [`Server::apply_parts`].
-    pub fn apply(&mut self, db: usize, args: &mut Args<'_>) -> Result<(), String> {
+    pub fn apply(&mut self, db: usize, args: &mut Args<'_>) -> Result<(), NotApplied> {
         let id = match self.commands.find_for_log(args) {
             Some(id) if self.commands.get(id).spec.takes(args.len()) => id,
             _ => {
-                return Err(format!(
+                return Err(NotApplied::Unknown(format!(
                     "unknown command '{}' or wrong number of arguments",
                     String::from_utf8_lossy(&args[0])
-                ));
+                )));
             }
         };
         if db >= self.ks.dbs.len() {
-            return Err(format!(
+            return Err(NotApplied::Unknown(format!(
                 "it selects database {db}, and only {} are configured",
                 self.ks.dbs.len()
-            ));
+            )));
         }
         let Run::Data(run) = self.commands.get(id).run else {
             // PUBLISH, PING, REPLCONF and their like change no data.
@@ -384,7 +409,9 @@ impl Server {
         if !self.ks.garbage.is_empty() {
             self.collect_garbage();
         }
-        result.map_err(|e: Error| format!("'{}': {e}", String::from_utf8_lossy(&args[0])))
+        result.map_err(|e: Error| {
+            NotApplied::Failed(format!("'{}': {e}", String::from_utf8_lossy(&args[0])))
+        })
     }
 
     /// Lets the event loop run if it has waited long enough.

@@ -1,10 +1,12 @@
 //! How much memory there is to use, what goes when it is used up, and who frees large values.
 
 use super::Server;
+use super::client::Client;
 use crate::allocator;
 use crate::config::types::MaxmemoryPolicy as Policy;
 use crossbeam::channel::{Sender, unbounded};
 use varve_engine::keyspace::{AccessClock, Garbage};
+use varve_net::Net;
 
 /// Eviction's memory of good candidates, and the thread that frees.
 pub struct Memory {
@@ -13,14 +15,16 @@ pub struct Memory {
     free: Sender<Garbage>,
     /// Where eviction of random keys goes on among the databases.
     next_db: usize,
-    /// Set when eviction came to its end and memory is still short.
-    pub exhausted: bool,
+    /// Eviction was ended by its time limit: it goes on in the next turn.
+    pub evicting: bool,
+    /// Since when memory has been short, on the clock's nanoseconds.
+    short_since: Option<u64>,
 }
 
 /// Candidates that eviction remembers.
 const POOL: usize = 16;
-/// Keys that one round of eviction may remove before clients get their turn.
-const ROUND: usize = 128;
+/// Evicted keys between two looks at the time.
+const STEP: usize = 16;
 
 impl Memory {
     /// Starts the thread that frees what is large.
@@ -29,7 +33,7 @@ impl Memory {
         std::thread::Builder::new()
             .name("varve-free".into())
             .spawn(move || garbage.iter().for_each(drop))?;
-        Ok(Memory { pool: Vec::new(), free, next_db: 0, exhausted: false })
+        Ok(Memory { pool: Vec::new(), free, next_db: 0, evicting: false, short_since: None })
     }
 }
 
@@ -49,42 +53,76 @@ pub fn uses_access_clock(policy: Policy) -> bool {
     )
 }
 
+/// How long one round of eviction may take at a tenacity of 0 to 100; `None` is until it is done.
+/// Redis's measure: 50 us for each up to 10, then 15% more for each.
+fn eviction_ns(tenacity: u32) -> Option<u64> {
+    match tenacity {
+        0..=10 => Some(50_000 * tenacity as u64),
+        11..=99 => Some((500_000.0 * 1.15f64.powi(tenacity as i32 - 10)) as u64),
+        _ => None,
+    }
+}
+
 impl Server {
     /// Bytes that count against `maxmemory`: all but the log's tail, which has its own limit.
     pub fn counted_memory(&self) -> u64 {
         allocator::used().saturating_sub(self.log.stats().memory as u64)
     }
 
-    /// Evicts if memory is short. Whether it still is.
+    /// Evicts if memory is short, for as long as `maxmemory-eviction-tenacity` allows. Whether memory
+    /// is still short with nothing left to evict.
     pub fn over_memory(&mut self) -> bool {
         let limit = self.cfg.maxmemory;
-        if limit == 0 || self.counted_memory() <= limit {
-            self.memory.exhausted = false;
-            return false;
-        }
         // Eviction is the primary's; a replica gets its deletes.
-        if !self.is_primary() && self.cfg.replica_ignore_maxmemory {
+        let leaves_it = !self.is_primary() && self.cfg.replica_ignore_maxmemory;
+        if limit == 0 || leaves_it || self.counted_memory() <= limit {
+            self.memory.evicting = false;
+            if let Some(since) = self.memory.short_since.take() {
+                self.stats.eviction_exceeded_us += (self.clock.tick_ns() - since) / 1000;
+            }
             return false;
         }
         self.ks.now_ms = self.clock.now_ms();
         let started = self.clock.tick_ns();
-        let mut evicted = 0;
-        let mut short = true;
-        while evicted < ROUND {
-            if self.counted_memory() <= limit {
-                short = false;
-                break;
-            }
+        let budget = eviction_ns(self.cfg.maxmemory_eviction_tenacity);
+        let mut evicted = 0usize;
+        let (mut short, mut in_time) = (true, true);
+        while short && in_time {
             let Some((db, key)) = self.choose_victim() else { break };
             self.ks.evict(db, &key);
             evicted += 1;
             self.collect_garbage();
+            short = self.counted_memory() > limit;
+            in_time = !evicted.is_multiple_of(STEP)
+                || budget.is_none_or(|budget| self.clock.tick_ns() - started < budget);
         }
         self.append_effects_singly();
-        let ms = (self.clock.tick_ns() - started) / 1_000_000;
-        self.latency("eviction-cycle", ms);
-        self.memory.exhausted = short && evicted < ROUND;
-        self.memory.exhausted
+        let now = self.clock.tick_ns();
+        self.latency("eviction-cycle", (now - started) / 1_000_000);
+        self.memory.evicting = short && !in_time;
+        match short {
+            true if evicted > 0 => _ = self.memory.short_since.get_or_insert(started),
+            true => {}
+            false => {
+                let since = self.memory.short_since.take().unwrap_or(started);
+                self.stats.eviction_exceeded_us += (now - since) / 1000;
+            }
+        }
+        short && in_time
+    }
+
+    /// Goes on with an eviction that ran out of time.
+    pub fn evict_more(&mut self, net: &mut Net<Client>) {
+        if self.memory.evicting && self.loading.is_none() {
+            self.over_memory();
+            self.publish_events(net);
+            self.fail_all_watchers(net);
+        }
+    }
+
+    /// How long memory has been short by now, in milliseconds: `current_eviction_exceeded_time`.
+    pub fn eviction_exceeded_ms(&self) -> u64 {
+        self.memory.short_since.map_or(0, |since| (self.clock.now_ns() - since) / 1_000_000)
     }
 
     /// The key that the policy would miss least.
@@ -163,5 +201,19 @@ impl Server {
     /// Things that wait to be freed: `lazyfree_pending_objects`.
     pub fn pending_garbage(&self) -> usize {
         self.memory.free.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenacity_is_a_time() {
+        assert_eq!(eviction_ns(0), Some(0));
+        assert_eq!(eviction_ns(10), Some(500_000));
+        assert_eq!(eviction_ns(11), Some(575_000));
+        assert_eq!(eviction_ns(99).map(|ns| ns / 60_000_000_000), Some(2));
+        assert_eq!(eviction_ns(100), None);
     }
 }

@@ -10,9 +10,11 @@
 //! | `books.rs` | counters, slow log, latency, monitors |
 //! | `cron.rs` | what happens by itself: expiry, eviction, save points, rehashing |
 //! | `memory.rs` | `maxmemory` and freeing large values elsewhere |
+//! | `client_eviction.rs` | `maxmemory-clients` |
 //! | `service.rs` | what the event loop asks of the daemon |
 //! | `start.rs` | from a configuration to a running daemon, and its end |
 //! | `snapshot.rs` | children that save: `BGSAVE`, the log's base, full syncs |
+//! | `writeback.rs` | syncing a snapshot while it is written |
 //! | `load.rs` | reading a snapshot and the log at start and from a primary |
 //! | `replication.rs` | the links to replicas and to a primary |
 //! | `clock.rs` | the time |
@@ -20,6 +22,7 @@
 pub mod blocking;
 pub mod books;
 pub mod client;
+pub mod client_eviction;
 pub mod clock;
 pub mod cron;
 pub mod dispatch;
@@ -31,6 +34,7 @@ pub mod replication;
 pub mod service;
 pub mod snapshot;
 pub mod start;
+pub mod writeback;
 
 use crate::config::Config;
 use crate::config::load::Origin;
@@ -88,6 +92,7 @@ pub struct Server {
     pub snapshots: snapshot::Snapshots,
     pub repl: replication::Replication,
     pub memory: memory::Memory,
+    pub client_eviction: client_eviction::ClientEviction,
     pub cron: cron::Cron,
     pub shutdown: Option<start::Shutdown>,
     pub stopping: bool,

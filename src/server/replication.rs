@@ -11,7 +11,7 @@ use super::dispatch::Call;
 use super::pubsub::Listening;
 use super::snapshot::Purpose;
 use crate::config::Config;
-use crate::config::types::Primary as PrimaryAddress;
+use crate::config::types::{Primary as PrimaryAddress, PropagationError};
 use crate::logger::{self, Role};
 use crate::{log_debug, log_notice, log_verbose, log_warning, service};
 use memmap2::Mmap;
@@ -669,8 +669,34 @@ impl Server {
             }
         }
         self.supply_due = true;
+        self.remove_sync_file(now);
         self.tick_link(net);
         self.repl.loop_ms = now;
+    }
+
+    /// Whether this server keeps no data on disk.
+    fn keeps_nothing(&self) -> bool {
+        self.cfg.save.is_empty() && !self.cfg.appendonly
+    }
+
+    /// Removes the dump that was written for replicas only, when none needs it any more.
+    fn remove_sync_file(&mut self, now: u64) {
+        if !self.snapshots.sync_file || !self.cfg.rdb_del_sync_files || !self.keeps_nothing() {
+            return;
+        }
+        if self.snapshots.running() || !self.repl.primary.listed(now).all(|r| r.online) {
+            return;
+        }
+        log_notice!("Removing the RDB file that was written for replicas only");
+        self.remove_dump();
+    }
+
+    fn remove_dump(&mut self) {
+        self.snapshots.sync_file = false;
+        self.snapshots.base = None;
+        if let Err(error) = std::fs::remove_file(&self.cfg.dbfilename) {
+            log_warning!("Can't remove {}: {error}", self.cfg.dbfilename);
+        }
     }
 
     // The replica's side.
@@ -919,11 +945,7 @@ impl Server {
                     if !self.ks.events.is_empty() {
                         self.publish_events(net);
                     }
-                    for id in std::mem::take(&mut self.ks.watchers_hit) {
-                        if let Some(conn) = net.conn_mut(id) {
-                            conn.session.watch_failed = true;
-                        }
-                    }
+                    self.fail_all_watchers(net);
                 }
                 Output::LinkUp => {
                     service::ready();
@@ -1050,6 +1072,9 @@ impl Server {
             self.snapshots.base = None;
             if let Err(error) = kept {
                 log_warning!("Can't keep the received RDB as {}: {error}", self.cfg.dbfilename);
+            } else if self.cfg.rdb_del_sync_files && self.keeps_nothing() {
+                log_notice!("Removing the RDB file that the primary sent");
+                self.remove_dump();
             }
         }
         self.ks.dirty = 0;
@@ -1091,6 +1116,13 @@ impl Server {
                             "== CRITICAL == This replica is sending an error to its primary: {why}"
                         );
                         self.stats.unexpected_errors += 1;
+                        let behavior = self.cfg.propagation_error_behavior;
+                        if behavior != PropagationError::Ignore && self.cfg.replica_read_only {
+                            panic!(
+                                "the data differ from the primary's, and propagation-error-behavior is {}: {why}",
+                                behavior.name()
+                            );
+                        }
                     }
                 }
             }

@@ -169,6 +169,7 @@ impl Service for Server {
         self.log.rotate_if_large();
         self.log_turn(net);
         self.feed_replicas(net);
+        self.evict_clients(net);
     }
 
     /// While the disk takes nothing, what nobody was promised yet waits, and the rest goes on:

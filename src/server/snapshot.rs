@@ -10,6 +10,8 @@
 
 use super::Server;
 use super::client::{Client, Kind};
+use super::start::fsync;
+use super::writeback::Writeback;
 use crate::{log_notice, log_warning, service};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -21,7 +23,7 @@ use std::time::Instant;
 use varve_engine::Error;
 use varve_engine::table::{ResizePolicy, set_resize_policy};
 use varve_net::{Conn, ConnId, Mode, Net};
-use varve_persistence::log::NewBase;
+use varve_persistence::log::{Fsync, NewBase};
 use varve_persistence::offset::{Histories, Offset};
 use varve_persistence::rdb;
 
@@ -46,6 +48,15 @@ impl Purpose {
             Purpose::SyncDisk | Purpose::SyncSocket { .. } => "sync",
         }
     }
+
+    /// The name of the child in the process title.
+    fn title(&self) -> &'static str {
+        match self {
+            Purpose::Save | Purpose::SyncDisk => "varve-rdb-bgsave",
+            Purpose::Rewrite => "varve-aof-rewrite",
+            Purpose::SyncSocket { .. } => "varve-rdb-to-replicas",
+        }
+    }
 }
 
 /// A child at work.
@@ -66,6 +77,8 @@ pub struct Running {
     pub cow: u64,
     /// Bytes of the file so far.
     pub bytes: u64,
+    /// Pieces of it that were synced on the way.
+    synced: u64,
     reports: ConnId,
     /// The pipe on which a stream comes.
     pub stream: Option<ConnId>,
@@ -100,6 +113,9 @@ pub struct Snapshots {
     pub last_load_expired: u64,
     /// The newest snapshot file that the log still continues, for full syncs.
     pub base: Option<OnDisk>,
+    /// The dump was written for replicas, to be removed when they have it if nothing is kept on
+    /// disk: `rdb-del-sync-files`.
+    pub sync_file: bool,
     /// The log has a new base to put in force, and is as long as before until then.
     pub installing: bool,
     /// A child writes the first base of a log that is to be on disk from then on: the histories at
@@ -143,12 +159,12 @@ impl OnDisk {
 const RECORD: usize = 24;
 const PROGRESS: u64 = 1;
 const FAILED: u64 = 2;
+/// How many pieces were synced on the way.
+const SYNCED: u64 = 3;
 /// Keys between two reports.
 const REPORT_EVERY: u64 = 1024;
 /// Seconds between two attempts of a save point after a failure.
 const RETRY_S: i64 = 5;
-/// Bytes after which a child asks the kernel to begin writing them back.
-const INCREMENTAL_SYNC: u64 = 4 << 20;
 /// How far a child that nobody waits for stands back where it would share the loop's core: it gets a
 /// tenth of it instead of half.
 const BACKGROUND_NICE: libc::c_int = 10;
@@ -173,6 +189,7 @@ impl Snapshots {
             last_load_keys: 0,
             last_load_expired: 0,
             base: None,
+            sync_file: false,
             installing: false,
             disk_begins: None,
             buffers: None,
@@ -256,13 +273,13 @@ impl Server {
         options.aof_base = false;
         let mut buffers = rdb::Buffers::new();
         let result = File::create(&temp).and_then(|mut file| {
-            rdb::save(
-                &self.ks,
-                &options,
-                &mut buffers,
-                &mut |bytes| file.write_all(bytes),
-                &mut |_| {},
-            )?;
+            let on = self.cfg.rdb_save_incremental_fsync;
+            let mut writeback = Writeback::new(file.as_raw_fd(), on);
+            let mut write = |bytes: &[u8]| {
+                file.write_all(bytes)?;
+                writeback.wrote(bytes.len())
+            };
+            rdb::save(&self.ks, &options, &mut buffers, &mut write, &mut |_| {})?;
             file.sync_all()?;
             std::fs::rename(&temp, &self.cfg.dbfilename)?;
             sync_dir(Path::new("."))
@@ -333,7 +350,12 @@ impl Server {
         options.aof_base |= purpose == Purpose::Rewrite;
         let mut buffers = self.snapshots.buffers.take().unwrap_or_default();
         let mut smaps = vec![0u8; 8192];
-        let incremental = self.cfg.rdb_save_incremental_fsync;
+        let incremental = match purpose {
+            Purpose::Rewrite => self.cfg.aof_rewrite_incremental_fsync,
+            Purpose::Save | Purpose::SyncDisk => self.cfg.rdb_save_incremental_fsync,
+            Purpose::SyncSocket { .. } => false,
+        };
+        let title = self.title(purpose.title());
         let forking = Instant::now();
         // SAFETY: the child allocates nothing, takes no lock and calls nothing but plain system calls
         // and code that works on memory it owns or only reads; it ends with `_exit`.
@@ -353,6 +375,9 @@ impl Server {
                 if matches!(purpose, Purpose::Save | Purpose::Rewrite) {
                     // SAFETY: a plain integer.
                     unsafe { libc::nice(BACKGROUND_NICE) };
+                }
+                if !title.is_empty() {
+                    crate::title::set(&title);
                 }
                 let out = match (&mut file, &stream_write) {
                     (Some(file), _) => file.as_raw_fd(),
@@ -415,6 +440,7 @@ impl Server {
             keys_done: 0,
             cow: 0,
             bytes: 0,
+            synced: 0,
             reports,
             stream,
             stream_ended: stream.is_none(),
@@ -423,7 +449,15 @@ impl Server {
             rotated,
             exited: None,
         });
+        self.apply_fsync();
         Ok(at)
+    }
+
+    /// Tells the log when to sync: as `appendfsync` says, or not at all while a child works and
+    /// `no-appendfsync-on-rewrite` is set.
+    pub fn apply_fsync(&mut self) {
+        let held = self.cfg.no_appendfsync_on_rewrite && self.snapshots.running();
+        self.log.set_fsync(if held { Fsync::No } else { fsync(self.cfg.appendfsync) });
     }
 
     /// A fresh mark for the end of a streamed RDB.
@@ -549,6 +583,7 @@ impl Server {
                     running.keys_done = word(1).min(running.keys_total);
                     running.cow = running.cow.max(word(2) & 0xffff_ffff_ffff);
                 }
+                SYNCED => running.synced = word(1),
                 FAILED => {
                     running.error = std::io::Error::from_raw_os_error(word(1) as i32).to_string()
                 }
@@ -590,6 +625,7 @@ impl Server {
         self.ks.child_alive = false;
         net.child_lives = false;
         set_resize_policy(ResizePolicy::Allow);
+        self.apply_fsync();
         self.child_ended(net, running, ok);
     }
 
@@ -607,10 +643,11 @@ impl Server {
         };
         match &finished {
             Ok(()) => log_notice!(
-                "Background {name} terminated with success: {} keys in {:.2} s, {} MB of memory copied",
+                "Background {name} terminated with success: {} keys in {:.2} s, {} MB of memory copied, {} pieces synced on the way",
                 running.keys_total,
                 running.started.elapsed().as_secs_f64(),
-                running.cow >> 20
+                running.cow >> 20,
+                running.synced
             ),
             Err(why) => {
                 log_warning!("Background {name} error: {why}");
@@ -664,6 +701,7 @@ impl Server {
                 }
             }
             std::fs::rename(&path, &dump)?;
+            self.snapshots.sync_file = running.purpose == Purpose::SyncDisk;
             sync_dir(Path::new("."))?;
             path = dump;
         }
@@ -695,6 +733,7 @@ impl Server {
             }
             self.ks.child_alive = false;
             set_resize_policy(ResizePolicy::Allow);
+            self.apply_fsync();
         }
     }
 
@@ -772,16 +811,10 @@ impl Child {
         buffers: &mut rdb::Buffers,
         smaps: &mut [u8],
     ) -> bool {
-        let mut since_sync = 0u64;
+        let mut writeback = Writeback::new(self.out, self.incremental);
         let mut write = |bytes: &[u8]| {
             self.write_all(self.out, bytes)?;
-            since_sync += bytes.len() as u64;
-            if self.is_file && self.incremental && since_sync >= INCREMENTAL_SYNC {
-                since_sync = 0;
-                // SAFETY: a descriptor of ours; the call only begins to write back.
-                unsafe { libc::sync_file_range(self.out, 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
-            }
-            Ok(())
+            writeback.wrote(bytes.len())
         };
         let mut reported = 0;
         let mut progress = |keys: u64| {
@@ -805,6 +838,7 @@ impl Child {
                 result = Err(std::io::Error::last_os_error());
             }
         }
+        self.say(SYNCED, writeback.pieces, 0);
         let copied = copied_memory(smaps);
         self.say(PROGRESS, u64::MAX >> 16, copied);
         if let Err(e) = &result {

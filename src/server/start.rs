@@ -13,6 +13,7 @@ use crate::{log_notice, log_warning, logger};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,8 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     logger::init(&cfg.logfile, cfg.loglevel)
         .map_err(|e| format!("Can't open the log file '{}': {e}", cfg.logfile))?;
     logger::set_role(logger::Role::Primary);
+    crate::crash::install();
+    crate::crash::set_enabled(cfg.crash_log_enabled);
     log_notice!("Varve is starting");
     log_notice!(
         "Varve version={}, bits={}, pid={}",
@@ -65,8 +68,16 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
             "No configuration file: running with the built-in defaults and the command line"
         ),
     }
+    let on_terminal = cfg.logfile.is_empty() && std::io::stdout().is_terminal();
+    if cfg.always_show_logo || on_terminal {
+        show_logo(&cfg);
+    }
     for notice in &loaded.notices {
         log_warning!("{notice}");
+    }
+    if cfg.set_proc_title {
+        // Only now, with one thread, may the environment be moved out of the way.
+        crate::title::claim();
     }
     let pidfile = write_pidfile(&cfg);
     std::env::set_current_dir(&cfg.dir)
@@ -89,6 +100,7 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
         .map_err(|e| format!("Can't start I/O threads: {e}"))?;
     let mut server = Server::new(cfg, loaded.origin, &net)?;
     server.process = Some(Process { signals, listeners, lock });
+    server.show_title();
     server.apply_limits(&mut net);
     server.warn_about_system();
     crate::service::status(&server, "Loading");
@@ -114,6 +126,20 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     log.close().map_err(|e| format!("The log could not be closed in good order: {e}"))?;
     log_warning!("Varve is now ready to exit, bye bye...");
     Ok(())
+}
+
+/// Layers of sediment, and what a newcomer wants to know.
+fn show_logo(cfg: &Config) {
+    let lines = [
+        "   ~  ~    ~  ~".to_owned(),
+        format!("  .-~-.__.-~-.__      Varve {}, {} bit", crate::VERSION, usize::BITS),
+        " :____.--~--.____:    Every layer stays".to_owned(),
+        format!(" :__.~~.__.~~.___:    Port: {}", cfg.port),
+        format!(" :_______________:    PID: {}", std::process::id()),
+    ];
+    for line in lines {
+        log_notice!("{line}");
+    }
 }
 
 /// Removes what a killed process left half written: the folder is locked, so nobody writes it now.
@@ -287,6 +313,7 @@ impl Server {
             run_id,
             startup_memory: crate::allocator::used(),
             memory,
+            client_eviction: Default::default(),
             stats: Default::default(),
             commands_rate: Default::default(),
             net_in_rate: Default::default(),
@@ -363,6 +390,21 @@ impl Server {
             soft_for: Duration::from_secs(normal.soft_seconds),
         };
         let _ = net.set_keepalive(keepalive(&self.cfg));
+    }
+
+    /// The process title with `name` in it; empty if titles are off.
+    pub fn title(&self, name: &str) -> String {
+        match self.cfg.set_proc_title {
+            true => crate::title::compose(&self.cfg, self.origin.file.as_deref(), name),
+            false => String::new(),
+        }
+    }
+
+    /// Shows the daemon's own title.
+    pub fn show_title(&self) {
+        if self.cfg.set_proc_title {
+            crate::title::set(&self.title(crate::title::name()));
+        }
     }
 
     /// Listens where the configuration says now: `CONFIG SET bind` and `port`.

@@ -17,6 +17,7 @@
 
 mod crash;
 mod differential;
+mod directives;
 mod faults;
 mod interop;
 mod powercut;

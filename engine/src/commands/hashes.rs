@@ -1,12 +1,12 @@
 //! Hashes: fields and their values.
 
 use super::scan::Scan;
-use super::util::{double, int, is, reply_entry};
+use super::util::{int, is, reply_entry};
 use crate::command::{Command, Ctx, Handler, Keys, Spec, category, flag::*};
 use crate::entry::{Entry, Payload};
 use crate::keyspace::{Keyspace, event};
 use crate::listpack;
-use crate::num::{add_decimals, parse_int};
+use crate::num::{Extended, parse_int};
 use crate::types::hash::{Bounds, Hash};
 use crate::value::Value;
 use crate::{Args, Error};
@@ -117,7 +117,7 @@ fn hincrby(ctx: &mut Ctx, args: &mut Args) -> Done {
 }
 
 fn hincrbyfloat(ctx: &mut Ctx, args: &mut Args) -> Done {
-    let by = double(&args[3])?;
+    let by = Extended::parse(&args[3]).ok_or(Error::NOT_FLOAT)?;
     if by.is_infinite() {
         return Err(Error::new("ERR value is NaN or Infinity"));
     }
@@ -129,9 +129,9 @@ fn hincrbyfloat(ctx: &mut Ctx, args: &mut Args) -> Done {
     let mut room = itoa::Buffer::new();
     let old = hash.get(&args[2]);
     let old = old.as_ref().map_or(&b"0"[..], |entry| entry.text(&mut room));
-    let value = double(old).map_err(|_| Error::new("ERR hash value is not a float"))?;
-    let text = add_decimals(old, value, &args[3], by)
-        .ok_or(Error::new("ERR increment would produce NaN or Infinity"))?;
+    let value = Extended::parse(old).ok_or(Error::new("ERR hash value is not a float"))?;
+    let sum = value.sum(by);
+    let text = sum.ok_or(Error::new("ERR increment would produce NaN or Infinity"))?.format();
     hash.set(&args[2], text.as_bytes(), bounds);
     ctx.changed(&args[1], event::HASH, "hincrbyfloat");
     // Another machine's arithmetic may differ in the last digit: the log says the outcome.

@@ -1,10 +1,10 @@
 //! Strings: whole values, ranges and counters.
 
-use super::util::{double, int, is, range};
+use super::util::{int, is, range};
 use crate::command::{Command, Ctx, Handler, Keys, Spec, category, flag::*};
 use crate::entry::{Payload, Str};
 use crate::keyspace::event;
-use crate::num::{add_decimals, parse_int};
+use crate::num::{Extended, parse_int};
 use crate::{Args, Error};
 
 type Done = Result<(), Error>;
@@ -404,11 +404,11 @@ fn incrbyfloat(ctx: &mut Ctx, args: &mut Args) -> Done {
             (text.bytes(&mut room).to_vec(), entry.expire())
         }
     };
-    let (value, by) = (double(&old)?, double(&args[2])?);
-    let text = add_decimals(&old, value, &args[2], by)
-        .ok_or(Error::new("ERR increment would produce NaN or Infinity"))?;
+    let number = |text: &[u8]| Extended::parse(text).ok_or(Error::NOT_FLOAT);
+    let sum = number(&old)?.sum(number(&args[2])?);
+    let text = sum.ok_or(Error::new("ERR increment would produce NaN or Infinity"))?.format();
     // Redis keeps the sum as text, even if it is an integer.
-    ctx.ks.set(ctx.db, &args[1], Payload::Embed(text.as_bytes()), expire);
+    ctx.ks.set(ctx.db, &args[1], Payload::text(text.as_bytes()), expire);
     ctx.ks.notify(event::STRING, "incrbyfloat", ctx.db, &args[1]);
     ctx.ks.dirty += 1;
     // Another machine's arithmetic may differ in the last digit: the log says the outcome.

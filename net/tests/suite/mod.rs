@@ -147,6 +147,19 @@ fn replies_wait_for_the_log_and_go_as_far_as_it_has_come() {
     expect(&mut client, b"+OK\r\n");
 }
 
+/// What counts as released can become less, when replies begin to wait for syncs too.
+#[test]
+fn replies_leave_after_the_release_went_back() {
+    let server = Server::start();
+    let mut client = server.client();
+    call(&mut client, &[b"WRITE"], b"+OK\r\n");
+    server.release(0);
+    client.write_all(&request(&[b"WRITE"])).expect("the server reads");
+    while server.ask(|_, echo| echo.writes) < 2 {}
+    server.release(2);
+    expect(&mut client, b"+OK\r\n");
+}
+
 #[test]
 fn a_client_that_quits_gets_its_gated_reply_first() {
     let server = Server::start();

@@ -618,10 +618,14 @@ impl Log {
         }
     }
 
-    /// `CONFIG SET appendfsync`.
+    /// Changes the policy: `CONFIG SET appendfsync`, and [`Fsync::No`] while a child works and
+    /// `no-appendfsync-on-rewrite` is set. From `always` to a laxer one the manifest says so first,
+    /// and replies wait for syncs until then.
     pub fn set_fsync(&mut self, fsync: Fsync) {
         self.flush();
-        if let Some(disk) = &mut self.on_disk {
+        if let Some(disk) = &mut self.on_disk
+            && disk.options.fsync != fsync
+        {
             disk.options.fsync = fsync;
             disk.writer.write(WriteJob::SetFsync(fsync));
         }

@@ -286,9 +286,10 @@ impl Recovered {
         let alone = self.manifest.segments().next().is_none();
         let bytes = if alone { without_zeros(&contents) } else { &contents };
         let zeros = (contents.len() - bytes.len()) as u64;
-        let reading = Reading { bytes, start: base.offset, records: &[], db: 0 };
+        let path = &base.path;
+        let reading = Reading { path, bytes, start: base.offset, records: &[], db: 0 };
         let cut = alone.then_some(zeros);
-        let replayed = self.read(&base.path, &reading, position as usize, cut, apply)?;
+        let replayed = self.read(&reading, position as usize, cut, apply)?;
         Ok(Replayed { end: base.offset, ..replayed })
     }
 
@@ -316,8 +317,9 @@ impl Recovered {
             let bytes = if is_last { without_zeros(bytes) } else { bytes };
             let zeros = len - bytes.len() as u64;
             let records = index::read(&*self.disk, &path, start, bytes.len() as u64);
-            let reading = Reading { bytes, start, records: &records, db: entry.db };
-            let replayed = self.read(&path, &reading, 0, is_last.then_some(zeros), apply)?;
+            let (path, records) = (&*path, &*records);
+            let reading = Reading { path, bytes, start, records, db: entry.db };
+            let replayed = self.read(&reading, 0, is_last.then_some(zeros), apply)?;
             total.commands += replayed.commands;
             total.dropped += replayed.dropped;
             (total.end, total.db) = (replayed.end, replayed.db);
@@ -330,13 +332,13 @@ impl Recovered {
     /// Reads one file. If it may be cut, `may_be_cut` is how many zeros follow what is read.
     fn read<E: From<Error>>(
         &self,
-        path: &Path,
         reading: &Reading<'_>,
         position: usize,
         may_be_cut: Option<u64>,
         apply: &mut dyn FnMut(Command<'_>) -> Result<(), E>,
     ) -> Result<Replayed, E> {
         let mut commands = 0;
+        let path = reading.path;
         let outcome = reading.replay(position, &mut |command| {
             commands += 1;
             apply(command)
@@ -353,12 +355,10 @@ impl Recovered {
                 Ok(Replayed { end, commands, db, dropped: 0 })
             }
             Err(Stop::Refused(error)) => Err(error),
-            Err(Stop::Damaged { position, what }) => {
-                Err(self.damaged(path, reading, position, what))
-            }
+            Err(Stop::Damaged { position, what }) => Err(self.damaged(reading, position, what)),
             Err(Stop::Cut { position, .. }) if may_be_cut.is_none() => {
                 let what = "the file ends inside a command, and is not the log's last".into();
-                Err(self.damaged(path, reading, position, what))
+                Err(self.damaged(reading, position, what))
             }
             Err(Stop::Cut { position, db }) => {
                 let (position, dropped) = (position as u64, (len - position) as u64 + zeros);
@@ -378,14 +378,8 @@ impl Recovered {
         }
     }
 
-    fn damaged<E: From<Error>>(
-        &self,
-        path: &Path,
-        reading: &Reading<'_>,
-        position: usize,
-        what: String,
-    ) -> E {
-        let (path, position) = (path.to_owned(), position as u64);
+    fn damaged<E: From<Error>>(&self, reading: &Reading<'_>, position: usize, what: String) -> E {
+        let (path, position) = (reading.path.to_owned(), position as u64);
         let offset = reading.start + position;
         Error::Damaged { path, position, offset, what }.into()
     }

@@ -7,6 +7,8 @@
 
 use super::index::{Record, crc32c};
 use crate::offset::Offset;
+use std::fmt;
+use std::path::Path;
 
 /// A command of the log.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,6 +19,30 @@ pub struct Command<'a> {
     pub db: u32,
     /// The offset after it.
     pub end: Offset,
+    /// The file that it stands in ...
+    pub file: &'a Path,
+    /// ... and the byte of the file where it begins.
+    pub position: u64,
+}
+
+/// Says which command it is and where it stands, for an operator: a long one shortened.
+impl fmt::Display for Command<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const ARGS: usize = 8;
+        const BYTES: usize = 64;
+        write!(f, "{:?} at byte {}:", self.file, self.position)?;
+        for arg in self.args.iter().take(ARGS) {
+            let shown = &arg[..arg.len().min(BYTES)];
+            let more = if arg.len() > BYTES { "..." } else { "" };
+            let plain = shown.iter().all(u8::is_ascii_graphic) && !shown.is_empty();
+            let quote = if plain { "" } else { "\"" };
+            write!(f, " {quote}{}{quote}{more}", shown.escape_ascii())?;
+        }
+        match self.args.len() {
+            n if n > ARGS => write!(f, " ... ({n} words)"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What stands at a place of a file.
@@ -112,7 +138,9 @@ pub fn without_zeros(bytes: &[u8]) -> &[u8] {
 
 /// A file of commands, in memory.
 pub struct Reading<'a> {
-    /// The file's bytes, up to where the log ends in it.
+    /// The file, for messages.
+    pub path: &'a Path,
+    /// Its bytes, up to where the log ends in it.
     pub bytes: &'a [u8],
     /// The offset of the first byte.
     pub start: Offset,
@@ -176,7 +204,8 @@ impl<'a> Reading<'a> {
                 }
             } else if multi.is_none() && !name.eq_ignore_ascii_case(b"multi") {
                 let end = self.start + (at + len) as u64;
-                apply(Command { args: &args, db, end }).map_err(Stop::Refused)?;
+                let (file, position) = (self.path, at as u64);
+                apply(Command { args: &args, db, end, file, position }).map_err(Stop::Refused)?;
             }
             at += len;
         }
@@ -220,7 +249,8 @@ mod tests {
 
     fn commands(bytes: &[u8]) -> (Seen, Result<u32, Stop<()>>) {
         let mut seen = Vec::new();
-        let reading = Reading { bytes, start: Offset(100), records: &[], db: 0 };
+        let path = Path::new("a.aof");
+        let reading = Reading { path, bytes, start: Offset(100), records: &[], db: 0 };
         let result = reading.replay(0, &mut |command| {
             let text = String::from_utf8_lossy(&command.args.join(&b' ')).into_owned();
             seen.push((text, command.db, command.end.0));
@@ -243,6 +273,33 @@ mod tests {
             let (seen, end) = commands(&whole[..len]);
             assert_eq!((seen.len(), end), (0, Err(Stop::Cut { position: 30, db: 2 })), "{len}");
         }
+    }
+
+    #[test]
+    fn a_command_tells_where_it_stands() {
+        let long = "x".repeat(70);
+        let bytes = format!(
+            "#TS:1\r\n*1\r\n$5\r\nMULTI\r\n*2\r\n$3\r\nDEL\r\n$1\r\na\r\n\
+             *4\r\n$3\r\nSET\r\n$2\r\nb \r\n$70\r\n{long}\r\n$0\r\n\r\n*1\r\n$4\r\nEXEC\r\n"
+        );
+        let mut told = Vec::new();
+        let path = Path::new("a.aof");
+        let bytes = bytes.as_bytes();
+        let reading = Reading { path, bytes, start: Offset(100), records: &[], db: 0 };
+        let result = reading.replay(0, &mut |command| {
+            told.push(command.to_string());
+            assert_eq!(bytes[command.position as usize], b'*');
+            if told.len() == 2 { Err("no") } else { Ok(()) }
+        });
+        assert_eq!(result, Err(Stop::Refused("no")));
+        let short = "x".repeat(64);
+        assert_eq!(
+            told,
+            [
+                "\"a.aof\" at byte 22: DEL a".to_owned(),
+                format!("\"a.aof\" at byte 42: SET \"b \" {short}... \"\"")
+            ]
+        );
     }
 
     #[test]

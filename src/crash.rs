@@ -1,0 +1,99 @@
+//! `crash-log-enabled`: a process that ends by its own fault says where in its log.
+//!
+//! A panic is reported by a hook, with a backtrace of names. A signal like SIGSEGV can come anywhere,
+//! also while a lock is held, so its handler only formats on the stack (as [`crate::logger`] does)
+//! and has the C library print addresses; `addr2line -e varved` makes names of them. Then the
+//! process ends as it would have without: a core dump and a supervisor's view of it stay the same.
+
+use crate::config::LogLevel;
+use crate::logger;
+use std::backtrace::Backtrace;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+/// The signals that mean a fault.
+const SIGNALS: [libc::c_int; 5] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGABRT];
+/// Stack for the handler: the fault may be that the thread's own is used up.
+const STACK: usize = 64 << 10;
+const FRAMES: usize = 64;
+
+static ENABLED: AtomicBool = AtomicBool::new(false);
+/// Set by the first report: a panic ends in SIGABRT, and one report is enough.
+static REPORTED: AtomicBool = AtomicBool::new(false);
+/// The process that the hook was set for: its forked children may not allocate.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// Turns reports on or off: `CONFIG SET crash-log-enabled`.
+pub fn set_enabled(on: bool) {
+    ENABLED.store(on, Relaxed);
+}
+
+/// Sets the hook and the handlers, once, for the process as it is after going to the background.
+pub fn install() {
+    PROCESS.store(std::process::id(), Relaxed);
+    let otherwise = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !ENABLED.load(Relaxed) {
+            return otherwise(info);
+        }
+        REPORTED.store(true, Relaxed);
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        say(format_args!("=== Varve {} crashed: thread '{thread}' {info}", crate::VERSION));
+        if PROCESS.load(Relaxed) == std::process::id() {
+            for line in Backtrace::force_capture().to_string().lines() {
+                say(format_args!("{line}"));
+            }
+        }
+        say(format_args!("=== End of the crash report"));
+    }));
+    // SAFETY: the stack is leaked, so it is there whenever a signal comes; the handler does only
+    // what is allowed in one.
+    unsafe {
+        let stack = Vec::leak(vec![0u8; STACK]);
+        let stack =
+            libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
+        libc::sigaltstack(&stack, std::ptr::null_mut());
+        // The first call loads a library; a handler must not.
+        let mut frame = [std::ptr::null_mut(); 1];
+        libc::backtrace(frame.as_mut_ptr(), 1);
+        for signal in SIGNALS {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_signal as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESETHAND;
+            libc::sigaction(signal, &action, std::ptr::null_mut());
+        }
+    }
+}
+
+/// A line of the report, which no log level hides.
+fn say(text: std::fmt::Arguments<'_>) {
+    logger::write(LogLevel::Warning, text);
+}
+
+extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    if ENABLED.load(Relaxed) && !REPORTED.swap(true, Relaxed) {
+        // SAFETY: the kernel hands over a valid description; which fields of it count depends on the
+        // code, and reading the others reads initialised memory.
+        let (code, address, pid, uid) = unsafe {
+            ((*info).si_code, (*info).si_addr() as usize, (*info).si_pid(), (*info).si_uid())
+        };
+        let version = crate::VERSION;
+        say(format_args!("=== Varve {version} crashed by signal: {signal}, si_code: {code}"));
+        match code > 0 {
+            true => say(format_args!("Accessing address: {address:#x}")),
+            false => say(format_args!("Sent by process {pid} of user {uid}")),
+        }
+        let mut frames = [std::ptr::null_mut(); FRAMES];
+        // SAFETY: the array is as long as said; both calls work without locks or memory after the
+        // first of them, which was made at start.
+        unsafe {
+            let n = libc::backtrace(frames.as_mut_ptr(), FRAMES as libc::c_int);
+            libc::backtrace_symbols_fd(frames.as_ptr(), n, logger::descriptor());
+        }
+        say(format_args!("=== End of the crash report"));
+    }
+    // SAFETY: the default action is in place again (SA_RESETHAND), and ends the process as soon as
+    // this handler returns.
+    unsafe { libc::raise(signal) };
+}
