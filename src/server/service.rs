@@ -184,6 +184,7 @@ impl Service for Server {
     }
 
     fn woken(&mut self, net: &mut Net<Client>) {
+        self.take_fetched(net);
         self.log_turn(net);
     }
 

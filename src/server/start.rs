@@ -297,9 +297,11 @@ impl Server {
         }
         let clock = Clock::default();
         let memory = Memory::new().map_err(|e| format!("Can't start a thread: {e}"))?;
+        let repl = replication::Replication::new(&cfg, histories, clock.now_ms(), waker.clone())
+            .map_err(|e| format!("Can't start a thread: {e}"))?;
         Ok(Server {
             started_ms: clock.now_ms(),
-            repl: replication::Replication::new(&cfg, histories, clock.now_ms()),
+            repl,
             snapshots: snapshot::Snapshots::new(clock.now_ms()),
             loading: None::<load::Loading>,
             cfg,

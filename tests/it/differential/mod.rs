@@ -330,10 +330,11 @@ impl Pair {
         }
         let (head, tail) = (&command.0[..cursor], &command.0[cursor + 1..]);
         let [ours, oracle] = [0, 1].map(|i| scan_all(&mut self.main[i], head, tail));
-        // ZSCAN gives members and scores in one list; 7.0 and 7.2 print a score differently.
+        // ZSCAN gives members and scores in one list; 7.0 and 7.2 print a score differently, and a
+        // set that was made large at once has kept the sign of -0 only in 7.2.
         let odd: Vec<_> = ours.symmetric_difference(&oracle).collect();
         let numbers = |set: &BTreeSet<Vec<u8>>| -> BTreeSet<u64> {
-            set.iter().filter_map(|v| Some(number(v)?.to_bits())).collect()
+            set.iter().filter_map(|v| Some((number(v)? + 0.0).to_bits())).collect()
         };
         let only_scores = command.name() == "ZSCAN"
             && odd.iter().all(|v| number(v).is_some())

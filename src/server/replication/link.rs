@@ -1,0 +1,490 @@
+//! The replica's side: the link to the primary, what comes over it, and where that goes.
+
+use super::super::Server;
+use super::super::client::{Client, Kind};
+use super::super::pubsub::Listening;
+use crate::config::Config;
+use crate::config::types::{Primary as PrimaryAddress, PropagationError};
+use crate::logger::{self, Role};
+use crate::{log_debug, log_notice, log_verbose, log_warning, service};
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use varve_engine::Error;
+use varve_net::{Conn, ConnId, Net};
+use varve_persistence::log::{self, NewBase};
+use varve_persistence::offset::{HistoryId, Offset};
+use varve_replication::output::Level;
+use varve_replication::replica::{self, Replica};
+
+/// This server as a replica: the link's machine and what it is receiving.
+pub struct Link {
+    pub(super) machine: Replica,
+    conn: Option<ConnId>,
+    rdb: Option<Receiving>,
+    place: Option<replica::Place>,
+    /// The database that the stream has selected.
+    db: usize,
+    loading: bool,
+}
+
+struct Receiving {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    size: Option<u64>,
+    last_report_ms: i64,
+}
+
+pub(super) fn link_config(cfg: &Config, to: &PrimaryAddress) -> replica::Config {
+    let announced = match cfg.replica_announce_port {
+        0 => cfg.port,
+        port => port,
+    };
+    let mut config = replica::Config::new(&to.host, to.port, announced);
+    let some = |s: &str| (!s.is_empty()).then(|| s.to_owned());
+    config.user = some(&cfg.masteruser);
+    config.password = some(&cfg.masterauth);
+    config.announce_ip = some(&cfg.replica_announce_ip);
+    config.timeout_ms = cfg.repl_timeout as u64 * 1000;
+    config.reconnect_ms = cfg.repl_reconnect_delay as u64 * 1000;
+    config
+}
+
+impl Link {
+    pub fn machine(&self) -> &Replica {
+        &self.machine
+    }
+}
+
+impl Server {
+    /// Follows what the configuration names, at start.
+    pub fn start_replication(&mut self, net: &mut Net<Client>) {
+        if let Some(to) = self.cfg.replicaof.clone() {
+            self.follow(net, to);
+        }
+    }
+
+    /// `REPLICAOF host port`.
+    pub fn follow(&mut self, net: &mut Net<Client>, to: PrimaryAddress) {
+        let followers = self.repl.node.follow(&to.host, to.port);
+        self.drop_followers(net, followers);
+        let config = link_config(&self.cfg, &to);
+        self.cfg.replicaof = Some(to);
+        logger::set_role(Role::Replica);
+        self.unblock_all(net, "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)");
+        let now = self.now_u64();
+        let place = self.repl.node.place(self.log.end());
+        match &mut self.repl.link {
+            Some(link) => {
+                let mut out = std::mem::take(&mut self.repl.outputs);
+                link.machine.set_place(Some(place));
+                link.machine.reconfigure(config, now, &mut out);
+                self.act(net, None, &mut out);
+            }
+            None => {
+                self.repl.link = Some(Link {
+                    machine: Replica::new(config, Some(place), now),
+                    conn: None,
+                    rdb: None,
+                    place: None,
+                    db: self.log.current_db().unwrap_or(0) as usize,
+                    loading: false,
+                });
+                self.tick_link(net);
+            }
+        }
+    }
+
+    /// `REPLICAOF NO ONE`.
+    pub fn promote(&mut self, net: &mut Net<Client>) {
+        let Some(mut link) = self.repl.link.take() else { return };
+        let now = self.now_u64();
+        let mut out = Vec::new();
+        link.machine.stop(now, &mut out);
+        if let Some(id) = link.conn {
+            net.kill(id);
+        }
+        if let Some(rdb) = link.rdb {
+            let _ = std::fs::remove_file(rdb.path);
+        }
+        let mut random = [0u8; 20];
+        random.iter_mut().for_each(|b| *b = self.ks.random() as u8);
+        let followers = self.repl.node.promote(self.log.end(), random);
+        self.log.set_histories(self.repl.node.histories());
+        self.log.set_current_db(None);
+        self.cfg.replicaof = None;
+        logger::set_role(Role::Primary);
+        log_notice!(
+            "Primary mode: history {} goes on at offset {}",
+            self.repl.node.histories().current,
+            self.log.end()
+        );
+        self.drop_followers(net, followers);
+    }
+
+    pub(super) fn tick_link(&mut self, net: &mut Net<Client>) {
+        let now = self.now_u64();
+        let synced = self.log.synced();
+        let Some(link) = &mut self.repl.link else { return };
+        let mut out = std::mem::take(&mut self.repl.outputs);
+        link.machine.set_synced(synced);
+        link.machine.tick(now, &mut out);
+        self.act(net, None, &mut out);
+    }
+
+    pub fn repl_tick_while_loading(&mut self, net: &mut Net<Client>) {
+        if self.loading.as_ref().is_some_and(|l| l.from_primary) {
+            self.tick_link(net);
+        }
+    }
+
+    pub fn primary_connected(
+        &mut self,
+        net: &mut Net<Client>,
+        conn: &mut Conn<Client>,
+        result: io::Result<()>,
+    ) {
+        let now = self.now_u64();
+        let Some(link) = &mut self.repl.link else { return };
+        if link.conn != Some(conn.id) {
+            return;
+        }
+        let mut out = std::mem::take(&mut self.repl.outputs);
+        match result {
+            Ok(()) => link.machine.connected(now, &mut out),
+            Err(error) => {
+                link.conn = None;
+                link.machine.connect_failed(&error.to_string(), now, &mut out);
+            }
+        }
+        self.act(net, Some(conn), &mut out);
+    }
+
+    pub fn primary_closed(&mut self, net: &mut Net<Client>, id: ConnId) {
+        let now = self.now_u64();
+        let Some(link) = &mut self.repl.link else { return };
+        if link.conn != Some(id) {
+            return;
+        }
+        link.conn = None;
+        let mut out = std::mem::take(&mut self.repl.outputs);
+        link.machine.closed(now, &mut out);
+        self.act(net, None, &mut out);
+    }
+
+    /// Bytes from the primary.
+    pub fn primary_bytes(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
+        let now = self.now_u64();
+        loop {
+            let synced = self.log.synced();
+            let Some(link) = &mut self.repl.link else { return };
+            if link.conn != Some(conn.id) {
+                conn.close_asap = true;
+                return;
+            }
+            if link.machine.wanted() == 0 {
+                // A load runs: nothing is read until it is over.
+                conn.pause_read = true;
+                return;
+            }
+            link.machine.set_synced(synced);
+            let mut out = std::mem::take(&mut self.repl.outputs);
+            let taken = link.machine.bytes(conn.input.bytes(), now, &mut out);
+            self.stats.net_replication_in += taken as u64;
+            let acted = !out.is_empty();
+            self.act(net, Some(conn), &mut out);
+            conn.input.consume(taken);
+            if taken == 0 && !acted || conn.close_asap || conn.input.bytes().is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Does what the link's machine asks for. `conn` is the link's connection when it is at hand.
+    fn act(
+        &mut self,
+        net: &mut Net<Client>,
+        mut conn: Option<&mut Conn<Client>>,
+        out: &mut Vec<replica::Output>,
+    ) {
+        use replica::Output;
+        let mut outputs = std::mem::take(out);
+        for output in outputs.drain(..) {
+            match output {
+                Output::Log(level, text) => match level {
+                    Level::Debug => log_debug!("{text}"),
+                    Level::Verbose => log_verbose!("{text}"),
+                    Level::Notice => log_notice!("{text}"),
+                    Level::Warning => log_warning!("{text}"),
+                },
+                Output::Connect { host, port } => self.connect_to_primary(net, &host, port),
+                Output::Disconnect => {
+                    let id = self.repl.link.as_mut().and_then(|l| l.conn.take());
+                    match &mut conn {
+                        Some(conn) if id == Some(conn.id) => conn.close_asap = true,
+                        _ => {
+                            if let Some(id) = id {
+                                net.kill(id);
+                            }
+                        }
+                    }
+                }
+                Output::Send(bytes) => {
+                    let id = self.repl.link.as_ref().and_then(|l| l.conn);
+                    match &mut conn {
+                        Some(conn) if id == Some(conn.id) => conn.output.raw(&bytes),
+                        _ => {
+                            if let Some(id) = id
+                                && let Some(conn) = net.conn_mut(id)
+                            {
+                                conn.output.raw(&bytes);
+                                net.mark_dirty(id);
+                            }
+                        }
+                    }
+                }
+                Output::RdbBegin { size, place } => self.receive_rdb(size, place),
+                Output::RdbBytes(range) => {
+                    if let (Some(conn), Some(link)) = (&conn, &mut self.repl.link)
+                        && let Some(rdb) = &mut link.rdb
+                    {
+                        rdb.bytes += range.len() as u64;
+                        if let Err(error) = rdb.file.write_all(&conn.input.bytes()[range]) {
+                            let why = format!("can't write {}: {error}", rdb.path.display());
+                            let now = self.clock.now_ms() as u64;
+                            link.machine.rdb_failed(&why, true, now, out);
+                        }
+                    }
+                    self.report_receiving();
+                }
+                Output::RdbEnd => {
+                    self.load_received(net, out);
+                    if let Some(conn) = &mut conn {
+                        conn.pause_read = false;
+                    }
+                }
+                Output::RdbAbort => {
+                    if let Some(rdb) = self.repl.link.as_mut().and_then(|l| l.rdb.take()) {
+                        let _ = std::fs::remove_file(rdb.path);
+                    }
+                }
+                Output::Continue { new_history } => {
+                    let followers = self.repl.node.continued(new_history, self.log.end());
+                    self.log.set_histories(self.repl.node.histories());
+                    let db = self.repl.link.as_ref().map(|l| l.db as u32);
+                    self.log.set_current_db(db);
+                    self.stats.sync_continued += 1;
+                    self.drop_followers(net, followers);
+                }
+                Output::Stream(range) => {
+                    if let Some(conn) = &conn {
+                        let bytes = &conn.input.bytes()[range];
+                        self.apply_stream(net, bytes);
+                    }
+                    if !self.ks.ready.is_empty() {
+                        self.serve_ready(net);
+                    }
+                    if !self.ks.events.is_empty() {
+                        self.publish_events(net);
+                    }
+                    self.fail_all_watchers(net);
+                }
+                Output::LinkUp => {
+                    service::ready();
+                    log_notice!("The link to the primary is up");
+                }
+                Output::LinkDown { why } => log_warning!("The link to the primary is down: {why}"),
+            }
+        }
+        // Acting may have brought more to do.
+        if !out.is_empty() {
+            let mut more = std::mem::take(out);
+            self.act(net, conn, &mut more);
+        }
+        outputs.clear();
+        self.repl.outputs = outputs;
+    }
+
+    fn connect_to_primary(&mut self, net: &mut Net<Client>, host: &str, port: u16) {
+        let client = Client {
+            kind: Kind::Primary,
+            peer: format!("{host}:{port}"),
+            authenticated: true,
+            ..Client::default()
+        };
+        let source = self.cfg.bind_source_addr.parse().ok();
+        let result = (host, port).to_socket_addrs().and_then(|mut addrs| {
+            let addr = addrs.next().ok_or(io::Error::other("the name has no address"))?;
+            net.connect(addr, client, source)
+        });
+        let now = self.now_u64();
+        let Some(link) = &mut self.repl.link else { return };
+        match result {
+            Ok(id) => link.conn = Some(id),
+            Err(error) => {
+                let mut out = Vec::new();
+                link.machine.connect_failed(&error.to_string(), now, &mut out);
+                self.act(net, None, &mut out);
+            }
+        }
+    }
+
+    fn receive_rdb(&mut self, size: Option<u64>, place: Option<replica::Place>) {
+        let path = PathBuf::from(format!("temp-{}-sync.rdb", std::process::id()));
+        let now_ms = self.clock.now_ms();
+        let Some(link) = &mut self.repl.link else { return };
+        match File::create(&path) {
+            Ok(file) => {
+                link.rdb = Some(Receiving { path, file, bytes: 0, size, last_report_ms: now_ms });
+                link.place = place;
+            }
+            Err(error) => {
+                let mut out = Vec::new();
+                let why = format!("can't make {}: {error}", path.display());
+                link.machine.rdb_failed(&why, true, now_ms as u64, &mut out);
+                self.repl.outputs = out;
+            }
+        }
+    }
+
+    fn report_receiving(&mut self) {
+        let now = self.clock.now_ms();
+        let Some(rdb) = self.repl.link.as_mut().and_then(|l| l.rdb.as_mut()) else { return };
+        if now - rdb.last_report_ms < 1000 {
+            return;
+        }
+        rdb.last_report_ms = now;
+        let text = match rdb.size {
+            Some(size) => format!(
+                "Full sync: received {} of {} MB ({}%)",
+                rdb.bytes >> 20,
+                size >> 20,
+                rdb.bytes * 100 / size.max(1)
+            ),
+            None => format!("Full sync: received {} MB", rdb.bytes >> 20),
+        };
+        log_notice!("{text}");
+        service::status(self, &text);
+    }
+
+    /// The primary's RDB is whole: it replaces the data, and becomes the log's base as it is.
+    fn load_received(&mut self, net: &mut Net<Client>, out: &mut Vec<replica::Output>) {
+        let Some(link) = &mut self.repl.link else { return };
+        let (Some(rdb), place) = (link.rdb.take(), link.place.take()) else { return };
+        // A primary that tells no place (`SYNC`) leaves us with a history of our own.
+        let place = place.unwrap_or_else(|| {
+            let id = log::random_history().unwrap_or(HistoryId::NONE);
+            (id, Offset(0))
+        });
+        link.loading = true;
+        let synced = rdb.file.sync_all();
+        let loaded = synced
+            .map_err(|e| format!("can't sync {}: {e}", rdb.path.display()))
+            .and_then(|()| self.load_from_primary(net, &rdb.path));
+        let now = self.now_u64();
+        let link = match &mut self.repl.link {
+            Some(link) if link.loading => link,
+            // Meanwhile the role was changed.
+            _ => {
+                let _ = std::fs::remove_file(&rdb.path);
+                return;
+            }
+        };
+        link.loading = false;
+        let stream_db = match loaded {
+            Ok(loaded) => loaded.db,
+            Err(why) => {
+                let _ = std::fs::remove_file(&rdb.path);
+                link.machine.rdb_failed(&why, false, now, out);
+                return;
+            }
+        };
+        link.db = stream_db as usize;
+        let followers = self.repl.node.adopted(place.0);
+        let histories = self.repl.node.histories();
+        self.histories = histories;
+        if self.log.is_on_disk() {
+            let base = NewBase { path: rdb.path, at: place.1, rdb: true, keep: false };
+            self.log.reset(histories, place.1, stream_db, Some(base));
+            self.snapshots.base = None;
+        } else {
+            // Kept as the dump: a restart then knows where it stood.
+            let kept = std::fs::rename(&rdb.path, &self.cfg.dbfilename);
+            self.log.reset(histories, place.1, stream_db, None);
+            self.snapshots.base = None;
+            if let Err(error) = kept {
+                log_warning!("Can't keep the received RDB as {}: {error}", self.cfg.dbfilename);
+            } else if self.cfg.rdb_del_sync_files && self.keeps_nothing() {
+                log_notice!("Removing the RDB file that the primary sent");
+                self.remove_dump();
+            }
+        }
+        self.ks.dirty = 0;
+        self.snapshots.dirty_saved = 0;
+        if let Some(link) = &mut self.repl.link {
+            link.machine.rdb_loaded(place, now, out);
+        }
+        self.drop_followers(net, followers);
+    }
+
+    /// Whole commands of the primary's stream: into the log as they came, then run.
+    fn apply_stream(&mut self, net: &mut Net<Client>, bytes: &[u8]) {
+        self.log.append(bytes);
+        self.ks.now_ms = self.clock.now_ms();
+        let mut db = self.repl.link.as_ref().map_or(0, |l| l.db);
+        let mut frame = std::mem::take(&mut self.frame);
+        let limits = varve_engine::resp::request::Limits::default();
+        let mut rest = bytes;
+        while let Ok(Some(len)) = frame.parse(rest, &limits) {
+            let mut args = frame.args(rest);
+            match args[0].to_ascii_lowercase().as_slice() {
+                b"select" => {
+                    db = args
+                        .get(1)
+                        .and_then(varve_engine::num::parse_int)
+                        .map_or(db, |n| n as usize);
+                }
+                b"multi" | b"exec" | b"ping" | b"replconf" => {}
+                word @ (b"publish" | b"spublish") if args.len() == 3 => {
+                    let kind = match word {
+                        b"publish" => Listening::Channel,
+                        _ => Listening::Shard,
+                    };
+                    self.publish(net, None, kind, &args[1], &args[2]);
+                }
+                _ => {
+                    if let Err(why) = self.apply(db, &mut args) {
+                        log_warning!(
+                            "== CRITICAL == This replica is sending an error to its primary: {why}"
+                        );
+                        self.stats.unexpected_errors += 1;
+                        let behavior = self.cfg.propagation_error_behavior;
+                        if behavior != PropagationError::Ignore && self.cfg.replica_read_only {
+                            panic!(
+                                "the data differ from the primary's, and propagation-error-behavior is {}: {why}",
+                                behavior.name()
+                            );
+                        }
+                    }
+                }
+            }
+            rest = &rest[len..];
+        }
+        self.frame = frame;
+        self.log.set_current_db(Some(db as u32));
+        if let Some(link) = &mut self.repl.link {
+            link.db = db;
+        }
+    }
+
+    /// Ends the waits of all clients, as the server is no longer what they waited on.
+    fn unblock_all(&mut self, net: &mut Net<Client>, why: &'static str) {
+        let blocked: Vec<ConnId> =
+            net.iter().filter(|c| c.session.blocked.is_some()).map(|c| c.id).collect();
+        for id in blocked {
+            self.release(net, id, Some(Error::new(why)));
+        }
+    }
+}

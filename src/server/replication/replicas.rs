@@ -1,0 +1,366 @@
+//! The primary's side: what replicas are answered, and which snapshot they get.
+
+use super::super::Server;
+use super::super::client::{Client, Kind};
+use super::super::dispatch::Call;
+use super::super::snapshot::Purpose;
+use super::feed::Feeding;
+use crate::{log_notice, log_warning};
+use memmap2::Mmap;
+use std::fs::File;
+use std::sync::Arc;
+use varve_engine::{Args, Error};
+use varve_net::{Conn, ConnId, Net};
+use varve_persistence::offset::Offset;
+use varve_replication::node::Followers;
+use varve_replication::primary::supply::{AfterBulk, Supply, SupplyView, Target};
+use varve_replication::primary::{Decision, Replconf};
+
+/// With more than this waiting at a replica, a streaming child is not read.
+const STREAM_HIGH: usize = 16 << 20;
+
+impl Server {
+    /// `REPLCONF` from a client.
+    pub fn replconf(&mut self, call: &mut Call<'_>, args: &Args<'_>) -> Result<(), Error> {
+        match self.repl.primary.replconf(call.id, args, self.now_u64())? {
+            Replconf::Ok => call.reply.ok(),
+            Replconf::Silent | Replconf::GetAck => {}
+            Replconf::Ack { start } => {
+                if let Some(from) = start {
+                    self.feed_from(call.id, from);
+                    call.client.reconfigure = true;
+                }
+                if self.waiters.any_on_replicas() {
+                    self.serve_replica_waiters(call.net);
+                }
+            }
+        }
+        call.client.speaks_replconf = true;
+        Ok(())
+    }
+
+    /// `PSYNC id offset`.
+    pub fn psync(&mut self, call: &mut Call<'_>, id: &[u8], next: i64) -> Result<(), Error> {
+        let view = self.log_view();
+        let decision = self.repl.primary.psync(call.id, id, next, &view, self.now_u64());
+        self.answer_sync(call, decision)
+    }
+
+    /// `SYNC`.
+    pub fn sync(&mut self, call: &mut Call<'_>) -> Result<(), Error> {
+        let view = self.log_view();
+        let decision = self.repl.primary.sync(call.id, &view, self.now_u64());
+        self.answer_sync(call, decision)
+    }
+
+    fn answer_sync(&mut self, call: &mut Call<'_>, decision: Decision) -> Result<(), Error> {
+        match decision {
+            Decision::Refuse(error) => return Err(error),
+            Decision::Ignore => return Ok(()),
+            Decision::Continue { reply, from } => {
+                log_notice!(
+                    "Partial resynchronization request from {} accepted: it goes on from offset {from}, {} bytes behind",
+                    call.client.peer,
+                    self.log.end() - from
+                );
+                call.reply.raw(&reply);
+                self.become_replica(call);
+                self.feed_from(call.id, from);
+            }
+            Decision::Full { reason } => {
+                log_notice!("Full resync requested by replica {}: {reason}", call.client.peer);
+                self.become_replica(call);
+                self.repl.feeding.insert(call.id, Feeding::Nothing);
+                self.supply_due = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn become_replica(&mut self, call: &mut Call<'_>) {
+        call.client.kind = Kind::Replica;
+        call.client.reconfigure = true;
+    }
+
+    pub fn replica_closed(&mut self, _: &mut Net<Client>, id: ConnId) {
+        self.repl.feeding.remove(&id);
+        if self.repl.primary.closed(id, self.now_u64()) {
+            log_notice!("Connection with replica client id #{id} lost.");
+        }
+        // Nobody left to stream to: the child works for nothing.
+        let orphan = self.snapshots.running.as_ref().is_some_and(|r| match &r.purpose {
+            Purpose::SyncSocket { conns, .. } => {
+                !conns.iter().any(|c| self.repl.feeding.contains_key(c))
+            }
+            _ => false,
+        });
+        if orphan {
+            log_notice!("No replica is left that waits for the RDB: ending the child");
+            if let Some(running) = &self.snapshots.running {
+                let _ = nix::sys::signal::kill(running.pid, nix::sys::signal::Signal::SIGKILL);
+            }
+        }
+    }
+
+    /// Sends this server's own replicas away, so that they come back and learn the new history.
+    pub(super) fn drop_followers(&mut self, net: &mut Net<Client>, followers: Followers) {
+        if followers == Followers::Drop {
+            for id in self.repl.primary.drop_all(self.now_u64()) {
+                net.kill(id);
+            }
+        }
+    }
+
+    /// Asks all replicas to say how far they are: for `WAIT`. Once a turn is enough for all.
+    pub fn ask_for_acks(&mut self) {
+        self.acks_due = true;
+    }
+
+    /// Finds snapshots for the replicas that wait for one.
+    pub(super) fn supply(&mut self, net: &mut Net<Client>) {
+        loop {
+            let view = SupplyView {
+                base: self.usable_base(),
+                disk_child: self.snapshots.running.as_ref().and_then(|r| {
+                    (matches!(r.purpose, Purpose::Save | Purpose::SyncDisk)).then_some(r.at)
+                }),
+                can_fork: !self.snapshots.running() && self.in_exec.is_none(),
+            };
+            let now = self.now_u64();
+            let Some(supply) = self.repl.primary.supply(&view, now) else { return };
+            match supply {
+                Supply::Base { from, conns } => {
+                    log_notice!(
+                        "Full sync from the snapshot on disk at offset {from}: the log continues it, no fork"
+                    );
+                    self.announce(net, &conns);
+                    let path = self.snapshots.base.as_ref().map(|b| b.path.clone());
+                    if let Some(path) = path {
+                        self.send_file(net, &conns, &path);
+                    }
+                }
+                Supply::Join { from, conns } => {
+                    log_notice!("Full sync joins the save that runs, of offset {from}");
+                    self.announce(net, &conns);
+                }
+                Supply::Fork { target, conns, .. } => self.fork_for(net, target, &conns),
+            }
+        }
+    }
+
+    /// A complete RDB on disk that the log continues, unless writing it is nearly as long ago as
+    /// loading the rest would take.
+    fn usable_base(&self) -> Option<Offset> {
+        let base = self.snapshots.base.as_ref()?;
+        let continues = base.at >= self.log.first_available() && base.is_there();
+        let behind = self.log.end().0.saturating_sub(base.at.0);
+        (continues && behind <= self.cfg.repl_backlog_size.max(64 << 20)).then_some(base.at)
+    }
+
+    fn fork_for(&mut self, net: &mut Net<Client>, target: Target, conns: &[ConnId]) {
+        let purpose = match target {
+            Target::Disk => Purpose::SyncDisk,
+            Target::Socket => {
+                let mark = self.stream_mark();
+                Purpose::SyncSocket { conns: conns.to_vec(), mark }
+            }
+        };
+        let mark = match &purpose {
+            Purpose::SyncSocket { mark, .. } => Some(*mark),
+            _ => None,
+        };
+        log_notice!(
+            "Starting BGSAVE for SYNC with target: {}",
+            if mark.is_some() { "replicas sockets" } else { "disk" }
+        );
+        let now = self.now_u64();
+        match self.start_child(net, purpose) {
+            Ok(at) => {
+                // What a replica is fed after its snapshot begins with the database of its first
+                // write said: the snapshot alone does not tell a Redis replica which one that is. A
+                // replica's own stream stays as its primary made it, and the snapshot tells.
+                if self.is_primary() {
+                    self.log.set_current_db(None);
+                }
+                let there = self.repl.primary.forked(conns, target, at, now);
+                self.announce(net, &there);
+                if let Some(mark) = mark {
+                    for id in there {
+                        self.repl.primary.bulk_started(id, now);
+                        self.repl.feeding.insert(id, Feeding::Stream);
+                        if let Some(conn) = net.conn_mut(id) {
+                            conn.output.raw(b"$EOF:");
+                            conn.output.raw(&mark);
+                            conn.output.raw(b"\r\n");
+                            net.mark_dirty(id);
+                        }
+                    }
+                }
+            }
+            Err(_) => {
+                for id in self.repl.primary.fork_failed(conns, now) {
+                    if let Some(conn) = net.conn_mut(id) {
+                        conn.output.raw(b"-ERR BGSAVE failed, replication can't continue\r\n");
+                        conn.close_after_reply = true;
+                        net.mark_dirty(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells replicas which state their snapshot is.
+    fn announce(&mut self, net: &mut Net<Client>, conns: &[ConnId]) {
+        let history = self.repl.node.histories().current;
+        for &id in conns {
+            let Some(line) = self.repl.primary.fullresync(id, history) else { continue };
+            if let Some(conn) = net.conn_mut(id) {
+                conn.output.raw(&line);
+                net.mark_dirty(id);
+            }
+        }
+    }
+
+    fn send_file(&mut self, net: &mut Net<Client>, conns: &[ConnId], path: &std::path::Path) {
+        // SAFETY: RDB files are never changed in place, only replaced.
+        let map = File::open(path).and_then(|file| unsafe { Mmap::map(&file) });
+        let map = match map {
+            Ok(map) => Arc::new(map),
+            Err(error) => {
+                log_warning!("Can't read {} for a full sync: {error}", path.display());
+                for &id in conns {
+                    net.kill(id);
+                }
+                return;
+            }
+        };
+        let now = self.now_u64();
+        for &id in conns {
+            self.repl.primary.bulk_started(id, now);
+            self.repl.feeding.insert(id, Feeding::File { map: Some(map.clone()), at: 0 });
+            if let Some(conn) = net.conn_mut(id) {
+                conn.output.raw(format!("${}\r\n", map.len()).as_bytes());
+                net.mark_dirty(id);
+            }
+        }
+    }
+
+    /// A connection was given the last byte of its RDB.
+    pub(super) fn bulk_sent(&mut self, id: ConnId, peer: &str) {
+        let now = self.now_u64();
+        log_notice!("Synchronization with replica {peer} succeeded");
+        self.after_bulk(id, now);
+    }
+
+    pub(super) fn after_bulk(&mut self, id: ConnId, now: u64) {
+        match self.repl.primary.bulk_done(id, now) {
+            Some(AfterBulk::Feed { from }) => self.feed_from(id, from),
+            Some(AfterBulk::AwaitAck | AfterBulk::Nothing) | None => {
+                self.repl.feeding.insert(id, Feeding::Nothing);
+            }
+        }
+    }
+
+    /// Passes on what a child streams to all who wait for it.
+    pub fn stream_to_replicas(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
+        let Some(running) = &self.snapshots.running else { return };
+        let Purpose::SyncSocket { conns, .. } = &running.purpose else { return };
+        let bytes: Arc<Vec<u8>> = Arc::new(conn.input.bytes().to_vec());
+        let len = bytes.len();
+        conn.input.consume(len);
+        let now = self.clock.now_ms() as u64;
+        let mut fullest = 0;
+        for &id in conns {
+            if !matches!(self.repl.feeding.get(&id), Some(Feeding::Stream)) {
+                continue;
+            }
+            if let Some(replica) = net.conn_mut(id) {
+                replica.output.shared(bytes.clone(), 0..len);
+                fullest = fullest.max(replica.output.len());
+                self.stats.net_replication_out += len as u64;
+                self.repl.primary.bulk_progress(id, now);
+                net.mark_dirty(id);
+            }
+        }
+        if fullest > STREAM_HIGH {
+            conn.pause_read = true;
+            self.stream_paused = Some(conn.id);
+        }
+    }
+
+    /// Reads on from a child that was held back, if its readers have caught up.
+    pub(super) fn resume_stream(&mut self, net: &mut Net<Client>) {
+        let Some(id) = self.stream_paused else { return };
+        let full = self.repl.feeding.iter().any(|(id, feeding)| {
+            matches!(feeding, Feeding::Stream)
+                && net.conn(*id).is_some_and(|c| c.output.len() > STREAM_HIGH / 2)
+        });
+        if !full {
+            self.stream_paused = None;
+            if let Some(conn) = net.conn_mut(id) {
+                conn.pause_read = false;
+            }
+            net.resume(id);
+        }
+    }
+
+    /// A child that worked for replicas, or that replicas joined, has ended.
+    pub fn sync_child_ended(&mut self, net: &mut Net<Client>, purpose: &Purpose, ok: bool) {
+        let now = self.now_u64();
+        match purpose {
+            Purpose::SyncSocket { conns, .. } => {
+                if ok {
+                    for &id in conns {
+                        if matches!(self.repl.feeding.get(&id), Some(Feeding::Stream)) {
+                            self.after_bulk(id, now);
+                        }
+                    }
+                } else {
+                    for id in self.repl.primary.stream_failed(now) {
+                        net.kill(id);
+                    }
+                }
+            }
+            Purpose::Save | Purpose::SyncDisk => {
+                let waiting = self.repl.primary.child_done(ok, now);
+                if !ok {
+                    for id in waiting {
+                        net.kill(id);
+                    }
+                } else if !waiting.is_empty() {
+                    let path = self.snapshots.base.as_ref().map(|b| b.path.clone());
+                    if let Some(path) = path {
+                        self.send_file(net, &waiting, &path);
+                    }
+                }
+            }
+            Purpose::Rewrite => {}
+        }
+        self.supply_due = true;
+    }
+
+    /// Whether this server keeps no data on disk.
+    pub(super) fn keeps_nothing(&self) -> bool {
+        self.cfg.save.is_empty() && !self.cfg.appendonly
+    }
+
+    /// Removes the dump that was written for replicas only, when none needs it any more.
+    pub(super) fn remove_sync_file(&mut self, now: u64) {
+        if !self.snapshots.sync_file || !self.cfg.rdb_del_sync_files || !self.keeps_nothing() {
+            return;
+        }
+        if self.snapshots.running() || !self.repl.primary.listed(now).all(|r| r.online) {
+            return;
+        }
+        log_notice!("Removing the RDB file that was written for replicas only");
+        self.remove_dump();
+    }
+
+    pub(super) fn remove_dump(&mut self) {
+        self.snapshots.sync_file = false;
+        self.snapshots.base = None;
+        if let Err(error) = std::fs::remove_file(&self.cfg.dbfilename) {
+            log_warning!("Can't remove {}: {error}", self.cfg.dbfilename);
+        }
+    }
+}
