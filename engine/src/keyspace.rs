@@ -586,6 +586,23 @@ impl Keyspace {
         n
     }
 
+    /// Puts `fresh` data in the place of all that there is, which goes as by [`Keyspace::flush`].
+    /// Clients that watch a key or wait for one see the new.
+    pub fn replace(&mut self, fresh: Vec<Db>, lazy: bool) {
+        for (db, fresh) in fresh.into_iter().enumerate().take(self.dbs.len()) {
+            self.flush(db, lazy);
+            let d = &mut self.dbs[db];
+            (d.keys, d.expires) = (fresh.keys, fresh.expires);
+            for (key, clients) in &d.watched {
+                if d.keys.get(hash(key), key).is_some() {
+                    self.watchers_hit.extend_from_slice(clients);
+                }
+            }
+            let there = |key: &&Box<[u8]>| d.keys.get(hash(key), key).is_some();
+            self.ready.extend(d.waiting.keys().filter(there).map(|key| (db, key.clone())));
+        }
+    }
+
     /// Exchanges two databases: clients that watch a key or wait for one see the other's.
     pub fn swap(&mut self, a: usize, b: usize) {
         if a == b {

@@ -299,8 +299,9 @@ impl Server {
         t.title("Persistence");
         let (s, log) = (&self.snapshots, self.log.stats());
         let ok = |ok: bool| if ok { "ok" } else { "err" };
-        t.flag("loading", self.loading.is_some());
-        t.add("async_loading", 0);
+        let beside = self.loading.as_ref().is_some_and(|l| l.is_beside());
+        t.flag("loading", self.loading.is_some() && !beside);
+        t.flag("async_loading", beside);
         let running = s.running.as_ref();
         let cow = running.map_or(0, |r| r.cow);
         t.add("current_cow_peak", cow);

@@ -28,7 +28,7 @@ impl Server {
 
     /// When the loop must come back although nothing happens.
     pub fn next_deadline(&self) -> Option<Instant> {
-        if self.memory.evicting {
+        if self.memory.evicting || self.load_is_due() {
             return Some(self.clock.instant());
         }
         let mut next = self.cron.next.unwrap_or(self.clock.instant());

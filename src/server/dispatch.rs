@@ -193,7 +193,7 @@ impl Server {
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
             ));
         }
-        if self.loading.is_some() && !spec.has(flag::LOADING) {
+        if !spec.has(flag::LOADING) && self.loading.as_ref().is_some_and(|l| !l.is_beside()) {
             return Err(Error::new("LOADING Varve is loading the dataset in memory"));
         }
         Ok(())

@@ -7,6 +7,7 @@
 use super::Server;
 use super::client::{Client, Kind};
 use super::registry::Run;
+use super::snapshot::OnDisk;
 use crate::config::types::PropagationError;
 use crate::{log_notice, log_warning, service};
 use memmap2::{Advice, Mmap};
@@ -14,7 +15,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use varve_engine::command::Ctx;
-use varve_engine::keyspace::Origin;
+use varve_engine::keyspace::{Db, Origin};
 use varve_engine::{Args, Error};
 use varve_net::Net;
 use varve_persistence::log::{self, Base, BaseKind, Log};
@@ -31,6 +32,9 @@ pub struct Loading {
     last_report: Instant,
     /// Whether it is a primary's RDB rather than the start.
     pub from_primary: bool,
+    /// What clients are served meanwhile, if the new data are loaded beside it:
+    /// `repl-diskless-load swapdb`. In its place when the event loop runs.
+    served: Option<Vec<Db>>,
 }
 
 /// Work between two turns of the event loop.
@@ -98,7 +102,13 @@ impl Loading {
             // The first report comes early: a short load is worth one line too.
             last_report: now - REPORT_EVERY * 4 / 5,
             from_primary,
+            served: None,
         }
+    }
+
+    /// Whether clients are served the data that there were before.
+    pub fn is_beside(&self) -> bool {
+        self.served.is_some()
     }
 
     pub fn percent(&self) -> f64 {
@@ -145,8 +155,10 @@ impl Server {
             recovered.base().and_then(|b| std::fs::metadata(&b.path).ok()).map_or(0, |m| m.len());
         let total = base_bytes + (recovered.end() - recovered.start());
         self.loading = Some(Loading::new(total, self.clock.now_ms(), false));
+        let mut base_place = None;
         if let Some(base) = recovered.base().cloned() {
-            self.load_base(net, &base, &mut recovered)?;
+            let place = self.load_base(net, &base, &mut recovered)?;
+            base_place = place.offset.map(|at| (base.path, at));
         }
         let replayed = recovered
             .replay(&mut |command| self.replay(net, command))
@@ -173,6 +185,10 @@ impl Server {
         self.log.set_current_db(Some(replayed.db));
         self.histories = histories;
         self.repl.set_histories(histories);
+        // A replica that comes with nothing can have the base as it is.
+        self.snapshots.base = base_place
+            .filter(|(_, at)| *at >= self.log.first_available())
+            .map(|(path, at)| OnDisk::new(path, at));
         Ok(())
     }
 
@@ -210,27 +226,23 @@ impl Server {
         self.log.start_disk(options, base, db).map_err(|e| e.to_string())
     }
 
+    /// Loads the base, and says where it stands if it is an RDB that tells.
     fn load_base(
         &mut self,
         net: &mut Net<Client>,
         base: &Base,
         recovered: &mut log::Recovered,
-    ) -> Result<(), String> {
+    ) -> Result<Place, String> {
         log_notice!("Loading the log's base {}", base.path.display());
-        match base.kind {
-            BaseKind::Rdb => self.load_rdb(net, &base.path).map(drop),
-            BaseKind::Aof => recovered
-                .replay_base(0, &mut |command| self.replay(net, command))
-                .map(drop)
-                .map_err(|e: Fault| e.to_string()),
-            BaseKind::RdbThenAof => {
-                let (_, end) = self.load_rdb(net, &base.path)?;
-                recovered
-                    .replay_base(end as u64, &mut |command| self.replay(net, command))
-                    .map(drop)
-                    .map_err(|e: Fault| e.to_string())
-            }
-        }
+        let rdb_end = match base.kind {
+            BaseKind::Rdb => return self.load_rdb(net, &base.path).map(|(place, _)| place),
+            BaseKind::Aof => 0,
+            BaseKind::RdbThenAof => self.load_rdb(net, &base.path)?.1 as u64,
+        };
+        recovered
+            .replay_base(rdb_end, &mut |command| self.replay(net, command))
+            .map_err(|e: Fault| e.to_string())?;
+        Ok(Place::default())
     }
 
     fn load_dump(&mut self, net: &mut Net<Client>) -> Result<(), String> {
@@ -261,6 +273,7 @@ impl Server {
                 Log::in_memory(histories, offset, self.cfg.repl_backlog_size, self.waker.clone());
             self.log.set_current_db(Some(place.db));
             self.repl.set_histories(histories);
+            self.snapshots.base = Some(OnDisk::new(path, offset));
         }
         Ok(())
     }
@@ -434,38 +447,58 @@ impl Server {
             service::status(self, &text);
         }
         self.clock.sync();
+        self.exchange_served();
         let _ = varve_net::turn(net, self, Some(Duration::ZERO));
         self.repl_tick_while_loading(net);
+        self.exchange_served();
         if let Some(loading) = &mut self.loading {
             loading.last_turn = Instant::now();
         }
     }
 
-    /// Replaces the data by a primary's RDB. The error says why, and whether the old data is still
-    /// there.
+    /// Exchanges the data that is loaded and the data that clients are served, if they are two.
+    fn exchange_served(&mut self) {
+        if let Some(served) = self.loading.as_mut().and_then(|l| l.served.as_mut()) {
+            std::mem::swap(&mut self.ks.dbs, served);
+        }
+    }
+
+    /// Replaces the data by a primary's RDB; with `beside`, clients are served the old data until
+    /// the new are whole, and keep them if they never are.
     pub fn load_from_primary(
         &mut self,
         net: &mut Net<Client>,
         path: &Path,
+        beside: bool,
     ) -> Result<Place, String> {
         let len = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
-        let mut loading = Loading::new(len, self.clock.now_ms(), true);
-        loading.from_primary = true;
-        self.loading = Some(loading);
         let lazy = self.cfg.replica_lazy_flush;
+        let mut loading = Loading::new(len, self.clock.now_ms(), true);
+        if beside {
+            loading.served = Some(self.ks.dbs.iter().map(|_| Db::default()).collect());
+        } else {
+            self.flush_all(lazy);
+        }
+        self.loading = Some(loading);
+        self.exchange_served();
+        let loaded = self.load_rdb(net, path);
+        self.exchange_served();
+        let fresh = self.loading.take().and_then(|l| l.served);
+        match (&loaded, fresh) {
+            (Ok(_), Some(fresh)) if self.still_receives() => self.ks.replace(fresh, lazy),
+            (_, Some(fresh)) => drop(fresh),
+            (Ok(_), None) => {}
+            (Err(_), None) => self.flush_all(true),
+        }
+        self.collect_garbage();
+        loaded.map(|(place, _)| place)
+    }
+
+    fn flush_all(&mut self, lazy: bool) {
         for db in 0..self.ks.dbs.len() {
             self.ks.flush(db, lazy);
         }
         self.collect_garbage();
-        let loaded = self.load_rdb(net, path);
-        self.loading = None;
-        if loaded.is_err() {
-            for db in 0..self.ks.dbs.len() {
-                self.ks.flush(db, true);
-            }
-            self.collect_garbage();
-        }
-        loaded.map(|(place, _)| place)
     }
 }
 

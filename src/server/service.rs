@@ -197,6 +197,9 @@ impl Service for Server {
     }
 
     fn tick(&mut self, net: &mut Net<Client>) {
+        if self.load_is_due() {
+            self.load_received(net);
+        }
         self.on_tick(net);
     }
 

@@ -145,8 +145,13 @@ fn identity(path: &Path) -> Option<Identity> {
 }
 
 impl OnDisk {
-    fn new(path: PathBuf, at: Offset) -> OnDisk {
+    pub fn new(path: PathBuf, at: Offset) -> OnDisk {
         OnDisk { identity: identity(&path), path, at }
+    }
+
+    /// The length of the file.
+    pub fn bytes(&self) -> u64 {
+        self.identity.map_or(0, |(_, len, _)| len)
     }
 
     /// Whether the file is still the one that was written.

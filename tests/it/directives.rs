@@ -222,7 +222,14 @@ fn ps_shows_a_title() {
     assert!(shown().len() > program.as_os_str().len() && long.starts_with(&shown()), "{}", shown());
     client.ok(&["CONFIG", "SET", "proc-title-template", "{title} saves"]);
     let child = stopped_child(&server, &mut client, "BGSAVE");
-    assert_eq!(process_file(child, "cmdline"), "varve-rdb-bgsave saves");
+    // It may have been stopped before it came to its title.
+    let titled = || {
+        signal(child, libc::SIGCONT);
+        std::thread::sleep(Duration::from_millis(1));
+        signal(child, libc::SIGSTOP);
+        process_file(child, "cmdline") == "varve-rdb-bgsave saves"
+    };
+    assert!(eventually(PATIENCE, titled), "{}", process_file(child, "cmdline"));
     signal(child, libc::SIGCONT);
     no_child(&server);
     // The environment works although its place was taken.

@@ -4,14 +4,15 @@
 //! by reference, from the segments on disk when the tail has left it behind, and is asked for only
 //! when the connection has little left to send: a slow replica costs an offset, not a buffer.
 //!
-//! The loop never waits for a disk: segments are read, and pages of a mapped snapshot brought into
-//! memory, by the [`Fetcher`]'s thread, a piece at a time for each connection.
+//! The loop never waits for a disk: segments are read, pages of a mapped snapshot brought into memory,
+//! and a received one made durable, by the [`Fetcher`]'s thread.
 
 use super::super::Server;
 use super::super::client::Client;
 use crate::log_warning;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use memmap2::{Advice, Mmap};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,8 +49,16 @@ pub enum Feeding {
 
 /// Where the fetcher reads.
 enum Source {
-    Segments { reader: Box<SegmentReader>, upto: Offset },
-    File { map: Arc<Mmap>, range: Range<usize> },
+    Segments {
+        reader: Box<SegmentReader>,
+        upto: Offset,
+    },
+    File {
+        map: Arc<Mmap>,
+        range: Range<usize>,
+    },
+    /// Not for a replica: a file that was received from the primary, to be made durable.
+    Received(File),
 }
 
 struct Fetched {
@@ -81,6 +90,16 @@ impl Fetcher {
         })?;
         Ok(Fetcher { wanted, fetched })
     }
+
+    fn fetch(&self, id: ConnId, source: Source) {
+        // The thread ends only with this process.
+        let _ = self.wanted.send((id, source));
+    }
+
+    /// Makes durable what came over connection `id`: [`Server::received_is_durable`] follows.
+    pub fn sync(&self, id: ConnId, file: File) {
+        self.fetch(id, Source::Received(file));
+    }
 }
 
 impl Source {
@@ -97,6 +116,7 @@ impl Source {
                 let _ = map.advise_range(Advice::PopulateRead, range.start, range.len());
                 Ok(Vec::new())
             }
+            Source::Received(file) => file.sync_all().map(|()| Vec::new()),
         }
     }
 }
@@ -138,8 +158,7 @@ impl Server {
     }
 
     fn fetch(&self, id: ConnId, source: Source) {
-        // The thread ends only with this process.
-        let _ = self.repl.fetcher.wanted.send((id, source));
+        self.repl.fetcher.fetch(id, source);
     }
 
     fn feed_from_tail(&mut self, conn: &mut Conn<Client>) {
@@ -180,6 +199,10 @@ impl Server {
     /// Sends on what the fetcher has brought.
     pub fn take_fetched(&mut self, net: &mut Net<Client>) {
         while let Ok(Fetched { conn: id, source, result }) = self.repl.fetcher.fetched.try_recv() {
+            if let Source::Received(_) = source {
+                self.received_is_durable(id, result.map(drop));
+                continue;
+            }
             // A connection that has gone has left nothing to feed.
             let (Some(conn), Some(feeding)) = (net.conn_mut(id), self.repl.feeding.get_mut(&id))
             else {

@@ -3,14 +3,17 @@
 use super::super::Server;
 use super::super::client::{Client, Kind};
 use super::super::pubsub::Listening;
+use super::super::snapshot::OnDisk;
 use crate::config::Config;
-use crate::config::types::{Primary as PrimaryAddress, PropagationError};
+use crate::config::types::{DisklessLoad, Primary as PrimaryAddress, PropagationError};
 use crate::logger::{self, Role};
 use crate::{log_debug, log_notice, log_verbose, log_warning, service};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::ToSocketAddrs;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use varve_engine::Error;
 use varve_net::{Conn, ConnId, Net};
 use varve_persistence::log::{self, NewBase};
@@ -27,11 +30,17 @@ pub struct Link {
     /// The database that the stream has selected.
     db: usize,
     loading: bool,
+    /// What was received is durable, or can not be made so: it is to be loaded.
+    received: Option<io::Result<()>>,
 }
 
 struct Receiving {
     path: PathBuf,
+    /// The file is anonymous memory, which nothing but its descriptor holds.
+    in_memory: bool,
     file: File,
+    /// The connection over which all of it has come.
+    whole: Option<ConnId>,
     bytes: u64,
     size: Option<u64>,
     last_report_ms: i64,
@@ -50,6 +59,15 @@ pub(super) fn link_config(cfg: &Config, to: &PrimaryAddress) -> replica::Config 
     config.timeout_ms = cfg.repl_timeout as u64 * 1000;
     config.reconnect_ms = cfg.repl_reconnect_delay as u64 * 1000;
     config
+}
+
+impl Receiving {
+    /// Removes what was received.
+    fn discard(&self) {
+        if !self.in_memory {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Link {
@@ -91,6 +109,7 @@ impl Server {
                     place: None,
                     db: self.log.current_db().unwrap_or(0) as usize,
                     loading: false,
+                    received: None,
                 });
                 self.tick_link(net);
             }
@@ -106,9 +125,7 @@ impl Server {
         if let Some(id) = link.conn {
             net.kill(id);
         }
-        if let Some(rdb) = link.rdb {
-            let _ = std::fs::remove_file(rdb.path);
-        }
+        link.rdb.take().inspect(Receiving::discard);
         let mut random = [0u8; 20];
         random.iter_mut().for_each(|b| *b = self.ks.random() as u8);
         let followers = self.repl.node.promote(self.log.end(), random);
@@ -259,15 +276,11 @@ impl Server {
                     }
                     self.report_receiving();
                 }
-                Output::RdbEnd => {
-                    self.load_received(net, out);
-                    if let Some(conn) = &mut conn {
-                        conn.pause_read = false;
-                    }
-                }
+                Output::RdbEnd => self.sync_received(out),
                 Output::RdbAbort => {
-                    if let Some(rdb) = self.repl.link.as_mut().and_then(|l| l.rdb.take()) {
-                        let _ = std::fs::remove_file(rdb.path);
+                    if let Some(link) = &mut self.repl.link {
+                        link.received = None;
+                        link.rdb.take().inspect(Receiving::discard);
                     }
                 }
                 Output::Continue { new_history } => {
@@ -332,12 +345,32 @@ impl Server {
     }
 
     fn receive_rdb(&mut self, size: Option<u64>, place: Option<replica::Place>) {
-        let path = PathBuf::from(format!("temp-{}-sync.rdb", std::process::id()));
         let now_ms = self.clock.now_ms();
+        // A log on disk needs the file as its base.
+        let in_memory = !self.log.is_on_disk()
+            && match self.cfg.repl_diskless_load {
+                DisklessLoad::Disabled => false,
+                DisklessLoad::OnEmptyDb => self.ks.dbs.iter().all(|db| db.is_empty()),
+                DisklessLoad::SwapDb => true,
+            };
         let Some(link) = &mut self.repl.link else { return };
-        match File::create(&path) {
+        let (path, file) = match in_memory {
+            true => {
+                let file = memfd_create(c"varve-sync", MFdFlags::MFD_CLOEXEC).map(File::from);
+                let path = file.as_ref().map_or(0, |file| file.as_raw_fd());
+                (PathBuf::from(format!("/proc/self/fd/{path}")), file.map_err(io::Error::from))
+            }
+            false => {
+                let path = PathBuf::from(format!("temp-{}-sync.rdb", std::process::id()));
+                let file = File::create(&path);
+                (path, file)
+            }
+        };
+        match file {
             Ok(file) => {
-                link.rdb = Some(Receiving { path, file, bytes: 0, size, last_report_ms: now_ms });
+                let (bytes, last_report_ms, whole) = (0, now_ms, None);
+                let rdb = Receiving { path, in_memory, file, whole, bytes, size, last_report_ms };
+                link.rdb = Some(rdb);
                 link.place = place;
             }
             Err(error) => {
@@ -347,6 +380,44 @@ impl Server {
                 self.repl.outputs = out;
             }
         }
+    }
+
+    /// All of the primary's RDB has come: it is made durable, off the loop, and then loaded.
+    fn sync_received(&mut self, out: &mut Vec<replica::Output>) {
+        let now = self.now_u64();
+        let Some(link) = &mut self.repl.link else { return };
+        let (Some(rdb), Some(id)) = (&mut link.rdb, link.conn) else { return };
+        rdb.whole = Some(id);
+        if rdb.in_memory {
+            link.received = Some(Ok(()));
+            return;
+        }
+        match rdb.file.try_clone() {
+            Ok(file) => self.repl.fetcher.sync(id, file),
+            Err(error) => {
+                let why = format!("can't sync {}: {error}", rdb.path.display());
+                link.machine.rdb_failed(&why, true, now, out);
+            }
+        }
+    }
+
+    /// What came over connection `id` is on disk, or can not be brought there.
+    pub(super) fn received_is_durable(&mut self, id: ConnId, result: io::Result<()>) {
+        if let Some(link) = &mut self.repl.link
+            && link.rdb.as_ref().is_some_and(|rdb| rdb.whole == Some(id))
+        {
+            link.received = Some(result);
+        }
+    }
+
+    /// Whether a received RDB is to be loaded: [`Server::load_received`].
+    pub fn load_is_due(&self) -> bool {
+        self.repl.link.as_ref().is_some_and(|link| link.received.is_some())
+    }
+
+    /// Whether the RDB that is being loaded is still wanted: the role may change meanwhile.
+    pub fn still_receives(&self) -> bool {
+        self.repl.link.as_ref().is_some_and(|link| link.loading)
     }
 
     fn report_receiving(&mut self) {
@@ -369,9 +440,23 @@ impl Server {
         service::status(self, &text);
     }
 
-    /// The primary's RDB is whole: it replaces the data, and becomes the log's base as it is.
-    fn load_received(&mut self, net: &mut Net<Client>, out: &mut Vec<replica::Output>) {
+    /// The primary's RDB is whole: it replaces the data, and becomes the log's base as it is. Runs
+    /// turns of the loop meanwhile, in which the link to the primary is kept alive.
+    pub fn load_received(&mut self, net: &mut Net<Client>) {
+        let mut out = Vec::new();
+        self.load_and_adopt(net, &mut out);
+        self.act(net, None, &mut out);
+        if let Some(id) = self.repl.link.as_ref().and_then(|link| link.conn) {
+            if let Some(conn) = net.conn_mut(id) {
+                conn.pause_read = false;
+            }
+            net.resume(id);
+        }
+    }
+
+    fn load_and_adopt(&mut self, net: &mut Net<Client>, out: &mut Vec<replica::Output>) {
         let Some(link) = &mut self.repl.link else { return };
+        let Some(synced) = link.received.take() else { return };
         let (Some(rdb), place) = (link.rdb.take(), link.place.take()) else { return };
         // A primary that tells no place (`SYNC`) leaves us with a history of our own.
         let place = place.unwrap_or_else(|| {
@@ -379,25 +464,23 @@ impl Server {
             (id, Offset(0))
         });
         link.loading = true;
-        let synced = rdb.file.sync_all();
+        let beside = self.cfg.repl_diskless_load == DisklessLoad::SwapDb;
+        let kept = synced.is_err() || beside;
         let loaded = synced
             .map_err(|e| format!("can't sync {}: {e}", rdb.path.display()))
-            .and_then(|()| self.load_from_primary(net, &rdb.path));
+            .and_then(|()| self.load_from_primary(net, &rdb.path, beside));
         let now = self.now_u64();
         let link = match &mut self.repl.link {
             Some(link) if link.loading => link,
             // Meanwhile the role was changed.
-            _ => {
-                let _ = std::fs::remove_file(&rdb.path);
-                return;
-            }
+            _ => return rdb.discard(),
         };
         link.loading = false;
         let stream_db = match loaded {
             Ok(loaded) => loaded.db,
             Err(why) => {
-                let _ = std::fs::remove_file(&rdb.path);
-                link.machine.rdb_failed(&why, false, now, out);
+                rdb.discard();
+                link.machine.rdb_failed(&why, kept, now, out);
                 return;
             }
         };
@@ -405,21 +488,12 @@ impl Server {
         let followers = self.repl.node.adopted(place.0);
         let histories = self.repl.node.histories();
         self.histories = histories;
-        if self.log.is_on_disk() {
-            let base = NewBase { path: rdb.path, at: place.1, rdb: true, keep: false };
-            self.log.reset(histories, place.1, stream_db, Some(base));
-            self.snapshots.base = None;
-        } else {
-            // Kept as the dump: a restart then knows where it stood.
-            let kept = std::fs::rename(&rdb.path, &self.cfg.dbfilename);
-            self.log.reset(histories, place.1, stream_db, None);
-            self.snapshots.base = None;
-            if let Err(error) = kept {
-                log_warning!("Can't keep the received RDB as {}: {error}", self.cfg.dbfilename);
-            } else if self.cfg.rdb_del_sync_files && self.keeps_nothing() {
-                log_notice!("Removing the RDB file that the primary sent");
-                self.remove_dump();
-            }
+        self.snapshots.base = None;
+        let on_disk = self.log.is_on_disk();
+        let base = NewBase { path: rdb.path.clone(), at: place.1, rdb: true, keep: false };
+        self.log.reset(histories, place.1, stream_db, on_disk.then_some(base));
+        if !on_disk && !rdb.in_memory {
+            self.keep_as_dump(&rdb.path, place.1);
         }
         self.ks.dirty = 0;
         self.snapshots.dirty_saved = 0;
@@ -427,6 +501,20 @@ impl Server {
             link.machine.rdb_loaded(place, now, out);
         }
         self.drop_followers(net, followers);
+    }
+
+    /// Keeps a received RDB: a restart then knows where it stood, and this server's own replicas can
+    /// have it.
+    fn keep_as_dump(&mut self, received: &Path, at: Offset) {
+        let dump = PathBuf::from(&self.cfg.dbfilename);
+        if let Err(error) = std::fs::rename(received, &dump) {
+            log_warning!("Can't keep the received RDB as {}: {error}", dump.display());
+        } else if self.cfg.rdb_del_sync_files && self.keeps_nothing() {
+            log_notice!("Removing the RDB file that the primary sent");
+            self.remove_dump();
+        } else {
+            self.snapshots.base = Some(OnDisk::new(dump, at));
+        }
     }
 
     /// Whole commands of the primary's stream: into the log as they came, then run.

@@ -119,8 +119,9 @@ impl Server {
     /// Finds snapshots for the replicas that wait for one.
     pub(super) fn supply(&mut self, net: &mut Net<Client>) {
         loop {
+            let base = self.usable_base();
             let view = SupplyView {
-                base: self.usable_base(),
+                base: base.as_ref().ok().copied(),
                 disk_child: self.snapshots.running.as_ref().and_then(|r| {
                     (matches!(r.purpose, Purpose::Save | Purpose::SyncDisk)).then_some(r.at)
                 }),
@@ -143,18 +144,31 @@ impl Server {
                     log_notice!("Full sync joins the save that runs, of offset {from}");
                     self.announce(net, &conns);
                 }
-                Supply::Fork { target, conns, .. } => self.fork_for(net, target, &conns),
+                Supply::Fork { target, conns, .. } => {
+                    log_notice!("Full sync by a new child: {}", base.err().unwrap_or_default());
+                    self.fork_for(net, target, &conns);
+                }
             }
         }
     }
 
-    /// A complete RDB on disk that the log continues, unless writing it is nearly as long ago as
-    /// loading the rest would take.
-    fn usable_base(&self) -> Option<Offset> {
-        let base = self.snapshots.base.as_ref()?;
-        let continues = base.at >= self.log.first_available() && base.is_there();
+    /// A complete RDB on disk that the log continues, unless writing a new one costs less than
+    /// sending and running the log after it; and if there is none, why.
+    fn usable_base(&self) -> Result<Offset, String> {
+        let Some(base) = &self.snapshots.base else {
+            return Err("there is no snapshot on disk".into());
+        };
+        if !base.is_there() {
+            return Err(format!("{} is another file now", base.path.display()));
+        }
+        if base.at < self.log.first_available() {
+            return Err("the log does not reach back to the snapshot on disk".into());
+        }
         let behind = self.log.end().0.saturating_sub(base.at.0);
-        (continues && behind <= self.cfg.repl_backlog_size.max(64 << 20)).then_some(base.at)
+        match behind <= base.bytes().max(self.cfg.repl_backlog_size).max(64 << 20) {
+            true => Ok(base.at),
+            false => Err(format!("the snapshot on disk is {} MB behind", behind >> 20)),
+        }
     }
 
     fn fork_for(&mut self, net: &mut Net<Client>, target: Target, conns: &[ConnId]) {
