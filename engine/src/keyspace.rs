@@ -488,6 +488,12 @@ impl Keyspace {
         self.dbs[db].insert(hash(key), entry)
     }
 
+    /// Fetches what [`Keyspace::load`] of this entry will touch. A few entries ahead, so that the
+    /// misses overlap.
+    pub fn prefetch_load(&self, db: usize, entry: &Entry) {
+        self.dbs[db].keys.prefetch(hash(entry.key()));
+    }
+
     /// Adds an entry from a snapshot, with no events. An entry of the same key is replaced. `idle_s`
     /// and `freq` are what the snapshot says of its use.
     pub fn load(&mut self, db: usize, mut entry: Entry, idle_s: Option<u64>, freq: Option<u8>) {

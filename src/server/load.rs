@@ -11,6 +11,7 @@ use super::snapshot::OnDisk;
 use crate::config::types::PropagationError;
 use crate::{log_notice, log_warning, service};
 use memmap2::{Advice, Mmap};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ const TURN_EVERY: Duration = Duration::from_millis(5);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Items or commands between two looks at the clock.
 const STEP: u64 = 256;
+/// Entries that are decoded before the first of them is put in its place.
+const AHEAD: usize = 8;
 /// Pages behind the reader are given back in pieces of this size.
 const RELEASE: usize = 8 << 20;
 
@@ -297,6 +300,7 @@ impl Server {
         self.clock.sync();
         let now = self.clock.now_ms();
         let drop_expired = self.is_primary();
+        let mut ahead = VecDeque::with_capacity(AHEAD + 1);
         let (mut n, mut released, mut base_loaded) = (0u64, 0usize, None);
         while let Some(item) = reader.next().map_err(wrong)? {
             match item {
@@ -325,11 +329,18 @@ impl Server {
                         continue;
                     }
                     self.snapshots.last_load_keys += 1;
-                    self.ks.load(db, entry, idle_s, freq);
+                    self.ks.prefetch_load(db, &entry);
+                    ahead.push_back((db, entry, idle_s, freq));
+                    if ahead.len() > AHEAD
+                        && let Some((db, entry, idle_s, freq)) = ahead.pop_front()
+                    {
+                        self.ks.load(db, entry, idle_s, freq);
+                    }
                 }
             }
             n += 1;
             if n.is_multiple_of(STEP) {
+                ahead.drain(..).for_each(|(db, entry, idle, f)| self.ks.load(db, entry, idle, f));
                 let position = reader.position();
                 if let Some(loading) = &mut self.loading {
                     let start = *base_loaded.get_or_insert(loading.loaded);
@@ -345,6 +356,7 @@ impl Server {
                 }
             }
         }
+        ahead.drain(..).for_each(|(db, entry, idle, f)| self.ks.load(db, entry, idle, f));
         Ok((place, reader.position()))
     }
 

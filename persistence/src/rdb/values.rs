@@ -29,6 +29,7 @@ const NOT_A_LISTPACK: Corrupt = Corrupt("not a whole listpack");
 const NOT_A_SCORE: Corrupt = Corrupt("a score that is not a number");
 
 /// A place in the bytes. Where reading fails, it stays before what could not be read.
+#[derive(Clone)]
 pub struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -218,6 +219,7 @@ pub struct Values {
     room: Room,
     other_room: Room,
     hashes: Vec<u64>,
+    small: Builder,
 }
 
 impl Values {
@@ -306,13 +308,9 @@ impl Values {
             }
             _ => {
                 let count = from.count(1)?;
-                let mut set = Set::new();
-                for i in 0..count {
+                let (mut set, gathered) = self.begin_set(count, from)?;
+                for _ in gathered..count {
                     let member = from.string(&mut self.room)?.element();
-                    if i == 0 {
-                        let mut digits = itoa::Buffer::new();
-                        set = Set::fitting(member.text(&mut digits), count, &self.limits);
-                    }
                     if !set.insert_entry(member, &self.limits) {
                         return Err(DUPLICATE);
                     }
@@ -321,6 +319,42 @@ impl Values {
             }
         };
         Ok((!set.is_empty()).then_some(set))
+    }
+
+    /// The set of the first of `count` members, and how many of them it has: of a set that stays
+    /// small all, gathered without looking for each among those before it.
+    fn begin_set(&mut self, count: usize, from: &mut Cursor<'_>) -> Result<(Set, usize)> {
+        let mut digits = itoa::Buffer::new();
+        let mut gathered = 0;
+        self.small.clear();
+        let begin = from.clone();
+        while gathered < count && count <= self.limits.set_max_listpack_entries {
+            let before = from.clone();
+            let member = from.string(&mut self.room)?.element();
+            let ints = gathered == 0 && member.as_int().is_some();
+            let text = member.text(&mut digits);
+            if ints || text.len() > self.limits.set_max_listpack_value {
+                *from = before;
+                break;
+            }
+            self.small.push(text);
+            gathered += 1;
+        }
+        if gathered > 0 {
+            let members = self.small.finish();
+            self.distinct(members.iter())?;
+            return Ok((Set::from_listpack(members, &self.limits), gathered));
+        }
+        let set = match count {
+            0 => Set::new(),
+            _ => {
+                let first = from.string(&mut self.room)?.element();
+                let set = Set::fitting(first.text(&mut digits), count, &self.limits);
+                *from = begin;
+                set
+            }
+        };
+        Ok((set, 0))
     }
 
     fn zset(&mut self, ty: u8, from: &mut Cursor<'_>) -> Result<Option<Zset>> {
