@@ -157,6 +157,7 @@ impl Server {
             first: self.log.first_available(),
             end: self.log.end(),
             linked: self.is_primary() || self.link_is_up(),
+            top: self.is_primary(),
         }
     }
 
@@ -245,6 +246,13 @@ impl Server {
                 call.reply.raw(&reply);
                 self.become_replica(call);
                 self.feed_from(call.id, from);
+            }
+            Decision::Rollback { reply, to, reason } => {
+                log_notice!(
+                    "Replica {} is asked to roll back to offset {to}: {reason}",
+                    call.client.peer
+                );
+                call.reply.raw(&reply);
             }
             Decision::Full { reason } => {
                 log_notice!("Full resync requested by replica {}: {reason}", call.client.peer);
@@ -933,6 +941,13 @@ impl Server {
                     self.log.set_current_db(db);
                     self.stats.sync_continued += 1;
                     self.drop_followers(net, followers);
+                }
+                Output::Rollback { .. } => {
+                    let now = self.now_u64();
+                    if let Some(link) = &mut self.repl.link {
+                        let why = "this server cannot take its log back";
+                        link.machine.rollback_failed(why, now, out);
+                    }
                 }
                 Output::Stream(range) => {
                     if let Some(conn) = &conn {
