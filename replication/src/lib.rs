@@ -27,12 +27,32 @@
 //!     │ REPLCONF ACK <offset> [FACK <on disk>] ────────▶│  every second, and to REPLCONF GETACK
 //! ```
 //!
+//! Between two Varves there is one answer more. A former primary comes back with bytes that its
+//! successor never had; Redis makes it load everything anew. A replica says `REPLCONF capa varve` (a
+//! word that others skip), and is answered
+//!
+//! ```text
+//!     │ ◀──────────────── -ROLLBACK <history> <offset>  │  it is ahead: <offset> is the last common place
+//!     │ PSYNC <history> <offset + 1> ──────────────────▶│  when it has gone back, here or elsewhere
+//! ```
+//!
+//! `<history>` is the one that the replica asked for, 40 hexadecimal digits, and `<offset>` a decimal
+//! count of bytes below its own, whose byte `<offset + 1>` the primary's log has or will have: so a
+//! rollback is never asked for in vain. The replica rolls back once for each time that the link stands;
+//! if it cannot, or is not content after it, it asks with `PSYNC ? -1`. A primary that is a replica
+//! itself and holds less of their common history refuses with `-NOMASTERLINK` instead: the rest is on its
+//! way.
+//!
+//! A word more names the node, `REPLCONF capa varve-node=<40 hex digits>`. Whoever reads its own name
+//! there answers `-ERR can't replicate from itself`.
+//!
 //! The replica's link ([`replica::Replica`]) and a replica in its primary's eyes
 //! ([`primary::Primary`]):
 //!
 //! ```text
 //!  Waiting ─▶ Connecting ─▶ Handshake ─▶ Transfer ─▶ Loading ─▶ Streaming
-//!     ▲                         └──────────── +CONTINUE ───────────▲ │
+//!     ▲                      ▲  ├──────────── +CONTINUE ───────────▲ │
+//!     │          RollingBack ┴──┘ -ROLLBACK                          │
 //!     └───────────── closed, timeout, garbage, refusal ──────────────┘
 //!
 //!  Handshake ─▶ WaitBgsaveStart ─▶ WaitBgsaveEnd ─▶ SendBulk ─▶ Online

@@ -113,6 +113,15 @@ impl Node {
         }
     }
 
+    /// The end of our history was taken back to `to`. What followers hold beyond is no part of it any
+    /// more, and other bytes will come in its place.
+    pub fn rolled_back(&mut self, to: Offset) -> Followers {
+        if let Some((_, shared)) = &mut self.histories.second {
+            *shared = to.min(*shared);
+        }
+        Followers::Drop
+    }
+
     /// The data set was replaced by a primary's, whose history is `id`. Nothing of what the followers
     /// hold can be relied on any more.
     pub fn adopted(&mut self, id: HistoryId) -> Followers {
@@ -157,6 +166,18 @@ mod tests {
         assert_eq!(node.continued(None, Offset(60)), Followers::Keep);
         assert_eq!(node.continued(Some(id(9)), Offset(60)), Followers::Keep);
         assert_eq!(node.histories().second, Some((id(1), Offset(50))));
+    }
+
+    #[test]
+    fn a_rollback_takes_from_both_names_and_from_the_followers() {
+        let mut histories = Histories::new(id(1));
+        histories.shift(id(2), Offset(100));
+        let mut node = Node::new(histories);
+        assert_eq!(node.rolled_back(Offset(150)), Followers::Drop);
+        assert_eq!(node.histories(), histories);
+        assert_eq!(node.rolled_back(Offset(60)), Followers::Drop);
+        assert_eq!(node.histories().second, Some((id(1), Offset(60))));
+        assert_eq!(node.place(Offset(60)), (id(2), Offset(60)));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use varve_engine::num::parse_int;
 use varve_engine::{Args, Error};
 use varve_persistence::offset::{Histories, HistoryId, Offset};
 
-use crate::wire::{PING, printable};
+use crate::wire::{self, PING, printable};
 use supply::{Source, Target};
 
 /// A connection, by the caller's number.
@@ -78,6 +78,8 @@ pub struct LogView {
     /// Whether this node may feed others now: always on a primary, on a replica while its own link
     /// is up.
     pub linked: bool,
+    /// Whether this node has no primary of its own, so that nothing comes to its log but from here.
+    pub top: bool,
 }
 
 /// The answer to `PSYNC` or `SYNC`.
@@ -87,6 +89,9 @@ pub enum Decision {
     Continue { reply: Vec<u8>, from: Offset },
     /// The replica waits for a snapshot: see [`Primary::supply`]. `reason` is for the log file.
     Full { reason: String },
+    /// Send `reply`: the replica is to go back to `to`, which both have, and to ask from there on
+    /// the same connection or another. It is no replica yet. `reason` is for the log file.
+    Rollback { reply: Vec<u8>, to: Offset, reason: String },
     /// Send this error; nothing else changes.
     Refuse(Error),
     /// The connection is a replica already: no reply.
@@ -149,6 +154,8 @@ struct Peer {
     announced_ip: Option<String>,
     eof: bool,
     psync2: bool,
+    /// Understands `-ROLLBACK`.
+    rollback: bool,
     /// Came with `SYNC`: knows no offsets and never acknowledges.
     pre_psync: bool,
     rdb_only: bool,
@@ -196,6 +203,8 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Primary {
     config: Config,
+    /// This node, as its own link to a primary names it.
+    node: Option<HistoryId>,
     peers: Vec<Peer>,
     ping_ms: u64,
     newline_ms: u64,
@@ -206,12 +215,14 @@ pub struct Primary {
     full: u64,
     partial_ok: u64,
     partial_err: u64,
+    rollbacks: u64,
 }
 
 impl Primary {
     pub fn new(config: Config, now_ms: u64) -> Primary {
         Primary {
             config,
+            node: None,
             peers: vec![],
             ping_ms: now_ms,
             newline_ms: now_ms,
@@ -220,7 +231,14 @@ impl Primary {
             full: 0,
             partial_ok: 0,
             partial_err: 0,
+            rollbacks: 0,
         }
+    }
+
+    /// Tells which node this is ([`crate::replica::Config::node`]), so that it refuses to be its own
+    /// primary.
+    pub fn set_node(&mut self, node: HistoryId) {
+        self.node = Some(node);
     }
 
     pub fn set_config(&mut self, config: Config) {
@@ -230,6 +248,16 @@ impl Primary {
     /// `sync_full`, `sync_partial_ok` and `sync_partial_err` of `INFO stats`.
     pub fn sync_counts(&self) -> (u64, u64, u64) {
         (self.full, self.partial_ok, self.partial_err)
+    }
+
+    /// How often a replica was asked to roll back.
+    pub fn rollbacks(&self) -> u64 {
+        self.rollbacks
+    }
+
+    /// How many connections are known here: replicas, and those that may become some.
+    pub fn connections(&self) -> usize {
+        self.peers.len()
     }
 
     /// `REPLCONF` from any connection; `args` begins with the command's name. Only replicas
@@ -263,9 +291,14 @@ impl Primary {
                         (!value.is_empty()).then(|| printable(value));
                 }
                 b"capa" => {
+                    let itself = value.strip_prefix(wire::CAPA_NODE).and_then(HistoryId::parse);
+                    if itself.is_some() && itself == self.node {
+                        return Err(Error::err(wire::ITSELF));
+                    }
                     let peer = self.peer(conn, now_ms);
                     peer.eof |= value.eq_ignore_ascii_case(b"eof");
                     peer.psync2 |= value.eq_ignore_ascii_case(b"psync2");
+                    peer.rollback |= value.eq_ignore_ascii_case(wire::CAPA_ROLLBACK);
                 }
                 b"rdb-only" => {
                     let only = parse_int(value).ok_or(Error::NOT_INT)?;
@@ -352,7 +385,20 @@ impl Primary {
                 };
                 return Decision::Continue { reply, from };
             }
-            Err(reason) => reason,
+            Err(Denied::Ahead { to, waits: true, .. }) if to >= log.first => {
+                return Decision::Refuse(Error::new(
+                    "NOMASTERLINK Can't SYNC yet, our primary has still to send us what you hold",
+                ));
+            }
+            Err(Denied::Ahead { to, reason, .. })
+                if to >= log.first && self.peer(conn, now_ms).rollback =>
+            {
+                self.rollbacks += 1;
+                let history = printable(id);
+                let reply = format!("-ROLLBACK {history} {to}\r\n").into_bytes();
+                return Decision::Rollback { reply, to, reason };
+            }
+            Err(Denied::Ahead { reason, .. } | Denied::Gone { reason }) => reason,
         };
         if id != b"?" {
             self.partial_err += 1;
@@ -555,6 +601,7 @@ impl Peer {
             announced_ip: None,
             eof: false,
             psync2: false,
+            rollback: false,
             pre_psync: false,
             rdb_only: false,
             filter: RdbFilter::ALL,
@@ -602,31 +649,46 @@ impl Peer {
     }
 }
 
+/// Why a replica cannot be fed from where it asked.
+enum Denied {
+    /// It holds more than what it shares with this node's history, which ends at `to`. `waits` says
+    /// that the rest may still come to this node as well.
+    Ahead { to: Offset, reason: String, waits: bool },
+    /// What it asked for is not here.
+    Gone { reason: String },
+}
+
 /// Where a replica that asks for byte number `next` of `id` is to be fed from, or why it cannot be.
-fn continues(id: &[u8], next: i64, log: &LogView) -> Result<Offset, String> {
+fn continues(id: &[u8], next: i64, log: &LogView) -> Result<Offset, Denied> {
+    let gone = |reason: String| Err(Denied::Gone { reason });
     if id == b"?" {
-        return Err("it has nothing to continue from".into());
+        return gone("it has nothing to continue from".into());
     }
     let Some(history) = HistoryId::parse(id) else {
-        return Err(format!("'{}' is no history", printable(id)));
+        return gone(format!("'{}' is no history", printable(id)));
     };
     let Some(offset) = Offset::from_wire_next(next) else {
-        return Err(format!("it asked for byte {next}, which no history has"));
+        return gone(format!("it asked for byte {next}, which no history has"));
     };
     let histories = &log.histories;
     if !histories.continues(history, offset) {
-        return Err(match histories.second {
-            Some((second, shared)) if second == history => format!(
-                "it holds {offset} bytes of {history}, of which only {shared} are in our history"
-            ),
-            _ => format!("its history {history} is not ours, {}", histories.current),
-        });
+        let Some((_, shared)) = histories.second.filter(|(second, _)| *second == history) else {
+            let current = histories.current;
+            return gone(format!("its history {history} is not ours, {current}"));
+        };
+        let reason = format!(
+            "it holds {offset} bytes of {history}, of which only {shared} are in our history"
+        );
+        return Err(Denied::Ahead { to: shared.min(log.end), reason, waits: false });
     }
     if offset > log.end {
-        return Err(format!("it is ahead: it holds {offset} bytes, and we only {}", log.end));
+        let reason = format!("it is ahead: it holds {offset} bytes, and we only {}", log.end);
+        // What our own primary wrote under this name reaches us too, in time.
+        let waits = !log.top && history == histories.current;
+        return Err(Denied::Ahead { to: log.end, reason, waits });
     }
     if offset < log.first {
-        return Err(format!("it asked from {offset}, and the log begins at {}", log.first));
+        return gone(format!("it asked from {offset}, and the log begins at {}", log.first));
     }
     Ok(offset)
 }

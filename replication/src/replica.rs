@@ -5,11 +5,19 @@
 //!   ┌─▶ Waiting ───▶ Connecting ─────────────▶ Handshake ◀──┐
 //!   │                                              │  └─────┘
 //!   │                         +FULLRESYNC, or SYNC │ +CONTINUE
-//!   │                     Transfer ◀───────────────┴────────▶ Streaming
-//!   │                        │                                  ▲
-//!   │                        └────▶ Loading ──── RdbLoaded ─────┘
+//!   │                     Transfer ◀───────────────┼────────▶ Streaming
+//!   │                        │                     │            ▲
+//!   │                        └────▶ Loading ───────┼ loaded ────┘
+//!   │                                              │ -ROLLBACK
+//!   │                     Handshake ◀───────── RollingBack
+//!   │                                 done, or not
 //!   └── closed, timeout, garbage, refusal: from every state
 //! ```
+//!
+//! A replica that holds more of a history than its primary (it was the primary itself, and another
+//! was promoted with less) is told `-ROLLBACK`: it goes back to the last place that both have and
+//! asks again from there. Once for each link that comes about: a primary that is not content with the
+//! place that it named itself, or a rollback that fails, makes the replica ask for a full resync.
 //!
 //! The machine holds no bytes. The caller reads the socket into one buffer and hands in what was not
 //! consumed yet; the machine says how many bytes it is done with, and names ranges of the buffer in
@@ -56,6 +64,9 @@ pub struct Config {
     pub reconnect_max_ms: u64,
     /// Ask the other side to take over as primary (`PSYNC … FAILOVER`).
     pub failover: bool,
+    /// A name of this node that no other has, so that it notices if it follows itself: see
+    /// [`crate::primary::Primary::set_node`].
+    pub node: Option<HistoryId>,
 }
 
 impl Config {
@@ -72,6 +83,7 @@ impl Config {
             reconnect_ms: 1000,
             reconnect_max_ms: 30_000,
             failover: false,
+            node: None,
         }
     }
 }
@@ -97,6 +109,9 @@ pub enum Output {
     RdbAbort,
     /// The primary goes on from our place, under a new name if there is one.
     Continue { new_history: Option<HistoryId> },
+    /// The primary's log is ours up to `to` only: bring data set and log back to there and answer with
+    /// [`Replica::rolled_back`] or [`Replica::rollback_failed`].
+    Rollback { to: Offset },
     /// Whole units of the command stream: append them to the log as they are, and execute them.
     Stream(Range<usize>),
     /// Streaming began.
@@ -126,7 +141,16 @@ enum State {
     Handshake(VecDeque<Step>),
     Transfer { transfer: Transfer, place: Option<Place> },
     Loading { open: bool },
+    RollingBack { open: bool, to: Offset },
     Streaming { since_ms: u64 },
+}
+
+/// What a node went back in its histories, for `INFO`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rollbacks {
+    pub count: u64,
+    /// How many bytes the last one took off.
+    pub last_bytes: u64,
 }
 
 /// How far the RDB of a full sync came, for `INFO`.
@@ -149,6 +173,11 @@ pub struct Replica {
     /// Whether the primary knows offsets; false after a `SYNC`.
     acks: bool,
     attempts: u32,
+    /// The history that was rolled back since the link last was up.
+    rolled_back: Option<HistoryId>,
+    /// Why the next `PSYNC` asks for everything, although we have a place.
+    all: Option<String>,
+    rollbacks: Rollbacks,
     heard_ms: u64,
     sent_ms: u64,
     down_since_ms: u64,
@@ -166,6 +195,9 @@ impl Replica {
             framer: Framer::default(),
             acks: true,
             attempts: 0,
+            rolled_back: None,
+            all: None,
+            rollbacks: Rollbacks::default(),
             heard_ms: now_ms,
             sent_ms: now_ms,
             down_since_ms: now_ms,
@@ -209,9 +241,14 @@ impl Replica {
             State::Waiting { .. } => "connect",
             State::Connecting => "connecting",
             State::Handshake(_) => "handshake",
-            State::Transfer { .. } | State::Loading { .. } => "sync",
+            State::Transfer { .. } | State::Loading { .. } | State::RollingBack { .. } => "sync",
             State::Streaming { .. } => "connected",
         }
+    }
+
+    /// What was rolled back over this link.
+    pub fn rollbacks(&self) -> Rollbacks {
+        self.rollbacks
     }
 
     /// When the primary was last heard, in milliseconds.
@@ -270,8 +307,9 @@ impl Replica {
     pub fn closed(&mut self, now_ms: u64, out: &mut Vec<Output>) {
         match &mut self.state {
             State::Stopped | State::Waiting { .. } => {}
-            // The RDB is all here, so the load goes on; the missing stream is asked for after it.
-            State::Loading { open } => *open = false,
+            // The RDB is all here, so the load goes on; the missing stream is asked for after it. The
+            // place to go back to is known as well.
+            State::Loading { open } | State::RollingBack { open, .. } => *open = false,
             _ => self.lose("Connection with the primary lost".into(), false, now_ms, out),
         }
     }
@@ -291,7 +329,8 @@ impl Replica {
                 State::Stopped
                 | State::Waiting { .. }
                 | State::Connecting
-                | State::Loading { .. } => Ok(None),
+                | State::Loading { .. }
+                | State::RollingBack { .. } => Ok(None),
             };
             match taken {
                 Ok(Some(taken)) => at += taken,
@@ -316,8 +355,8 @@ impl Replica {
                 }
                 return;
             }
-            // Nothing is read while loading, so silence means nothing.
-            State::Loading { .. } => {}
+            // Nothing is read meanwhile, so silence means nothing.
+            State::Loading { .. } | State::RollingBack { .. } => {}
             State::Connecting | State::Handshake(_) if silent => {
                 return self.lose("Timeout connecting to the primary".into(), true, now_ms, out);
             }
@@ -348,6 +387,7 @@ impl Replica {
     pub fn rdb_loaded(&mut self, place: Place, now_ms: u64, out: &mut Vec<Output>) {
         let State::Loading { open } = self.state else { return };
         self.place = Some(place);
+        self.all = None;
         log(out, Level::Notice, "Full sync with the primary: finished with success".into());
         if open {
             self.heard_ms = now_ms;
@@ -377,11 +417,52 @@ impl Replica {
         self.lose(format!("Full sync failed: {why}"), open, now_ms, out);
     }
 
-    /// Follows another primary, or the same one anew; a running link is cut.
+    /// Data set and log were brought back to `place`, the one that [`Output::Rollback`] named or an
+    /// earlier one of the same history: asks again from there.
+    pub fn rolled_back(&mut self, place: Place, now_ms: u64, out: &mut Vec<Output>) {
+        let State::RollingBack { open, .. } = self.state else { return };
+        if let Some((_, old)) = self.place.replace(place) {
+            self.rollbacks.count += 1;
+            self.rollbacks.last_bytes = old.0.saturating_sub(place.1.0);
+            let bytes = self.rollbacks.last_bytes;
+            log(out, Level::Notice, format!("Rolled back to {}, by {bytes} bytes", place.1));
+        }
+        self.ask_again(open, now_ms, out);
+    }
+
+    /// What [`Output::Rollback`] asked for cannot be done: asks for everything. The place stays what
+    /// it is; if the data set is none any more, [`Replica::set_place`] comes first.
+    pub fn rollback_failed(&mut self, why: &str, now_ms: u64, out: &mut Vec<Output>) {
+        let State::RollingBack { open, to } = self.state else { return };
+        self.all = Some(format!("the rollback to {to} failed: {why}"));
+        self.ask_again(open, now_ms, out);
+    }
+
+    fn ask_again(&mut self, open: bool, now_ms: u64, out: &mut Vec<Output>) {
+        if open {
+            self.heard_ms = now_ms;
+            self.state = State::Handshake(VecDeque::from([Step::Psync]));
+            self.psync(now_ms, out);
+        } else {
+            self.attempts = 0;
+            self.state = State::Waiting { until_ms: now_ms };
+        }
+    }
+
+    /// Follows another primary, or the same one anew; a running link is cut. A rollback that is under
+    /// way is to be brought to its end all the same: only then is it known what to ask for.
     pub fn reconfigure(&mut self, config: Config, now_ms: u64, out: &mut Vec<Output>) {
-        self.stop(now_ms, out);
         self.config = config;
         self.attempts = 0;
+        self.rolled_back = None;
+        self.all = None;
+        if let State::RollingBack { open, .. } = &mut self.state {
+            if std::mem::take(open) {
+                out.push(Output::Disconnect);
+            }
+            return;
+        }
+        self.stop(now_ms, out);
         self.connect(now_ms, out);
     }
 
@@ -429,6 +510,7 @@ impl Replica {
 
     fn up(&mut self, now_ms: u64, out: &mut Vec<Output>) {
         self.framer = Framer::default();
+        self.rolled_back = None;
         self.state = State::Streaming { since_ms: now_ms };
         out.push(Output::LinkUp);
         // The first ACK tells a primary that it may begin to stream.
@@ -449,7 +531,10 @@ impl Replica {
         }
         let gone = matches!(
             self.state,
-            State::Stopped | State::Waiting { .. } | State::Loading { open: false }
+            State::Stopped
+                | State::Waiting { .. }
+                | State::Loading { open: false }
+                | State::RollingBack { open: false, .. }
         );
         if open && !gone {
             out.push(Output::Disconnect);
@@ -504,6 +589,10 @@ impl Replica {
                 let why = format!("Unable to AUTH to the primary: {}", printable(error));
                 self.lose(why, true, now_ms, out);
             }
+            (Step::Capa, Some(error)) if error.ends_with(wire::ITSELF.as_bytes()) => {
+                let why = "The primary is this server itself: it cannot replicate from itself";
+                self.lose(why.into(), true, now_ms, out);
+            }
             (Step::Port | Step::Ip | Step::Capa, Some(error)) => {
                 let text = format!(
                     "The primary does not know REPLCONF {}: {}",
@@ -546,17 +635,27 @@ impl Replica {
             bytes.extend(command(&[b"REPLCONF", b"ip-address", ip.as_bytes()]));
         }
         steps.push_back(Step::Capa);
-        bytes.extend(command(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]));
+        let node = self.config.node.map(|node| [wire::CAPA_NODE, node.as_bytes()].concat());
+        let mut capa: Vec<&[u8]> = vec![b"REPLCONF"];
+        for word in [&b"eof"[..], b"psync2", wire::CAPA_ROLLBACK].into_iter().chain(node.as_deref())
+        {
+            capa.extend([b"capa", word]);
+        }
+        bytes.extend(command(&capa));
         self.state = State::Handshake(steps);
         self.send(bytes, now_ms, out);
     }
 
     fn psync(&mut self, now_ms: u64, out: &mut Vec<Output>) {
-        let (id, next) = match self.place {
-            Some((id, offset)) => (id.to_string(), offset.to_wire_next().to_string()),
-            None => ("?".to_string(), "-1".to_string()),
+        let (id, next) = match (self.place, &self.all) {
+            (Some((id, offset)), None) => (id.to_string(), offset.to_wire_next().to_string()),
+            _ => ("?".to_string(), "-1".to_string()),
         };
-        log(out, Level::Notice, format!("Asking for a partial resync from {id}:{next}"));
+        let text = match &self.all {
+            None => format!("Asking for a partial resync from {id}:{next}"),
+            Some(why) => format!("Asking for a full resync: {why}"),
+        };
+        log(out, Level::Notice, text);
         let mut parts: Vec<&[u8]> = vec![b"PSYNC", id.as_bytes(), next.as_bytes()];
         if self.config.failover {
             parts.push(b"FAILOVER");
@@ -583,7 +682,7 @@ impl Replica {
             self.acks = true;
             self.state = State::Transfer { transfer: Transfer::new(), place: Some(place) };
         } else if let Some(rest) = line.strip_prefix(b"+CONTINUE") {
-            let Some((old, offset)) = self.place else {
+            let Some((old, offset)) = self.place.filter(|_| self.all.is_none()) else {
                 return Err(ProtocolError("a +CONTINUE where nothing was to be continued"));
             };
             let id = match rest.trim_ascii() {
@@ -597,6 +696,8 @@ impl Replica {
             self.acks = true;
             out.push(Output::Continue { new_history: (id != old).then_some(id) });
             self.up(now_ms, out);
+        } else if let Some(rest) = line.strip_prefix(b"-ROLLBACK ") {
+            self.told_to_roll_back(rest, now_ms, out)?;
         } else if is_unknown_command(line) {
             log(out, Level::Notice, "The primary does not know PSYNC: asking with SYNC".into());
             self.acks = false;
@@ -608,6 +709,42 @@ impl Replica {
             let why = format!("The primary did not take PSYNC: {}", printable(line));
             self.lose(why, true, now_ms, out);
         }
+        Ok(())
+    }
+
+    /// `-ROLLBACK history offset`, in reply to `PSYNC`.
+    fn told_to_roll_back(
+        &mut self,
+        rest: &[u8],
+        now_ms: u64,
+        out: &mut Vec<Output>,
+    ) -> Result<(), ProtocolError> {
+        let Some((id, held)) = self.place.filter(|_| self.all.is_none()) else {
+            return Err(ProtocolError("a -ROLLBACK where everything was asked for"));
+        };
+        let mut words = rest.split(|&b| b == b' ').filter(|word| !word.is_empty());
+        let history = words.next().and_then(HistoryId::parse);
+        let to = words.next().and_then(varve_engine::num::parse_int);
+        let to = to.and_then(|n| u64::try_from(n).ok()).map(Offset);
+        let (Some(history), Some(to), None) = (history, to, words.next()) else {
+            return Err(ProtocolError("a -ROLLBACK that is not history and offset"));
+        };
+        if history != id {
+            return Err(ProtocolError("a -ROLLBACK in a history that was not asked for"));
+        }
+        // Neither may make the two spin: each rollback loads the data set.
+        if to >= held || self.rolled_back == Some(id) {
+            self.all = Some(format!("the primary wants a rollback of {id} to {to} from {held}"));
+            self.ask_again(true, now_ms, out);
+            return Ok(());
+        }
+        let text = format!(
+            "We hold {held} bytes of {id}, of which the primary has only {to}: rolling back"
+        );
+        log(out, Level::Warning, text);
+        self.rolled_back = Some(id);
+        self.state = State::RollingBack { open: true, to };
+        out.push(Output::Rollback { to });
         Ok(())
     }
 

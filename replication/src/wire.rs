@@ -12,6 +12,16 @@ pub const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// replica sees the same bytes.
 pub const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
 
+/// The capability (`REPLCONF capa`) of a replica that understands `-ROLLBACK`.
+pub(crate) const CAPA_ROLLBACK: &[u8] = b"varve";
+
+/// What the word `REPLCONF capa` begins with that names the replica's node. Primaries that are no
+/// Varve skip it, as they do all capabilities that they do not know.
+pub(crate) const CAPA_NODE: &[u8] = b"varve-node=";
+
+/// The error that a primary has for itself.
+pub(crate) const ITSELF: &str = "can't replicate from itself";
+
 /// The longest reply line that is taken from a peer. Error replies may quote what they refuse.
 pub(crate) const MAX_LINE: usize = 4096;
 

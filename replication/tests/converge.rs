@@ -64,6 +64,7 @@ impl Server {
             first: Offset(self.first as u64),
             end: self.end(),
             linked: self.replica.as_ref().is_none_or(Replica::is_up),
+            top: self.replica.is_none(),
         }
     }
 
@@ -102,6 +103,7 @@ struct World {
     truth: HashMap<HistoryId, Vec<u8>>,
     partial: u64,
     full: u64,
+    rollbacks: u64,
 }
 
 impl World {
@@ -128,6 +130,7 @@ impl World {
             truth: HashMap::new(),
             partial: 0,
             full: 0,
+            rollbacks: 0,
         }
     }
 
@@ -203,6 +206,19 @@ impl World {
                 let followers = server.node.continued(new_history, server.end());
                 self.partial += 1;
                 self.followers(at, followers);
+            }
+            Output::Rollback { to } => {
+                let server = &mut self.servers[at];
+                let cut = to.0 as usize;
+                if cut < server.first || self.random.below(4) == 0 {
+                    return self.replica(at, |r, now, out| r.rollback_failed("no base", now, out));
+                }
+                server.bytes.truncate(cut);
+                let followers = server.node.rolled_back(to);
+                let place = server.node.place(to);
+                self.rollbacks += 1;
+                self.followers(at, followers);
+                self.replica(at, |r, now, out| r.rolled_back(place, now, out));
             }
             Output::Stream(range) => {
                 let server = &mut self.servers[at];
@@ -299,6 +315,7 @@ impl World {
                             link.feed = Some(from.0 as usize);
                         }
                         Decision::Full { .. } => {}
+                        Decision::Rollback { reply, .. } => link.down.extend(reply),
                         Decision::Refuse(error) => {
                             link.down.extend(format!("-{error}\r\n").as_bytes());
                         }
@@ -497,7 +514,7 @@ impl World {
     }
 }
 
-fn run(seed: u64) -> (u64, u64) {
+fn run(seed: u64) -> (u64, u64, u64) {
     let mut world = World::new(seed);
     world.reorder();
     for _ in 0..1500 {
@@ -537,18 +554,20 @@ fn run(seed: u64) -> (u64, u64) {
     for server in &world.servers {
         assert!(server.bytes == world.servers[0].bytes);
     }
-    (world.partial, world.full)
+    (world.partial, world.full, world.rollbacks)
 }
 
 #[test]
 fn nodes_converge_through_cuts_promotions_and_losses() {
-    let (mut partial, mut full) = (0, 0);
+    let (mut partial, mut full, mut rollbacks) = (0, 0, 0);
     for seed in 1..=60 {
         let counts = std::panic::catch_unwind(|| run(seed));
         let counts = counts.unwrap_or_else(|_| panic!("seed {seed} failed"));
         partial += counts.0;
         full += counts.1;
+        rollbacks += counts.2;
     }
-    println!("{partial} partial, {full} full resyncs");
-    assert!(partial > 1000 && full > 200, "too little happened: {partial} partial, {full} full");
+    println!("{partial} partial, {full} full resyncs, {rollbacks} rollbacks");
+    let enough = partial > 1000 && full > 200 && rollbacks > 20;
+    assert!(enough, "too little happened: {partial} partial, {full} full, {rollbacks} back");
 }

@@ -148,7 +148,7 @@ impl Server {
         Ok(())
     }
 
-    fn load_log(&mut self, net: &mut Net<Client>) -> Result<(), String> {
+    pub fn load_log(&mut self, net: &mut Net<Client>) -> Result<(), String> {
         let options = self.log_options();
         let recovered = log::recover(&options).map_err(|e| e.to_string())?;
         let Some(mut recovered) = recovered else {
@@ -506,7 +506,7 @@ impl Server {
         loaded.map(|(place, _)| place)
     }
 
-    fn flush_all(&mut self, lazy: bool) {
+    pub fn flush_all(&mut self, lazy: bool) {
         for db in 0..self.ks.dbs.len() {
             self.ks.flush(db, lazy);
         }

@@ -198,7 +198,7 @@ impl Service for Server {
 
     fn tick(&mut self, net: &mut Net<Client>) {
         if self.load_is_due() {
-            self.load_received(net);
+            self.load_what_is_due(net);
         }
         self.on_tick(net);
     }

@@ -284,7 +284,8 @@ pub fn fsync(policy: AppendFsync) -> Fsync {
 impl Server {
     fn new(cfg: Config, origin: Origin, net: &Net<Client>) -> Result<Server, String> {
         let history = random_history().map_err(|e| format!("Can't read /dev/urandom: {e}"))?;
-        let run_id = random_history().map_err(|e| e.to_string())?.to_string();
+        let node = random_history().map_err(|e| e.to_string())?;
+        let run_id = node.to_string();
         let histories = Histories::new(history);
         let waker = net.waker();
         let waker: log::Waker = Arc::new(move || waker.wake());
@@ -297,8 +298,9 @@ impl Server {
         }
         let clock = Clock::default();
         let memory = Memory::new().map_err(|e| format!("Can't start a thread: {e}"))?;
-        let repl = replication::Replication::new(&cfg, histories, clock.now_ms(), waker.clone())
-            .map_err(|e| format!("Can't start a thread: {e}"))?;
+        let repl =
+            replication::Replication::new(&cfg, histories, clock.now_ms(), waker.clone(), node)
+                .map_err(|e| format!("Can't start a thread: {e}"))?;
         Ok(Server {
             started_ms: clock.now_ms(),
             repl,

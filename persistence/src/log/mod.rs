@@ -7,6 +7,7 @@
 //!
 //! | file | what is in it |
 //! | --- | --- |
+//! | `rollback.rs` | cutting off an end that no other node shares |
 //! | `syncs.rs` | when `everysec` syncs, and how much it may acknowledge meanwhile |
 //! | `block.rs`, `tail.rs` | the memory tail: blocks that one appends and many read |
 //! | `writer.rs` | the log thread and the slow thread: writes, syncs, rotation, bases |
@@ -28,6 +29,7 @@ pub mod manifest;
 pub mod reader;
 pub mod recover;
 pub mod replay;
+pub mod rollback;
 mod sink;
 mod syncs;
 pub mod tail;
@@ -42,6 +44,7 @@ pub use folder::{NewBase, SegmentInfo};
 pub use lock::{DirLock, LOCK_FILE, lock_dir};
 pub use reader::SegmentReader;
 pub use recover::{Base, BaseKind, Recovered, Replayed, recover};
+pub use rollback::roll_back;
 pub use tail::{Cursor, Piece};
 
 use crate::offset::{Histories, HistoryId, Offset};

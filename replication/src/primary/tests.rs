@@ -13,6 +13,7 @@ fn log() -> LogView {
         first: Offset(100),
         end: Offset(1000),
         linked: true,
+        top: true,
     }
 }
 
@@ -377,4 +378,75 @@ fn a_primary_can_read_the_question_it_asks() {
     let mut framer = crate::frame::Framer::default();
     assert!(framer.next(GETACK).unwrap().unwrap().getack);
     assert_eq!(replconf(&mut primary(), 1, "REPLCONF GETACK *", 0), Ok(Replconf::GetAck));
+}
+
+#[test]
+fn a_replica_that_is_ahead_is_asked_to_roll_back_if_it_can() {
+    for (history, next, to) in
+        [(id(1), 1002, 1000), (id(1), i64::MAX, 1000), (id(2), 502, 500), (id(2), 5000, 500)]
+    {
+        let mut primary = primary();
+        replconf(&mut primary, 1, "REPLCONF capa psync2 capa varve", 0).unwrap();
+        let decision = primary.psync(1, history.as_bytes(), next, &log(), 0);
+        let reply = format!("-ROLLBACK {history} {to}\r\n").into_bytes();
+        let Decision::Rollback { reply: got, to: place, reason } = decision else {
+            panic!("{decision:?}")
+        };
+        assert_eq!((got, place), (reply, Offset(to)));
+        assert!(reason.contains(&to.to_string()), "{reason}");
+        // It is no replica yet, and nothing failed.
+        assert!(!primary.is_replica(1));
+        assert_eq!((primary.sync_counts(), primary.rollbacks()), ((0, 0, 0), 1));
+        let decision = primary.psync(1, history.as_bytes(), to as i64 + 1, &log(), 0);
+        assert!(matches!(decision, Decision::Continue { .. }), "{decision:?}");
+
+        // All others get what they know.
+        let mut redis = self::primary();
+        replconf(&mut redis, 1, "REPLCONF capa eof capa psync2", 0).unwrap();
+        let decision = redis.psync(1, history.as_bytes(), next, &log(), 0);
+        assert!(matches!(decision, Decision::Full { .. }), "{decision:?}");
+    }
+}
+
+#[test]
+fn nobody_rolls_back_to_where_the_log_does_not_reach() {
+    let histories = Histories { second: Some((id(2), Offset(99))), ..log().histories };
+    let view = LogView { histories, ..log() };
+    let mut primary = primary();
+    replconf(&mut primary, 1, "REPLCONF capa varve", 0).unwrap();
+    let decision = primary.psync(1, id(2).as_bytes(), 200, &view, 0);
+    assert!(matches!(decision, Decision::Full { .. }), "{decision:?}");
+}
+
+#[test]
+fn what_may_still_come_is_waited_for() {
+    let view = LogView { top: false, ..log() };
+    for capa in ["varve", "psync2"] {
+        let mut primary = primary();
+        replconf(&mut primary, 1, &format!("REPLCONF capa {capa}"), 0).unwrap();
+        let decision = primary.psync(1, id(1).as_bytes(), 1002, &view, 0);
+        let Decision::Refuse(error) = decision else { panic!("{decision:?}") };
+        // The word that makes a Redis replica try again.
+        assert!(error.to_string().starts_with("NOMASTERLINK "), "{error}");
+        let later = LogView { end: Offset(1001), ..view };
+        let decision = primary.psync(1, id(1).as_bytes(), 1002, &later, 0);
+        assert!(matches!(decision, Decision::Continue { .. }), "{decision:?}");
+    }
+    // Under the former name nothing more comes.
+    let mut primary = primary();
+    replconf(&mut primary, 1, "REPLCONF capa varve", 0).unwrap();
+    let decision = primary.psync(1, id(2).as_bytes(), 502, &view, 0);
+    assert!(matches!(decision, Decision::Rollback { .. }), "{decision:?}");
+}
+
+#[test]
+fn a_node_is_not_its_own_replica() {
+    let mut primary = primary();
+    let capa = |node: u8| format!("REPLCONF capa varve capa varve-node={}", id(node));
+    assert_eq!(replconf(&mut primary, 1, &capa(9), 0), Ok(Replconf::Ok));
+    primary.set_node(id(9));
+    let error = replconf(&mut primary, 2, &capa(9), 0).unwrap_err();
+    assert_eq!(error.to_string(), "ERR can't replicate from itself");
+    assert_eq!(replconf(&mut primary, 3, &capa(8), 0), Ok(Replconf::Ok));
+    assert_eq!(replconf(&mut primary, 4, "REPLCONF capa varve-node=?", 0), Ok(Replconf::Ok));
 }

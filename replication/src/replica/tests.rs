@@ -77,6 +77,7 @@ impl Caller {
                 Output::Continue { new_history } => {
                     self.events.push(format!("continue {}", new_history.is_some()))
                 }
+                Output::Rollback { to } => self.events.push(format!("rollback {to}")),
                 Output::LinkUp => self.events.push("up".into()),
                 Output::LinkDown { .. } => self.events.push("down".into()),
             }
@@ -123,6 +124,20 @@ impl Caller {
         self.run(|replica, buffer, now, out| replica.bytes(buffer, now, out));
     }
 
+    fn rolled_back(&mut self, place: Place) {
+        self.run(|replica, _, now, out| {
+            replica.rolled_back(place, now, out);
+            0
+        });
+    }
+
+    fn rollback_failed(&mut self) {
+        self.run(|replica, _, now, out| {
+            replica.rollback_failed("no base", now, out);
+            0
+        });
+    }
+
     fn events(&mut self) -> String {
         std::mem::take(&mut self.events).join(", ")
     }
@@ -153,7 +168,7 @@ fn the_handshake_introduces_the_replica_and_asks_for_everything() {
         command(&[b"AUTH", b"me", b"pw"]),
         command(&[b"REPLCONF", b"listening-port", b"6380"]),
         command(&[b"REPLCONF", b"ip-address", b"10.0.0.9"]),
-        command(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]),
+        command(&[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2", b"capa", b"varve"]),
     ];
     assert_eq!(caller.sent(), introduction.concat());
     // An old primary may know none of the options.
@@ -538,4 +553,178 @@ proptest! {
             prop_assert!(caller.buffer.len() < 4096 || state == "connected");
         }
     }
+}
+
+const ALL: &[&[u8]] = &[b"PSYNC", b"?", b"-1"];
+
+fn rollback(history: u8, to: &str) -> Vec<u8> {
+    format!("-ROLLBACK {} {to}\r\n", id(history)).into_bytes()
+}
+
+fn psync(history: u8, next: &str) -> Vec<u8> {
+    command(&[b"PSYNC", id(history).as_bytes(), next.as_bytes()])
+}
+
+#[test]
+fn a_surplus_is_rolled_back_and_the_rest_asked_for_on_the_same_connection() {
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.feed(&rollback(1, "70"));
+    assert_eq!(caller.events(), "rollback 70");
+    assert_eq!((caller.replica.wanted(), caller.replica.state_name()), (0, "sync"));
+    assert!(caller.replica.down_since_ms().is_some());
+    // It may take longer than any timeout.
+    caller.tick(1_000_000);
+    assert_eq!((caller.sent(), caller.events()), (vec![], String::new()));
+    // The data set may have no state at just that place.
+    caller.rolled_back((id(1), Offset(65)));
+    assert_eq!(caller.sent(), psync(1, "66"));
+    assert_eq!(caller.replica.rollbacks(), Rollbacks { count: 1, last_bytes: 35 });
+    caller.feed(format!("+CONTINUE {}\r\n", id(2)).as_bytes());
+    assert_eq!(caller.events(), "continue true, up");
+    assert_eq!(caller.replica.place(), Some((id(2), Offset(65))));
+}
+
+#[test]
+fn a_rollback_that_fails_leads_to_a_full_resync() {
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.feed(&rollback(1, "0"));
+    caller.rollback_failed();
+    assert_eq!(caller.sent(), command(ALL));
+    assert_eq!(caller.replica.place(), Some((id(1), Offset(100))));
+    assert_eq!(caller.replica.rollbacks(), Rollbacks::default());
+    caller.events();
+    // What was not asked for must not be accepted, although there is a place.
+    caller.feed(b"+CONTINUE\r\n");
+    assert_eq!(caller.events(), "disconnect");
+    caller.tick(10_000);
+    caller.connected();
+    caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n");
+    assert!(caller.sent().ends_with(&command(ALL)));
+    caller.feed(format!("+FULLRESYNC {} 7\r\n$2\r\nab", id(3)).as_bytes());
+    caller.loaded((id(3), Offset(7)));
+    caller.closed();
+    // From now on the place counts again.
+    caller.tick(100_000);
+    caller.connected();
+    caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n");
+    assert!(caller.sent().ends_with(&psync(3, "8")));
+}
+
+#[test]
+fn rollbacks_without_an_end_become_a_full_resync() {
+    // Again, after one; and one that would take nothing off.
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.feed(&rollback(1, "70"));
+    caller.rolled_back((id(1), Offset(70)));
+    caller.sent();
+    caller.feed(&rollback(1, "60"));
+    assert_eq!((caller.events(), caller.sent()), ("rollback 70".into(), command(ALL)));
+    caller.feed(&rollback(1, "50"));
+    assert_eq!(caller.events(), "disconnect");
+
+    for to in ["100", "101", "9223372036854775807"] {
+        let mut caller = Caller::asking(Some((id(1), Offset(100))));
+        caller.feed(&rollback(1, to));
+        assert_eq!((caller.events(), caller.sent()), (String::new(), command(ALL)), "{to}");
+    }
+
+    // A new connection does not begin to count anew, a link that stood does.
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.feed(&rollback(1, "70"));
+    caller.closed();
+    caller.rolled_back((id(1), Offset(70)));
+    for (reply, expected) in [(&b"+CONTINUE\r\n"[..], None), (&rollback(1, "50"), Some(50))] {
+        caller.tick(caller.now_ms + 100_000);
+        caller.connected();
+        caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n");
+        assert!(caller.sent().ends_with(&psync(1, "71")));
+        caller.events();
+        caller.feed(reply);
+        match expected {
+            Some(to) => assert_eq!(caller.events(), format!("rollback {to}")),
+            None => caller.closed(),
+        }
+    }
+}
+
+#[test]
+fn a_rollback_in_words_that_make_no_sense_ends_the_connection() {
+    for reply in [
+        &rollback(2, "70")[..],
+        &rollback(1, "-1"),
+        &rollback(1, ""),
+        &rollback(1, "70 1"),
+        &rollback(1, "18446744073709551616"),
+        b"-ROLLBACK \r\n",
+        b"-ROLLBACK ? 5\r\n",
+    ] {
+        let mut caller = Caller::asking(Some((id(1), Offset(100))));
+        caller.feed(reply);
+        assert_eq!(caller.events(), "disconnect", "{}", reply.escape_ascii());
+        assert_eq!(caller.replica.place(), Some((id(1), Offset(100))));
+    }
+    let mut caller = Caller::asking(None);
+    caller.feed(&rollback(1, "0"));
+    assert_eq!(caller.events(), "disconnect");
+}
+
+#[test]
+fn a_rollback_outlives_its_connection_and_another_primary() {
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.feed(&rollback(1, "70"));
+    caller.events();
+    caller.run(|replica, _, now, out| {
+        replica.reconfigure(Config::new("other", 2, 3), now, out);
+        0
+    });
+    assert_eq!(caller.events(), "disconnect");
+    caller.tick(100_000);
+    assert_eq!(caller.events(), "", "it does not know yet what to ask for");
+    caller.rolled_back((id(1), Offset(70)));
+    caller.tick(100_000);
+    assert_eq!(caller.events(), "connect other 2");
+    caller.connected();
+    caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n");
+    assert!(caller.sent().ends_with(&psync(1, "71")));
+
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.feed(&rollback(1, "70"));
+    caller.events();
+    caller.run(|replica, _, now, out| {
+        replica.stop(now, out);
+        0
+    });
+    assert_eq!(caller.events(), "disconnect");
+    caller.rolled_back((id(1), Offset(70)));
+    assert_eq!((caller.sent(), caller.events()), (vec![], String::new()));
+}
+
+#[test]
+fn a_replica_of_itself_says_so_and_comes_back_later() {
+    let mut config = Config::new("p", 1, 2);
+    config.node = Some(id(9));
+    let mut caller = Caller::new(config, None);
+    caller.tick(0);
+    caller.connected();
+    caller.feed(b"+PONG\r\n");
+    let capa = format!("varve-node={}", id(9));
+    let words: [&[u8]; 9] = [
+        b"REPLCONF",
+        b"capa",
+        b"eof",
+        b"capa",
+        b"psync2",
+        b"capa",
+        b"varve",
+        b"capa",
+        capa.as_bytes(),
+    ];
+    assert!(caller.sent().ends_with(&command(&words)));
+    caller.events();
+    let mut out = vec![];
+    caller.replica.bytes(b"+OK\r\n-ERR can't replicate from itself\r\n", 0, &mut out);
+    assert!(out.contains(&Output::Disconnect));
+    let says = |output: &Output| matches!(output, Output::Log(_, text) if text.contains("itself"));
+    assert!(out.iter().any(says), "{out:?}");
+    assert_eq!(caller.replica.state_name(), "connect");
 }

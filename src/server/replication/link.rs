@@ -32,6 +32,8 @@ pub struct Link {
     loading: bool,
     /// What was received is durable, or can not be made so: it is to be loaded.
     received: Option<io::Result<()>>,
+    /// The place to go back to, as the primary shares no more.
+    back_to: Option<Offset>,
 }
 
 struct Receiving {
@@ -46,7 +48,7 @@ struct Receiving {
     last_report_ms: i64,
 }
 
-pub(super) fn link_config(cfg: &Config, to: &PrimaryAddress) -> replica::Config {
+pub(super) fn link_config(cfg: &Config, to: &PrimaryAddress, node: HistoryId) -> replica::Config {
     let announced = match cfg.replica_announce_port {
         0 => cfg.port,
         port => port,
@@ -57,6 +59,7 @@ pub(super) fn link_config(cfg: &Config, to: &PrimaryAddress) -> replica::Config 
     config.password = some(&cfg.masterauth);
     config.announce_ip = some(&cfg.replica_announce_ip);
     config.timeout_ms = cfg.repl_timeout as u64 * 1000;
+    config.node = Some(node);
     config.reconnect_ms = cfg.repl_reconnect_delay as u64 * 1000;
     config
 }
@@ -88,7 +91,7 @@ impl Server {
     pub fn follow(&mut self, net: &mut Net<Client>, to: PrimaryAddress) {
         let followers = self.repl.node.follow(&to.host, to.port);
         self.drop_followers(net, followers);
-        let config = link_config(&self.cfg, &to);
+        let config = link_config(&self.cfg, &to, self.repl.id);
         self.cfg.replicaof = Some(to);
         logger::set_role(Role::Replica);
         self.unblock_all(net, "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)");
@@ -110,6 +113,7 @@ impl Server {
                     db: self.log.current_db().unwrap_or(0) as usize,
                     loading: false,
                     received: None,
+                    back_to: None,
                 });
                 self.tick_link(net);
             }
@@ -283,6 +287,11 @@ impl Server {
                         link.rdb.take().inspect(Receiving::discard);
                     }
                 }
+                Output::Rollback { to } => {
+                    if let Some(link) = &mut self.repl.link {
+                        link.back_to = Some(to);
+                    }
+                }
                 Output::Continue { new_history } => {
                     let followers = self.repl.node.continued(new_history, self.log.end());
                     self.log.set_histories(self.repl.node.histories());
@@ -410,9 +419,10 @@ impl Server {
         }
     }
 
-    /// Whether a received RDB is to be loaded: [`Server::load_received`].
+    /// Whether the data are to be loaded anew: [`Server::load_what_is_due`].
     pub fn load_is_due(&self) -> bool {
-        self.repl.link.as_ref().is_some_and(|link| link.received.is_some())
+        let due = |link: &Link| link.received.is_some() || link.back_to.is_some();
+        self.loading.is_none() && self.repl.link.as_ref().is_some_and(due)
     }
 
     /// Whether the RDB that is being loaded is still wanted: the role may change meanwhile.
@@ -440,11 +450,14 @@ impl Server {
         service::status(self, &text);
     }
 
-    /// The primary's RDB is whole: it replaces the data, and becomes the log's base as it is. Runs
-    /// turns of the loop meanwhile, in which the link to the primary is kept alive.
-    pub fn load_received(&mut self, net: &mut Net<Client>) {
+    /// Loads what the primary sent, or goes back to where it says. Runs turns of the loop meanwhile,
+    /// in which the link to the primary is kept alive.
+    pub fn load_what_is_due(&mut self, net: &mut Net<Client>) {
         let mut out = Vec::new();
-        self.load_and_adopt(net, &mut out);
+        match self.repl.link.as_mut().and_then(|link| link.back_to.take()) {
+            Some(to) => self.go_back(net, to, &mut out),
+            None => self.load_and_adopt(net, &mut out),
+        }
         self.act(net, None, &mut out);
         if let Some(id) = self.repl.link.as_ref().and_then(|link| link.conn) {
             if let Some(conn) = net.conn_mut(id) {
@@ -452,6 +465,58 @@ impl Server {
             }
             net.resume(id);
         }
+    }
+
+    /// Takes log and data back to `to`, and sets aside what the log had beyond.
+    fn go_back(&mut self, net: &mut Net<Client>, to: Offset, out: &mut Vec<replica::Output>) {
+        let result = self.take_log_back(net, to);
+        let followers = self.repl.node.rolled_back(self.log.end());
+        self.drop_followers(net, followers);
+        let place = self.repl.node.place(self.log.end());
+        let now = self.now_u64();
+        let Some(link) = &mut self.repl.link else { return };
+        match result {
+            Ok(()) => link.machine.rolled_back(place, now, out),
+            Err(why) => {
+                log_warning!("Can't roll back to offset {to}, so a full resync follows: {why}");
+                link.machine.set_place(Some(place));
+                link.machine.rollback_failed(&why, now, out);
+            }
+        }
+    }
+
+    fn take_log_back(&mut self, net: &mut Net<Client>, to: Offset) -> Result<(), String> {
+        if !self.log.is_on_disk() {
+            return Err("the log is only in memory".into());
+        }
+        if self.snapshots.running() {
+            self.kill_child();
+        }
+        self.log.stop_disk().map_err(|e| e.to_string())?;
+        let tail = log::roll_back(&self.log_options(), to);
+        match &tail {
+            Ok(tail) => log_warning!(
+                "The primary's history shares ours up to offset {} only: the {} bytes after it are set aside in {}",
+                tail.from,
+                tail.to - tail.from,
+                tail.path.display()
+            ),
+            Err(why) => log_warning!("The log stays as it is: {why}"),
+        }
+        self.snapshots.installing = false;
+        // Either way the log is opened again, as it is now.
+        self.flush_all(self.cfg.replica_lazy_flush);
+        let loaded = self.load_log(net);
+        self.loading = None;
+        if let Some(to) = &self.cfg.replicaof {
+            // The caller sends the followers away.
+            let _ = self.repl.node.follow(&to.host, to.port);
+        }
+        if let Some(link) = &mut self.repl.link {
+            link.db = self.log.current_db().unwrap_or(0) as usize;
+        }
+        loaded?;
+        tail.map(drop).map_err(|e| e.to_string())
     }
 
     fn load_and_adopt(&mut self, net: &mut Net<Client>, out: &mut Vec<replica::Output>) {

@@ -22,7 +22,7 @@ use std::io;
 use std::time::Duration;
 use varve_net::{ConnId, Net};
 use varve_persistence::log;
-use varve_persistence::offset::{Histories, Offset};
+use varve_persistence::offset::{Histories, HistoryId, Offset};
 use varve_replication::node::Node;
 use varve_replication::primary::{self, LogView, Primary};
 use varve_replication::replica;
@@ -39,6 +39,8 @@ pub struct Replication {
     /// Room for what the link's machine asks for.
     outputs: Vec<replica::Output>,
     loop_ms: u64,
+    /// This process among all nodes, so that none follows itself.
+    id: HistoryId,
 }
 
 fn primary_config(cfg: &Config) -> primary::Config {
@@ -60,10 +62,14 @@ impl Replication {
         histories: Histories,
         now_ms: i64,
         waker: log::Waker,
+        id: HistoryId,
     ) -> io::Result<Replication> {
+        let mut primary = Primary::new(primary_config(cfg), now_ms as u64);
+        primary.set_node(id);
         Ok(Replication {
             node: Node::new(histories),
-            primary: Primary::new(primary_config(cfg), now_ms as u64),
+            primary,
+            id,
             link: None,
             feeding: HashMap::new(),
             outputs: Vec::new(),
@@ -94,6 +100,7 @@ impl Server {
             first: self.log.first_available(),
             end: self.log.end(),
             linked: self.is_primary() || self.link_is_up(),
+            top: self.is_primary(),
         }
     }
 
@@ -130,7 +137,7 @@ impl Server {
     pub fn replication_config_changed(&mut self) {
         self.repl.primary.set_config(primary_config(&self.cfg));
         if let (Some(link), Some(to)) = (&mut self.repl.link, &self.cfg.replicaof) {
-            link.machine.set_config(link::link_config(&self.cfg, to));
+            link.machine.set_config(link::link_config(&self.cfg, to, self.repl.id));
         }
     }
 

@@ -67,6 +67,13 @@ impl Server {
                 self.become_replica(call);
                 self.feed_from(call.id, from);
             }
+            Decision::Rollback { reply, to, reason } => {
+                log_notice!(
+                    "Replica {} is asked to roll back to offset {to}: {reason}",
+                    call.client.peer
+                );
+                call.reply.raw(&reply);
+            }
             Decision::Full { reason } => {
                 log_notice!("Full resync requested by replica {}: {reason}", call.client.peer);
                 self.become_replica(call);
