@@ -604,8 +604,9 @@ impl Keyspace {
                     self.watchers_hit.extend_from_slice(clients);
                 }
             }
-            let there = |key: &&Box<[u8]>| d.keys.get(hash(key), key).is_some();
-            self.ready.extend(d.waiting.keys().filter(there).map(|key| (db, key.clone())));
+            for key in d.waiting.keys().filter(|key| d.keys.get(hash(key), key).is_some()) {
+                self.ready.push((db, key.clone()));
+            }
         }
     }
 
