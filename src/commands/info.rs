@@ -478,7 +478,7 @@ impl Server {
                 ),
             );
         }
-        t.add("master_failover_state", "no-failover");
+        t.add("master_failover_state", self.failover_state());
         t.add("master_replid", histories.current);
         match histories.second {
             Some((id, upto)) => {

@@ -23,6 +23,9 @@ fn replicaof(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let port = parse_int(&args[2]).filter(|p| (0..=65535).contains(p));
     let port = port.ok_or(Error::new("ERR Invalid master port"))? as u16;
     let host = String::from_utf8_lossy(&args[1]).into_owned();
+    if s.repl.failover.is_some() {
+        return Err(Error::new("ERR REPLICAOF not allowed while failing over."));
+    }
     if s.cfg.replicaof.as_ref().is_some_and(|p| p.host == host && p.port == port) {
         call.reply.simple("OK Already connected to specified master");
         return Ok(());
@@ -80,13 +83,60 @@ impl Server {
     }
 }
 
+/// `FAILOVER [TO host port [FORCE]] [ABORT] [TIMEOUT ms]`
+fn failover(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
+    let (mut target, mut force, mut timeout, mut abort) = (None, false, None, false);
+    let mut i = 1;
+    while i < args.len() {
+        let word = |name: &str| args[i].eq_ignore_ascii_case(name.as_bytes());
+        if word("timeout") && i + 1 < args.len() && timeout.is_none() {
+            let ms = parse_int(&args[i + 1]).ok_or(Error::NOT_INT)?;
+            if ms <= 0 {
+                return Err(Error::new("ERR FAILOVER timeout must be greater than 0"));
+            }
+            timeout = Some(ms);
+            i += 1;
+        } else if word("abort") && !abort {
+            abort = true;
+        } else if word("to") && i + 2 < args.len() && target.is_none() {
+            let port = parse_int(&args[i + 2]).and_then(|n| u16::try_from(n).ok());
+            let port = port.ok_or(Error::NOT_INT)?;
+            let host = String::from_utf8_lossy(&args[i + 1]).into_owned();
+            target = Some(Primary { host, port });
+            i += 2;
+        } else if word("force") && target.is_some() && !force {
+            force = true;
+        } else {
+            return Err(Error::SYNTAX);
+        }
+        i += 1;
+    }
+    if abort {
+        if args.len() > 2 {
+            return Err(Error::SYNTAX);
+        }
+        if !s.abort_failover(call.net, "the operator said so") {
+            return Err(Error::new("ERR No failover in progress."));
+        }
+    } else {
+        s.begin_failover(call, target, force, timeout)?;
+    }
+    call.reply.ok();
+    Ok(())
+}
+
 fn replconf(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     s.replconf(call, args)
 }
 
 fn psync(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let next = parse_int(&args[2]).ok_or(Error::NOT_INT)?;
-    s.psync(call, &args[1], next)
+    let take_over = match args.get(3) {
+        None => false,
+        Some(word) if word.eq_ignore_ascii_case(b"failover") => true,
+        Some(_) => return Err(Error::SYNTAX),
+    };
+    s.psync(call, &args[1], next, take_over)
 }
 
 fn sync(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
@@ -165,6 +215,7 @@ pub const COMMANDS: &[Command<ServerHandler>] = &[
     Command { run: replicaof, spec: spec("slaveof", 3, ADMIN | NOSCRIPT | STALE).doc("server", "1.0.0", "O(1)", "The old name of REPLICAOF.") },
     Command { run: role, spec: dangerous("role", 1, NOSCRIPT | LOADING | STALE | FAST).doc("server", "2.8.12", "O(1)", "Tells whether this is a primary or a replica, and how it stands.") },
     Command { run: replconf, spec: spec("replconf", -1, ADMIN | NOSCRIPT | LOADING | STALE | ALLOW_BUSY).doc("server", "3.0.0", "O(1)", "What replicas and primaries tell each other.") },
+    Command { run: failover, spec: spec("failover", -1, ADMIN | NOSCRIPT | STALE).doc("server", "6.2.0", "O(1)", "Hands over to a replica when that has every write.") },
     Command { run: psync, spec: spec("psync", -3, ADMIN | NOSCRIPT | NO_MULTI).doc("server", "2.8.0", "O(N) in what is sent", "Begins a replica's stream, from where it stopped if that can be.") },
     Command { run: sync, spec: spec("sync", 1, ADMIN | NOSCRIPT | NO_MULTI).doc("server", "1.0.0", "O(N) in what is sent", "Begins a replica's stream from a snapshot.") },
     Command { run: wait, spec: Spec::new("wait", 3, BLOCKING, category::CONNECTION, Keys::None).doc("generic", "3.0.0", "O(1)", "Waits until replicas have what this client wrote.") },

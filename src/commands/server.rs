@@ -49,10 +49,6 @@ fn readwrite(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     Ok(())
 }
 
-fn failover(_: &mut Server, _: &mut Call, _: &mut Args) -> Done {
-    Err(Error::new("ERR FAILOVER is not supported by this version of Varve, use REPLICAOF"))
-}
-
 fn acl_whoami(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     call.reply.bulk(b"default");
     Ok(())
@@ -129,7 +125,6 @@ pub const COMMANDS: &[Command<ServerHandler>] = &[
     Command { run: lolwut, spec: spec("lolwut", -1, READONLY | FAST, 0).doc("server", "5.0.0", "O(1)", "Tells the version with a flourish.") },
     Command { run: readonly, spec: spec("readonly", 1, LOADING | STALE | FAST, category::CONNECTION).doc("cluster", "3.0.0", "O(1)", "Says that stale reads are fine: accepted, as all reads are served here.") },
     Command { run: readwrite, spec: spec("readwrite", 1, LOADING | STALE | FAST, category::CONNECTION).doc("cluster", "3.0.0", "O(1)", "Takes READONLY back.") },
-    Command { run: failover, spec: spec("failover", -1, ADMIN | NOSCRIPT | STALE, 0).doc("server", "6.2.0", "O(1)", "Refused: promote a replica with REPLICAOF NO ONE.") },
     Command { run: acl_whoami, spec: spec("acl|whoami", 2, NOSCRIPT | LOADING | STALE, 0).doc("server", "6.0.0", "O(1)", "Tells the connection's user.") },
     Command { run: acl_cat, spec: spec("acl|cat", -2, NOSCRIPT | LOADING | STALE, 0).doc("server", "6.0.0", "O(N) in the commands", "Lists categories of commands.") },
     Command { run: acl_users, spec: spec("acl|users", 2, ACL, 0).doc("server", "6.0.0", "O(1)", "Lists the users' names.") },

@@ -241,7 +241,11 @@ impl Server {
             self.with_client(net, id, |s, call| {
                 if let Some(BlockedOn::Pause { command, mut args }) = s.unblock(id, call.client) {
                     call.command = command;
-                    s.run(call, command, &mut args.args());
+                    // Much may have changed meanwhile: this server may be a replica now.
+                    match s.check(call, command) {
+                        Ok(()) => s.run(call, command, &mut args.args()),
+                        Err(error) => s.reject(call, Some(command), error),
+                    }
                 }
             });
             self.serve_ready(net);

@@ -85,7 +85,7 @@ impl Server {
     }
 
     /// A request that is not run: the error, and a transaction being queued will not be executed.
-    fn reject(&mut self, call: &mut Call<'_>, id: Option<CommandId>, error: Error) {
+    pub(super) fn reject(&mut self, call: &mut Call<'_>, id: Option<CommandId>, error: Error) {
         if let Some(id) = id {
             self.commands.counters(id).rejected += 1;
         }
@@ -117,7 +117,7 @@ impl Server {
     }
 
     /// Whether the command may run now, for this client.
-    fn check(&mut self, call: &mut Call<'_>, id: CommandId) -> Result<(), Error> {
+    pub(super) fn check(&mut self, call: &mut Call<'_>, id: CommandId) -> Result<(), Error> {
         let spec = self.commands.get(id).spec;
         let (is_write, client) = (spec.has(flag::WRITE), &*call.client);
         // What a transaction will do counts when it is executed.

@@ -245,3 +245,44 @@ fn a_promoted_replica_goes_on_with_the_history() {
     }
     assert_eq!(promoted.info("sync_full"), "0", "a full sync was needed after the promotion");
 }
+
+/// An operator moves the primary while clients write: nothing acknowledged is lost, and nobody needs
+/// a full sync. Both ways, with Redis at either end.
+#[test]
+fn a_failover_hands_over_and_loses_nothing() {
+    for kinds in
+        [[Kind::Varve, Kind::Varve], [Kind::Varve, Kind::Redis], [Kind::Redis, Kind::Varve]]
+    {
+        let [primary, replica] = kinds.map(start);
+        follow(&replica, primary.port());
+        assert!(eventually(PATIENCE, || synced(&replica)), "the first sync did not end");
+        let full = primary.info("sync_full");
+        let refused = primary.client().cmd(&["FAILOVER", "TO", "127.0.0.1", "1"]);
+        assert!(refused.is_error(), "{refused:?}");
+        let acknowledged = thread::scope(|scope| {
+            let port = primary.port();
+            let writing = scope.spawn(move || {
+                let mut client = Client::connect(port);
+                // Refused when the server has become a replica.
+                (1..).take_while(|_| !client.cmd(&["INCR", "counter"]).is_error()).count()
+            });
+            thread::sleep(Duration::from_millis(200));
+            let to = replica.port().to_string();
+            primary.client().ok(&["FAILOVER", "TO", "127.0.0.1", &to, "TIMEOUT", "10000"]);
+            writing.join().unwrap()
+        });
+        let over = || {
+            replica.info("role") == "master"
+                && synced(&primary)
+                && primary.info("master_failover_state") == "no-failover"
+        };
+        assert!(eventually(PATIENCE, over), "{}\n{}", primary.log(), replica.log());
+        assert_eq!(replica.client().ok(&["GET", "counter"]).int(), acknowledged as i64);
+        replica.client().ok(&["SET", "after", "failover"]);
+        let same = || primary.info("master_repl_offset") == replica.info("master_repl_offset");
+        assert!(eventually(PATIENCE, same), "the old primary does not follow");
+        crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
+        assert_eq!(primary.info("sync_full"), full);
+        assert_eq!(replica.info("sync_full"), "0", "the old primary needed a full sync");
+    }
+}

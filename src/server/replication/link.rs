@@ -91,7 +91,8 @@ impl Server {
     pub fn follow(&mut self, net: &mut Net<Client>, to: PrimaryAddress) {
         let followers = self.repl.node.follow(&to.host, to.port);
         self.drop_followers(net, followers);
-        let config = link_config(&self.cfg, &to, self.repl.id);
+        let mut config = link_config(&self.cfg, &to, self.repl.id);
+        config.failover = self.repl.failover.is_some();
         self.cfg.replicaof = Some(to);
         logger::set_role(Role::Replica);
         self.unblock_all(net, "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)");

@@ -5,8 +5,10 @@
 //! | --- | --- |
 //! | `replicas.rs` | the answers to replicas, and the snapshots that they get |
 //! | `feed.rs` | what each replica is sent, from memory and from disk |
+//! | `failover.rs` | handing over to a replica |
 //! | `link.rs` | this server as a replica |
 
+mod failover;
 mod feed;
 mod link;
 mod replicas;
@@ -34,6 +36,7 @@ pub struct Replication {
     pub node: Node,
     pub primary: Primary,
     pub link: Option<Link>,
+    pub failover: Option<failover::Failover>,
     feeding: HashMap<ConnId, Feeding>,
     fetcher: Fetcher,
     /// Room for what the link's machine asks for.
@@ -71,6 +74,7 @@ impl Replication {
             primary,
             id,
             link: None,
+            failover: None,
             feeding: HashMap::new(),
             outputs: Vec::new(),
             loop_ms: now_ms as u64,
@@ -137,7 +141,9 @@ impl Server {
     pub fn replication_config_changed(&mut self) {
         self.repl.primary.set_config(primary_config(&self.cfg));
         if let (Some(link), Some(to)) = (&mut self.repl.link, &self.cfg.replicaof) {
-            link.machine.set_config(link::link_config(&self.cfg, to, self.repl.id));
+            let mut config = link::link_config(&self.cfg, to, self.repl.id);
+            config.failover = self.repl.failover.is_some();
+            link.machine.set_config(config);
         }
     }
 
@@ -150,7 +156,7 @@ impl Server {
         for output in out {
             match output {
                 primary::Output::Append(bytes) => {
-                    if self.loading.is_none() {
+                    if self.loading.is_none() && self.repl.failover.is_none() {
                         self.log.append(bytes);
                     }
                 }
@@ -178,6 +184,7 @@ impl Server {
         self.supply_due = true;
         self.remove_sync_file(now);
         self.tick_link(net);
+        self.continue_failover(net);
         self.repl.loop_ms = now;
     }
 

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::sync::Arc;
 use varve_engine::{Args, Error};
 use varve_net::{Conn, ConnId, Net};
-use varve_persistence::offset::Offset;
+use varve_persistence::offset::{HistoryId, Offset};
 use varve_replication::node::Followers;
 use varve_replication::primary::supply::{AfterBulk, Supply, SupplyView, Target};
 use varve_replication::primary::{Decision, Replconf};
@@ -33,14 +33,32 @@ impl Server {
                 if self.waiters.any_on_replicas() {
                     self.serve_replica_waiters(call.net);
                 }
+                self.supply_due |= self.repl.failover.is_some();
             }
         }
         call.client.speaks_replconf = true;
         Ok(())
     }
 
-    /// `PSYNC id offset`.
-    pub fn psync(&mut self, call: &mut Call<'_>, id: &[u8], next: i64) -> Result<(), Error> {
+    /// `PSYNC id offset [FAILOVER]`: with the last word, the primary asks this replica to take over.
+    pub fn psync(
+        &mut self,
+        call: &mut Call<'_>,
+        id: &[u8],
+        next: i64,
+        take_over: bool,
+    ) -> Result<(), Error> {
+        if take_over {
+            if self.is_primary() {
+                return Err(Error::new("ERR PSYNC FAILOVER can't be sent to a master."));
+            }
+            let ours = self.repl.node.histories().current;
+            if HistoryId::parse(id) != Some(ours) {
+                return Err(Error::new("ERR PSYNC FAILOVER replid must match my replid."));
+            }
+            log_notice!("Taking over from the primary, as '{}' asks", call.client.peer);
+            self.promote(call.net);
+        }
         let view = self.log_view();
         let decision = self.repl.primary.psync(call.id, id, next, &view, self.now_u64());
         self.answer_sync(call, decision)
