@@ -23,5 +23,6 @@ mod interop;
 mod powercut;
 mod protocol;
 mod replication;
+mod sentinel;
 mod service;
 mod support;
