@@ -279,12 +279,9 @@ impl Run {
 }
 
 fn segments_of(recovered: &Recovered) -> Vec<SegmentInfo> {
-    let info = |entry: &manifest::Entry| SegmentInfo {
-        path: Path::new(DIR).join(&entry.name),
-        start: entry.start.unwrap(),
-        end: entry.end,
-    };
-    recovered.manifest().segments().map(info).collect()
+    let manifest = recovered.manifest();
+    let all = manifest.kept().chain(manifest.segments());
+    all.map(|entry| SegmentInfo::of(entry, Path::new(DIR)).unwrap()).collect()
 }
 
 proptest! {
