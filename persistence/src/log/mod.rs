@@ -25,6 +25,8 @@ pub mod error;
 pub(crate) mod fake;
 mod folder;
 mod history;
+#[cfg(test)]
+mod history_tests;
 pub mod index;
 mod lock;
 pub mod lz4;
