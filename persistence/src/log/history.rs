@@ -10,8 +10,8 @@
 
 use super::error::Error;
 use super::folder::{Folder, is_full};
-use super::manifest::Entry;
 use super::lz4;
+use super::manifest::Entry;
 use super::writer::{NEVER, Shared, lock, now_us};
 use crate::offset::Offset;
 use std::io;

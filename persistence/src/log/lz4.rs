@@ -13,7 +13,7 @@ use crate::offset::Offset;
 use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// How much of the segment one frame holds; the last one may hold less.
@@ -105,23 +105,20 @@ struct Frame {
 
 /// A compressed segment, open for reading.
 pub struct Compressed {
-    path: PathBuf,
     file: Arc<dyn DiskFile>,
     start: Offset,
     len: u64,
     frames: Vec<Frame>,
     /// The frame that was decompressed last.
     last: Option<(usize, Vec<u8>)>,
-    /// The size of the file.
-    pub bytes: u64,
 }
 
 impl Compressed {
-    /// Opens a file and checks its table; the frames are checked when they are read.
+    /// Opens a file and checks its table; the frames are checked when they are read. Errors say at
+    /// which byte the file is damaged, and leave its name to the caller.
     pub fn open(disk: &dyn Disk, path: &Path) -> io::Result<Compressed> {
         let file = disk.open(path)?;
         let bytes = file.size()?;
-        let damaged = |position: u64, what: &str| damaged(path, position, what);
         let table_at = |records: u64| bytes.checked_sub(records + FIXED_BYTES);
         if table_at(0).is_none() {
             return Err(damaged(bytes, "the file ends here, expected a table"));
@@ -159,7 +156,7 @@ impl Compressed {
         if position != table_at || start.0.checked_add(len).is_none() {
             return Err(damaged(table_at, "the frames do not end where the table begins"));
         }
-        Ok(Compressed { path: path.to_owned(), file, start, len, frames, last: None, bytes })
+        Ok(Compressed { file, start, len, frames, last: None })
     }
 
     /// Where the segment begins.
@@ -194,10 +191,9 @@ impl Compressed {
     fn decompress(&mut self, number: usize) -> io::Result<Vec<u8>> {
         let mut raw = self.last.take().map_or_else(Vec::new, |(_, raw)| raw);
         let Frame { position, len, crc } = self.frames[number];
-        let damaged = |what: &str| damaged(&self.path, position, what);
+        let damaged = |what: &str| damaged(position, what);
         let mut frame = vec![0; len as usize];
-        read_exact_at(&*self.file, &mut frame, position)
-            .map_err(|error| io::Error::new(error.kind(), format!("{:?}: {error}", self.path)))?;
+        read_exact_at(&*self.file, &mut frame, position)?;
         if crc32c(&frame) != crc {
             return Err(damaged("the frame's CRC-32C is not that of its bytes"));
         }
@@ -212,8 +208,8 @@ impl Compressed {
     }
 }
 
-fn damaged(path: &Path, position: u64, what: &str) -> io::Error {
-    let what = format!("{path:?} is damaged at byte {position}: {what}");
+fn damaged(position: u64, what: &str) -> io::Error {
+    let what = format!("it is damaged at byte {position}: {what}");
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
@@ -222,6 +218,7 @@ mod tests {
     use super::super::fake::FakeDisk;
     use super::*;
     use proptest::prelude::*;
+    use std::path::PathBuf;
 
     /// Bytes that compress, but not to nothing.
     fn sample(len: usize, seed: u32) -> Vec<u8> {
@@ -312,7 +309,7 @@ mod tests {
                     Ok(())
                 });
                 let error = result.expect_err("the damage was not noticed");
-                assert!(error.to_string().contains("raw.lz4"), "byte {at}: {error}");
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData, "byte {at}: {error}");
             }
         }
     }

@@ -338,8 +338,7 @@ impl Log {
 
         let log_start = folder.manifest.segments().next().and_then(|e| e.start).unwrap_or(end);
         let sink = Sink::new(Some(Open { file, start }), end);
-        let retention =
-            Retention::new(options.history_bytes, options.history_ttl, options.threads);
+        let retention = Retention::new(options.history_bytes, options.history_ttl, options.threads);
         let shared = Shared::new(folder, sink, options.fsync, end, retention, self.waker.clone());
         let base_size = shared.base_bytes.load(Ordering::Relaxed) + (end - log_start);
         let writer = Writer::start(shared, options.threads)

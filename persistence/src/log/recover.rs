@@ -7,12 +7,12 @@
 use super::disk::{Contents, Disk};
 use super::error::Error;
 use super::folder::Folder;
+use super::history::TEMPORARY;
 use super::lz4::{self, Compressed};
 use super::manifest::{Entry, FileType, Manifest, State};
 use super::replay::{Command, Reading, Stop, without_zeros};
 use super::{Fsync, Options, index};
 use crate::offset::{Histories, HistoryId, Offset};
-use super::history::TEMPORARY;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
