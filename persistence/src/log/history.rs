@@ -225,13 +225,7 @@ impl Shared {
 
     /// Gives up history that nobody reads while the disk runs low.
     fn leave_room(&self, folder: &mut Folder) {
-        let manifest = &folder.manifest;
-        let written_now = manifest.segments().next_back().and_then(|entry| entry.start);
-        let written_now =
-            written_now.map_or(0, |at| self.written.load(Ordering::Relaxed).saturating_sub(at.0));
-        let all = manifest.kept().chain(manifest.segments());
-        let sealed = all.filter(|entry| entry.end.is_some()).last().map_or(0, Entry::covers);
-        let wanted = LOW_BYTES.max(sealed.max(written_now).saturating_mul(LOW_SEGMENTS));
+        let wanted = LOW_BYTES.max(self.newest_bytes(folder).saturating_mul(LOW_SEGMENTS));
         loop {
             let oldest = folder.manifest.kept().next();
             let may_go = oldest.is_some_and(|oldest| !self.retention.is_protected(oldest));
@@ -241,6 +235,17 @@ impl Shared {
             }
             self.remove(folder, "the disk runs low");
         }
+    }
+
+    /// The size of the newest segment: the one that is written, or the last that is whole.
+    fn newest_bytes(&self, folder: &Folder) -> u64 {
+        let manifest = &folder.manifest;
+        let begun = manifest.segments().next_back().and_then(|entry| entry.start);
+        let written = self.written.load(Ordering::Relaxed);
+        let begun_bytes = begun.map_or(0, |start| written.saturating_sub(start.0));
+        let sealed = manifest.segments().rfind(|entry| entry.end.is_some());
+        let sealed_bytes = sealed.or(manifest.kept().next_back()).map_or(0, Entry::covers);
+        begun_bytes.max(sealed_bytes)
     }
 
     /// Removes the oldest history; the manifest still has to be stored.

@@ -441,3 +441,25 @@ fn a_stopped_log_leaves_what_is_not_compressed_for_the_next_start() {
     let compressed = |s: &&SegmentInfo| lz4::is_name(s.path.file_name().unwrap());
     assert_eq!(segments.iter().filter(compressed).count(), segments.len() - 1);
 }
+
+#[test]
+fn a_reader_with_an_old_list_is_told_to_take_a_new_one() {
+    let mut bench = Bench::new();
+    bench.write(100_000);
+    let at = bench.log.begin_rotation();
+    bench.write(1000);
+    let mut reader = bench.log.segment_reader(Offset(0)).unwrap();
+    bench.install(at);
+    let mut buf = vec![0; 1000];
+    assert_eq!(reader.read(&mut buf, bench.log.released()).unwrap(), 0);
+    reader.refresh(bench.log.segments());
+    assert_eq!(reader.read(&mut buf, bench.log.released()).unwrap(), 1000);
+    assert!(buf == bench.all[..1000]);
+    // A file that somebody took away is in no list once that was noticed.
+    let segments = bench.log.segments();
+    bench.disk.remove(&segments[0].path).unwrap();
+    let mut reader = bench.log.segment_reader(Offset(0)).unwrap();
+    assert_eq!(reader.read(&mut buf, bench.log.released()).unwrap(), 0);
+    assert!(bench.log.segment_reader(Offset(0)).is_none());
+    assert_eq!(bench.log.segments()[0].start, at);
+}

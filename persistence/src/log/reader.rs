@@ -15,6 +15,7 @@ use super::folder::SegmentInfo;
 use super::lz4::{self, Compressed};
 use crate::offset::Offset;
 use std::io;
+use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
 use std::sync::Arc;
 
 /// A place in the segments.
@@ -73,8 +74,16 @@ impl SegmentReader {
                 let Some(info) = self.segments.iter().find(|s| s.covers(offset)) else {
                     return Ok(0);
                 };
-                let file = self.open_segment(info).map_err(|error| failed(info, error))?;
-                (info.clone(), file)
+                match self.open_segment(info) {
+                    Ok(file) => (info.clone(), file),
+                    // Most likely it has been compressed since the list was made. If not, the next
+                    // list is without it.
+                    Err(error) if error.kind() == NotFound && info.end.is_some() => {
+                        info.unreadable.set();
+                        return Ok(0);
+                    }
+                    Err(error) => return Err(failed(info, error)),
+                }
             }
         };
         let end = info.end.map_or(upto, |end| end.min(upto));
@@ -84,7 +93,7 @@ impl SegmentReader {
             File::Compressed(file) => file.read_at(&mut buf[..left], offset - info.start),
         };
         let n = match n {
-            Ok(0) if left > 0 && info.end.is_some() => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) if left > 0 && info.end.is_some() => Err(UnexpectedEof.into()),
             other => other,
         };
         let n = n.map_err(|error| failed(&info, error))?;
@@ -106,7 +115,7 @@ impl SegmentReader {
                 info.start,
                 info.end.unwrap_or_default()
             );
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            return Err(io::Error::new(InvalidData, what));
         }
         Ok(File::Compressed(Box::new(file)))
     }
@@ -114,7 +123,6 @@ impl SegmentReader {
 
 /// Marks the segment if what is wrong is wrong with the file, and names it.
 fn failed(info: &SegmentInfo, error: io::Error) -> io::Error {
-    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     if matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
         || error.raw_os_error() == Some(libc::EIO)
     {
