@@ -13,6 +13,7 @@ use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
 use crate::server::start::raise_file_limit;
 use crate::{log_notice, log_warning, logger};
+use std::time::Duration;
 use varve_engine::command::{Command, Keys, Spec, flag::*};
 use varve_engine::{Args, Error};
 
@@ -127,6 +128,11 @@ impl Server {
         }
         if self.cfg.repl_backlog_size != old.repl_backlog_size && !self.disk_is_due() {
             self.log.set_tail_bytes(self.cfg.repl_backlog_size);
+        }
+        let history = |cfg: &Config| (cfg.repl_history_size, cfg.repl_history_ttl);
+        if history(&self.cfg) != history(old) {
+            let ttl = Duration::from_secs(self.cfg.repl_history_ttl.into());
+            self.log.set_history(self.cfg.repl_history_size, ttl);
         }
         self.replication_config_changed();
         self.slowlog.entries.truncate(self.cfg.slowlog_max_len as usize);

@@ -356,12 +356,20 @@ impl Server {
             t.add("loading_eta_seconds", loading.eta_s());
         }
         t.add("log_first_offset", self.log.first_available());
+        match log.first_live {
+            Some(offset) => t.add("log_first_offset_disk", offset),
+            None => t.add("log_first_offset_disk", -1),
+        }
+        t.add("log_first_offset_memory", log.first_in_memory);
         t.add("log_end_offset", self.log.end());
         t.add("log_written_offset", self.log.written());
         match self.log.synced() {
             Some(offset) => t.add("log_synced_offset", offset),
             None => t.add("log_synced_offset", -1),
         }
+        t.add("log_live_bytes", log.live_bytes);
+        t.add("log_history_segments", log.history_segments);
+        t.add("log_history_bytes", log.history_bytes);
     }
 
     fn info_stats(&self, call: &Call<'_>, t: &mut Lines) {

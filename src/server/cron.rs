@@ -2,7 +2,7 @@
 
 use super::Server;
 use super::client::{Client, Kind};
-use crate::{allocator, log_warning};
+use crate::{allocator, log_notice, log_warning};
 use std::time::{Duration, Instant};
 use varve_net::Net;
 
@@ -86,6 +86,9 @@ impl Server {
             self.close_idle(net);
         }
         self.log.tick(self.clock.instant());
+        for note in self.log.take_notes() {
+            log_notice!("{note}");
+        }
         self.snapshot_round(net);
         self.replication_round(net);
         self.start_round(net);

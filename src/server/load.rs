@@ -169,6 +169,9 @@ impl Server {
         if self.stopping {
             return Ok(());
         }
+        for note in recovered.notes() {
+            log_warning!("{note}");
+        }
         if replayed.dropped > 0 {
             log_warning!(
                 "The log ended inside a command: its last {} bytes were cut off (aof-load-truncated is yes); it ends at offset {} now",

@@ -359,6 +359,8 @@ impl Server {
         options.fsync = fsync(self.cfg.appendfsync);
         options.tail_bytes = self.cfg.repl_backlog_size;
         options.load_truncated = self.cfg.aof_load_truncated;
+        options.history_bytes = self.cfg.repl_history_size;
+        options.history_ttl = Duration::from_secs(self.cfg.repl_history_ttl.into());
         options
     }
 

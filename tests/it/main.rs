@@ -19,6 +19,7 @@ mod crash;
 mod differential;
 mod directives;
 mod faults;
+mod history;
 mod interop;
 mod powercut;
 mod protocol;

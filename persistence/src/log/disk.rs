@@ -45,6 +45,8 @@ pub trait Disk: Send + Sync {
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// The names in a folder.
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
+    /// How many bytes may still be written to the folder's file system.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
     /// A number that a copy of the folder does not share.
     fn dir_identity(&self, dir: &Path) -> io::Result<u64>;
     /// A name for this boot of the machine, after which nothing unsynced exists.
@@ -151,6 +153,11 @@ impl Disk for OsDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
         fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let system = nix::sys::statvfs::statvfs(dir)?;
+        Ok(system.blocks_available() as u64 * system.fragment_size() as u64)
     }
 
     fn dir_identity(&self, dir: &Path) -> io::Result<u64> {

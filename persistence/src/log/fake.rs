@@ -84,6 +84,13 @@ impl State {
     }
 
     fn act(&mut self, op: Op) {
+        if let (Op::Remove(path), Some(space)) = (&op, &mut self.space) {
+            // The last name takes the bytes with it.
+            let inode = self.live.names[path];
+            if self.live.names.values().filter(|other| **other == inode).count() == 1 {
+                *space += self.live.files[&inode].len() as u64;
+            }
+        }
         self.live.apply(&op);
         self.ops.push(op);
     }
@@ -340,6 +347,10 @@ impl Disk for FakeDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
         let state = self.state();
         Ok(state.live.names.keys().filter(|path| path.parent() == Some(dir)).cloned().collect())
+    }
+
+    fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
+        Ok(self.state().space.unwrap_or(u64::MAX))
     }
 
     fn dir_identity(&self, _dir: &Path) -> io::Result<u64> {

@@ -6,11 +6,15 @@
 use super::disk::{Disk, DiskFile};
 use super::error::Error;
 use super::index::{self, Indexer};
+use super::lz4;
 use super::manifest::{Entry, FileType, Manifest};
 use crate::offset::Offset;
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A snapshot to become the log's base.
 #[derive(Clone, Debug)]
@@ -26,12 +30,56 @@ pub struct NewBase {
 }
 
 /// A segment, for those who read the log from disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct SegmentInfo {
     pub path: PathBuf,
     pub start: Offset,
     /// Where it ends; `None` for the one that is being written.
     pub end: Option<Offset>,
+    /// Whether it is older than the base.
+    pub is_history: bool,
+    /// What its file takes on disk, if it is history.
+    pub disk_bytes: u64,
+    /// Its number, which no other segment of the folder ever has.
+    pub(super) seq: u64,
+    /// Which log of the folder it belongs to: a reset begins another.
+    pub(super) epoch: u64,
+    pub(super) unreadable: Flag,
+}
+
+impl SegmentInfo {
+    /// What `entry` says, if it says where the segment is in the history.
+    pub(super) fn of(entry: &Entry, dir: &Path) -> Option<SegmentInfo> {
+        Some(SegmentInfo {
+            path: dir.join(&entry.name),
+            start: entry.start?,
+            end: entry.end,
+            is_history: entry.kind == FileType::History,
+            disk_bytes: 0,
+            seq: entry.seq,
+            epoch: 0,
+            unreadable: Flag::default(),
+        })
+    }
+
+    /// Whether the byte at `offset` is, or will be, in this segment.
+    pub fn covers(&self, offset: Offset) -> bool {
+        self.start <= offset && self.end.is_none_or(|end| offset < end)
+    }
+}
+
+/// Something that any of many threads may find out.
+#[derive(Clone, Debug, Default)]
+pub struct Flag(Arc<AtomicBool>);
+
+impl Flag {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// The files and the manifest that names them.
@@ -42,6 +90,14 @@ pub struct Folder {
     pub manifest: Manifest,
     /// The index of the segment that is written; `None` after it could not be written.
     pub indexer: Option<Indexer>,
+    /// Counts resets.
+    pub epoch: u64,
+    /// Whether history was removed that the manifest on disk still names.
+    pub is_stale: bool,
+    /// For the daemon's log file.
+    pub notes: Arc<Mutex<Vec<String>>>,
+    /// The sizes of compressed segments.
+    sizes: HashMap<u64, u64>,
     last_base: u64,
     last_segment: u64,
 }
@@ -52,7 +108,24 @@ impl Folder {
         let last_base = manifest.last_seq(FileType::Base);
         let last_segment = manifest.last_seq(FileType::Incr);
         let (dir, base_name) = (dir.to_owned(), base_name.to_owned());
-        Folder { disk, dir, base_name, manifest, indexer: None, last_base, last_segment }
+        let mut folder = Folder {
+            disk,
+            dir,
+            base_name,
+            manifest,
+            indexer: None,
+            epoch: 0,
+            is_stale: false,
+            notes: Arc::default(),
+            sizes: HashMap::new(),
+            last_base,
+            last_segment,
+        };
+        for entry in folder.manifest.kept().filter(|entry| lz4::is_name(&entry.name)) {
+            let size = folder.disk.open(&folder.path(&entry.name)).and_then(|file| file.size());
+            folder.sizes.insert(entry.seq, size.unwrap_or(0));
+        }
+        folder
     }
 
     /// The manifest's place.
@@ -83,10 +156,11 @@ impl Folder {
         self.last_segment += 1;
         let name = self.name(self.last_segment, "incr.aof");
         let path = self.path(&name);
-        let file = self.disk.create(&path).map_err(Error::io("create", &path))?;
+        let disk = self.disk.clone();
+        let file = self.with_room(|| disk.create(&path)).map_err(Error::io("create", &path))?;
         let seq = self.last_segment;
         let kind = FileType::Incr;
-        Ok((file, Entry { name, seq, kind, start: Some(start), end: None, db }))
+        Ok((file, Entry { name, seq, kind, start: Some(start), end: None, db, sealed_s: None }))
     }
 
     /// Begins the index of `entry`. That it can not be made does not stop the log.
@@ -100,38 +174,43 @@ impl Folder {
     pub fn place_base(&mut self, base: &mut NewBase) -> Result<Entry, Error> {
         self.last_base += 1;
         let name = self.name(self.last_base, if base.rdb { "base.rdb" } else { "base.aof" });
-        let (from, to) = (&base.path, self.path(&name));
-        let file = self.disk.open(from).map_err(Error::io("open", from))?;
+        let (from, to, disk) = (&base.path, self.path(&name), self.disk.clone());
+        let file = disk.open(from).map_err(Error::io("open", from))?;
         file.sync().map_err(Error::io("sync", from))?;
         if base.keep {
-            let _ = self.disk.remove(&to); // left by an attempt that failed after this step
-            self.disk.link(from, &to).map_err(Error::io("link", &to))?;
+            let _ = disk.remove(&to); // left by an attempt that failed after this step
+            self.with_room(|| disk.link(from, &to)).map_err(Error::io("link", &to))?;
         } else {
-            self.disk.rename(from, &to).map_err(Error::io("rename", &to))?;
+            self.with_room(|| disk.rename(from, &to)).map_err(Error::io("rename", &to))?;
             base.path = to; // where another attempt finds it, should a later step fail
         }
         self.sync_dir()?;
         let (seq, kind) = (self.last_base, FileType::Base);
-        Ok(Entry { name, seq, kind, start: Some(base.at), end: None, db: 0 })
+        let start = Some(base.at);
+        Ok(Entry { name, seq, kind, start, end: None, db: 0, sealed_s: None })
     }
 
-    /// Writes `manifest` beside the one in force, durably, and returns its temporary path.
-    pub fn prepare(&self, manifest: &Manifest) -> Result<PathBuf, Error> {
+    /// Writes `manifest` beside the one in force, durably, and returns its temporary path. If history
+    /// has to go to make room for it, `manifest` is without that then.
+    pub fn prepare(&mut self, manifest: &mut Manifest) -> Result<PathBuf, Error> {
         let mut name = OsString::from("temp_");
         name.push(&self.base_name);
         name.push(".manifest");
         let path = self.dir.join(name);
-        let write = || {
-            let file = self.disk.create(&path)?;
-            super::disk::write_all_at(&*file, &manifest.to_bytes(), 0)?;
-            file.sync()
-        };
-        if let Err(error) = write() {
+        loop {
+            let write = || {
+                let file = self.disk.create(&path)?;
+                super::disk::write_all_at(&*file, &manifest.to_bytes(), 0)?;
+                file.sync()
+            };
+            let Err(error) = write() else { return Ok(path) };
             // Most likely the disk is full: what was written of it would stay and be of no use.
             let _ = self.disk.remove(&path);
-            return Err(Error::io("write", &path)(error));
+            match is_full(&error).then(|| self.remove_oldest()).flatten() {
+                Some(removed) => manifest.entries.retain(|entry| *entry != removed),
+                None => return Err(Error::io("write", &path)(error)),
+            }
         }
-        Ok(path)
     }
 
     /// Puts the prepared manifest in force. Durable after [`Folder::sync_dir`].
@@ -139,6 +218,7 @@ impl Folder {
         let path = Folder::manifest_path(&self.dir, &self.base_name);
         self.disk.rename(prepared, &path).map_err(Error::io("rename", &path))?;
         self.manifest = manifest;
+        self.is_stale = false;
         Ok(())
     }
 
@@ -148,32 +228,101 @@ impl Folder {
     }
 
     /// Replaces the manifest, durably.
-    pub fn store(&mut self, manifest: Manifest) -> Result<(), Error> {
-        let prepared = self.prepare(&manifest)?;
+    pub fn store(&mut self, mut manifest: Manifest) -> Result<(), Error> {
+        let prepared = self.prepare(&mut manifest)?;
         self.put_in_force(&prepared, manifest)?;
         self.sync_dir()
     }
 
-    /// Removes the files that are history, and then their names from the manifest.
-    pub fn remove_history(&mut self) -> Result<(), Error> {
+    /// Removes the files that are neither of the log nor kept, and then their names from the manifest.
+    pub fn remove_dead(&mut self) -> Result<(), Error> {
         let mut manifest = self.manifest.clone();
-        for entry in manifest.entries.extract_if(.., |entry| entry.kind == FileType::History) {
-            let path = self.path(&entry.name);
-            let _ = self.disk.remove(&path);
-            let _ = self.disk.remove(&index::path_of(&path));
+        let is_dead = |entry: &mut Entry| entry.kind == FileType::History && !entry.is_kept();
+        for entry in manifest.entries.extract_if(.., is_dead) {
+            self.remove_files(&entry);
         }
-        match manifest == self.manifest {
+        match manifest == self.manifest && !self.is_stale {
             true => Ok(()),
             false => self.store(manifest),
         }
     }
 
-    /// The segments, for readers.
+    fn remove_files(&self, entry: &Entry) {
+        let path = self.path(&entry.name);
+        let _ = self.disk.remove(&path);
+        let _ = self.disk.remove(&index::path_of(&path));
+    }
+
+    /// Removes the oldest history, whoever may want it, and says what it was. The manifest on disk
+    /// names it until the next [`Folder::store`]; a start in between finds it missing, and needs it
+    /// for nothing.
+    pub fn remove_oldest(&mut self) -> Option<Entry> {
+        let at = self.manifest.entries.iter().position(Entry::is_kept)?;
+        let entry = self.manifest.entries.remove(at);
+        self.remove_files(&entry);
+        self.sizes.remove(&entry.seq);
+        self.is_stale = true;
+        Some(entry)
+    }
+
+    /// Does something that may need room on the disk; while there is none, history goes for it, the
+    /// oldest first.
+    pub fn with_room<T>(&mut self, mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match act() {
+                Err(error) if is_full(&error) && self.remove_oldest().is_some() => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// What a kept segment takes on disk, in bytes.
+    pub fn kept_bytes(&self, entry: &Entry) -> u64 {
+        self.sizes.get(&entry.seq).copied().unwrap_or(entry.covers())
+    }
+
+    /// Puts the compressed form of a kept segment, finished and synced at `temp`, in the place of its
+    /// file. `list` is told when the new file counts and before the old one goes.
+    pub fn replace_kept(
+        &mut self,
+        old: &Entry,
+        temp: &Path,
+        bytes: u64,
+        list: impl FnOnce(&mut Folder),
+    ) -> Result<(), Error> {
+        let name = lz4::name_of(&old.name);
+        let path = self.path(&name);
+        let disk = self.disk.clone();
+        self.with_room(|| disk.rename(temp, &path)).map_err(Error::io("rename", temp))?;
+        self.sync_dir()?;
+        let mut manifest = self.manifest.clone();
+        let Some(entry) = manifest.entries.iter_mut().find(|entry| *entry == old) else {
+            let _ = disk.remove(&path); // it had to go to make room
+            return Ok(());
+        };
+        entry.name = name;
+        self.store(manifest)?;
+        self.sizes.insert(old.seq, bytes);
+        list(self);
+        self.remove_files(old);
+        Ok(())
+    }
+
+    /// The segments, history first, for readers.
     pub fn segments(&self) -> Vec<SegmentInfo> {
         let info = |entry: &Entry| {
-            let path = self.path(&entry.name);
-            Some(SegmentInfo { path, start: entry.start?, end: entry.end })
+            let mut info = SegmentInfo::of(entry, &self.dir)?;
+            if info.is_history {
+                info.disk_bytes = self.kept_bytes(entry);
+            }
+            info.epoch = self.epoch;
+            Some(info)
         };
-        self.manifest.segments().filter_map(info).collect()
+        self.manifest.kept().chain(self.manifest.segments()).filter_map(info).collect()
     }
+}
+
+/// Whether an error says that the disk has no room.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -19,7 +19,7 @@ pub enum FileType {
     Base,
     /// A segment.
     Incr,
-    /// Neither any more: to be removed.
+    /// Not needed for a restart: kept if [`Entry::is_kept`], else to be removed.
     History,
 }
 
@@ -35,6 +35,33 @@ pub struct Entry {
     pub end: Option<Offset>,
     /// The database selected at a segment's beginning.
     pub db: u32,
+    /// When a segment was ended: seconds since 1970.
+    pub sealed_s: Option<u64>,
+}
+
+impl Entry {
+    /// Whether this is a segment older than the base that is kept, for those who come back late.
+    pub fn is_kept(&self) -> bool {
+        self.kind == FileType::History
+            && self.sealed_s.is_some()
+            && matches!((self.start, self.end), (Some(start), Some(end)) if start < end)
+    }
+
+    /// How many bytes of the history a kept segment covers.
+    pub fn covers(&self) -> u64 {
+        self.end.unwrap_or_default().0.saturating_sub(self.start.unwrap_or_default().0)
+    }
+
+    /// Whether the number may be that of a file of this type: what is history says its type only
+    /// by its name.
+    fn counts_as(&self, kind: FileType) -> bool {
+        let has = |part: &[u8]| self.name.as_bytes().windows(part.len()).any(|w| w == part);
+        match (self.kind, kind) {
+            (FileType::History, FileType::Base) => !has(b".incr.aof"),
+            (FileType::History, FileType::Incr) => !has(b".base."),
+            (own, wanted) => own == wanted,
+        }
+    }
 }
 
 /// What a restart needs to know to go on with a history.
@@ -69,9 +96,14 @@ impl Manifest {
         self.entries.iter().filter(|entry| entry.kind == FileType::Incr)
     }
 
+    /// The segments older than the base that are kept, oldest first.
+    pub fn kept(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.is_kept())
+    }
+
     /// The highest sequence number given to a file of this type; bases and segments count apart.
     pub fn last_seq(&self, kind: FileType) -> u64 {
-        let same = |entry: &&Entry| entry.kind == kind || entry.kind == FileType::History;
+        let same = |entry: &&Entry| entry.counts_as(kind);
         self.entries.iter().filter(same).map(|entry| entry.seq).max().unwrap_or(0)
     }
 
@@ -144,6 +176,9 @@ impl Manifest {
             if entry.db != 0 {
                 let _ = write!(text, " db {}", entry.db);
             }
+            if let Some(sealed) = entry.sealed_s {
+                let _ = write!(text, " sealedat {sealed}");
+            }
             text.push('\n');
         }
         text.into_bytes()
@@ -209,6 +244,7 @@ fn parse_entry(line: &[u8]) -> Result<Entry, String> {
         start: None,
         end: None,
         db: 0,
+        sealed_s: None,
     };
     let mut has_type = false;
     for pair in words.chunks_exact(2) {
@@ -238,6 +274,7 @@ fn parse_entry(line: &[u8]) -> Result<Entry, String> {
             }
             b"startoffset" => entry.start = Some(Offset(number()?)),
             b"endoffset" => entry.end = Some(Offset(number()?)),
+            b"sealedat" => entry.sealed_s = Some(number()?),
             b"db" => {
                 entry.db = u32::try_from(number()?).map_err(|_| "db is too large".to_owned())?;
             }
@@ -383,6 +420,7 @@ mod tests {
                 start: start.map(Offset),
                 end: None,
                 db,
+                sealed_s: closed,
             };
             let manifest = Manifest {
                 entries: vec![

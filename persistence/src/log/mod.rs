@@ -12,6 +12,7 @@
 //! | `block.rs`, `tail.rs` | the memory tail: blocks that one appends and many read |
 //! | `writer.rs` | the log thread and the slow thread: writes, syncs, rotation, bases |
 //! | `sink.rs` | from pieces of the tail to a segment's file, however writes end |
+//! | `history.rs`, `lz4.rs` | segments older than the base: which are kept, in which form |
 //! | `folder.rs`, `manifest.rs`, `index.rs`, `lock.rs` | the folder and the formats in it |
 //! | `recover.rs`, `replay.rs` | what a folder holds at start |
 //! | `reader.rs` | segments, read by offset, for a replica that the tail has left behind |
@@ -23,8 +24,12 @@ pub mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod folder;
+mod history;
+#[cfg(test)]
+mod history_tests;
 pub mod index;
 mod lock;
+pub mod lz4;
 pub mod manifest;
 pub mod reader;
 pub mod recover;
@@ -48,7 +53,8 @@ pub use rollback::roll_back;
 pub use tail::{Cursor, Piece};
 
 use crate::offset::{Histories, HistoryId, Offset};
-use folder::Folder;
+use folder::{Folder, is_full};
+use history::Retention;
 use manifest::{FileType, Manifest, State};
 use sink::{Open, Sink};
 use std::collections::VecDeque;
@@ -80,6 +86,8 @@ const INLINE_BYTES: u64 = 1 << 20;
 const SLOW_WRITE: Duration = Duration::from_millis(2);
 /// ... for this long.
 const SLOW_PAUSE: Duration = Duration::from_millis(100);
+/// How often the history is looked at for what has grown too old.
+const HISTORY_PERIOD: Duration = Duration::from_secs(10);
 
 /// When written bytes are made durable: `appendfsync`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +136,11 @@ pub struct Options {
     pub max_segment_bytes: u64,
     /// Whether an incomplete command at the log's end is dropped at start: `aof-load-truncated`.
     pub load_truncated: bool,
+    /// How much of what is older than the base is kept, in bytes of the compressed files:
+    /// `repl-history-size`; 0 for none.
+    pub history_bytes: u64,
+    /// How old that may be: `repl-history-ttl`, in whole seconds; 0 for none.
+    pub history_ttl: Duration,
     pub strategy: Strategy,
     /// Without threads every job is done by the call that asks for it: for simulations.
     pub threads: bool,
@@ -144,6 +157,8 @@ impl Options {
             tail_bytes: 1 << 20,
             max_segment_bytes: 1 << 30,
             load_truncated: true,
+            history_bytes: 1 << 30,
+            history_ttl: Duration::from_secs(24 * 3600),
             strategy: Strategy::Hybrid,
             threads: true,
             disk: Arc::new(OsDisk),
@@ -175,6 +190,17 @@ pub struct Stats {
     pub delayed_syncs: u64,
     /// Memory of the tail, in bytes.
     pub memory: usize,
+    /// The oldest offset in memory.
+    pub first_in_memory: Offset,
+    /// The oldest offset in a live segment, if the log is on disk.
+    pub first_live: Option<Offset>,
+    /// The oldest offset in the history, if there is any.
+    pub first_in_history: Option<Offset>,
+    /// Live segments, in bytes.
+    pub live_bytes: u64,
+    pub history_segments: u64,
+    /// The history's files, in bytes.
+    pub history_bytes: u64,
 }
 
 /// A new, random name for a history.
@@ -218,6 +244,8 @@ struct OnDisk {
     last_mark: (Offset, u64),
     syncs: Syncs,
     inline_again: Option<Instant>,
+    /// When the history was last looked at for what has grown too old.
+    history_looked: Instant,
     /// Bytes of live history at the last base, beside the base itself.
     log_start: Offset,
     base_size: u64,
@@ -306,14 +334,16 @@ impl Log {
         let file_too = file.clone();
         folder.indexer = index::Indexer::resume(&*disk, &path, file_too, start, &records).ok();
         recover::remove_strays(&folder);
-        folder.remove_history()?;
+        folder.remove_dead()?;
 
         let log_start = folder.manifest.segments().next().and_then(|e| e.start).unwrap_or(end);
         let sink = Sink::new(Some(Open { file, start }), end);
-        let shared = Shared::new(folder, sink, options.fsync, end, self.waker.clone());
+        let retention = Retention::new(options.history_bytes, options.history_ttl, options.threads);
+        let shared = Shared::new(folder, sink, options.fsync, end, retention, self.waker.clone());
         let base_size = shared.base_bytes.load(Ordering::Relaxed) + (end - log_start);
         let writer = Writer::start(shared, options.threads)
             .map_err(Error::io("start threads for", &options.dir))?;
+        writer.shared.history_due();
         self.on_disk = Some(OnDisk {
             writer,
             options,
@@ -326,6 +356,7 @@ impl Log {
             last_mark: (end, now_us()),
             syncs: Syncs::new(Instant::now()),
             inline_again: None,
+            history_looked: Instant::now(),
             log_start,
             base_size,
         });
@@ -526,19 +557,47 @@ impl Log {
         self.tail.first()
     }
 
-    /// The oldest offset in memory or in a live segment.
+    /// The oldest offset that can be had: in memory, in a live segment or in the history.
     pub fn first_available(&self) -> Offset {
         let segments = self.segments();
         segments.first().map_or(self.tail.first(), |s| s.start.min(self.tail.first()))
     }
 
-    /// The live segments, oldest first.
+    /// The segments, oldest first and without a gap: those of the history, then the live ones. Those
+    /// up to one that could not be read are left out.
     pub fn segments(&self) -> Arc<Vec<SegmentInfo>> {
         let shared = self.on_disk.as_ref().map(|disk| &disk.writer.shared);
-        shared.map_or_else(Default::default, |shared| lock(&shared.segments).clone())
+        let listed = shared.map_or_else(Default::default, |shared| lock(&shared.segments).clone());
+        match listed.iter().rposition(|segment| segment.unreadable.is_set()) {
+            Some(last) => Arc::new(listed[last + 1..].to_vec()),
+            None => listed,
+        }
     }
 
-    /// A reader of the live segments from `offset` on; it reads files, so not on the loop thread.
+    /// Changes how much history is kept: `CONFIG SET repl-history-size` and `repl-history-ttl`.
+    pub fn set_history(&mut self, bytes: u64, ttl: Duration) {
+        if let Some(disk) = &mut self.on_disk {
+            (disk.options.history_bytes, disk.options.history_ttl) = (bytes, ttl);
+            disk.writer.shared.retention.set(bytes, ttl);
+            disk.writer.shared.history_due();
+        }
+    }
+
+    /// Says that somebody reads from `from` on: history that ends after it stays, however much and
+    /// however old, unless the disk is full. `None` if nobody reads.
+    pub fn protect(&mut self, from: Option<Offset>) {
+        if let Some(disk) = &self.on_disk {
+            disk.writer.shared.retention.protect(from);
+        }
+    }
+
+    /// What the daemon's log file should say of the history: a line each, since the last call.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        let Some(disk) = &self.on_disk else { return Vec::new() };
+        std::mem::take(&mut *lock(&disk.writer.shared.notes))
+    }
+
+    /// A reader of the segments from `offset` on; it reads files, so not on the loop thread.
     pub fn segment_reader(&self, offset: Offset) -> Option<SegmentReader> {
         let disk = self.on_disk.as_ref()?;
         SegmentReader::new(disk.options.disk.clone(), self.segments(), offset)
@@ -587,8 +646,8 @@ impl Log {
         }
     }
 
-    /// Makes a finished snapshot that stands where a segment begins the log's base, and drops what
-    /// is older; the result comes as [`Event::BaseInstalled`].
+    /// Makes a finished snapshot that stands where a segment begins the log's base; what is older
+    /// becomes history. The result comes as [`Event::BaseInstalled`].
     pub fn install_base(&mut self, base: NewBase) {
         if let Some(disk) = &mut self.on_disk {
             disk.writer.slow(SlowJob::Install { base, epoch: disk.epoch });
@@ -658,7 +717,7 @@ impl Log {
         let (_, segment) = folder.create_segment(at, db)?;
         manifest.entries.push(segment);
         for mut entry in folder.manifest.entries.clone() {
-            entry.kind = FileType::History;
+            (entry.kind, entry.sealed_s) = (FileType::History, None);
             manifest.entries.push(entry);
         }
         self.attach(Recovered::from_parts(&options, manifest, at), options)
@@ -682,9 +741,14 @@ impl Log {
     /// Figures for `INFO` and for deciding on a new base.
     pub fn stats(&self) -> Stats {
         let memory = self.tail.memory();
-        let Some(disk) = &self.on_disk else { return Stats { memory, ..Stats::default() } };
+        let first_in_memory = self.tail.first();
+        let Some(disk) = &self.on_disk else {
+            return Stats { memory, first_in_memory, ..Stats::default() };
+        };
         let shared = &disk.writer.shared;
         let log = self.tail.end().0.saturating_sub(disk.log_start.0);
+        let segments = self.segments();
+        let history = segments.iter().filter(|segment| segment.is_history);
         Stats {
             current_bytes: shared.base_bytes.load(Ordering::Relaxed) + log,
             base_bytes: disk.base_size,
@@ -692,6 +756,12 @@ impl Log {
             pending_syncs: u64::from(shared.syncing.load(Ordering::Relaxed)),
             delayed_syncs: disk.syncs.delayed,
             memory,
+            first_in_memory,
+            first_live: segments.iter().find(|s| !s.is_history).map(|s| s.start),
+            first_in_history: history.clone().next().map(|s| s.start),
+            live_bytes: log,
+            history_segments: history.clone().count() as u64,
+            history_bytes: history.map(|s| s.disk_bytes).sum(),
         }
     }
 }
@@ -786,7 +856,13 @@ impl OnDisk {
         let result = sink.drain();
         shared.publish_written(&sink);
         drop(sink);
-        shared.note(result);
+        match result {
+            // Files are not removed here: the log thread does it, and then writes what is left.
+            Err(error) if is_full(&error) && shared.has_history() => {
+                self.writer.write(WriteJob::Retry);
+            }
+            result => shared.note(result),
+        }
         let now = Instant::now();
         self.inline_again = (now - began > SLOW_WRITE).then(|| now + SLOW_PAUSE);
         true
@@ -813,6 +889,10 @@ impl OnDisk {
         }
         if self.marks.front().is_some_and(|&(_, us)| now_us().saturating_sub(us) >= 1_000_000) {
             self.index();
+        }
+        if now.saturating_duration_since(self.history_looked) >= HISTORY_PERIOD {
+            self.history_looked = now;
+            self.writer.shared.history_due();
         }
         if self.options.fsync != Fsync::EverySec {
             self.syncs = Syncs::new(now);

@@ -7,11 +7,13 @@
 use super::disk::{Contents, Disk};
 use super::error::Error;
 use super::folder::Folder;
+use super::history::TEMPORARY;
+use super::lz4::{self, Compressed};
 use super::manifest::{Entry, FileType, Manifest, State};
 use super::replay::{Command, Reading, Stop, without_zeros};
 use super::{Fsync, Options, index};
 use crate::offset::{Histories, HistoryId, Offset};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -65,6 +67,7 @@ pub struct Recovered {
     replayed: bool,
     same_place: bool,
     same_boot: bool,
+    notes: Vec<String>,
 }
 
 /// Reads the manifest, if there is one.
@@ -93,6 +96,7 @@ pub fn recover(options: &Options) -> Result<Option<Recovered>, Error> {
     let mut recovered = Recovered::from_parts(options, manifest, start);
     recovered.open_base()?;
     recovered.measure_segments()?;
+    recovered.check_history();
     Ok(Some(recovered))
 }
 
@@ -107,7 +111,7 @@ fn adopt_single_file(options: &Options) -> Result<Option<Manifest>, Error> {
         return Ok(None);
     }
     let (name, kind) = (options.base_name.clone(), FileType::Base);
-    let entry = Entry { name, seq: 1, kind, start: None, end: None, db: 0 };
+    let entry = Entry { name, seq: 1, kind, start: None, end: None, db: 0, sealed_s: None };
     let manifest = Manifest { entries: vec![entry], state: None };
     let empty = Manifest::default();
     let mut folder = Folder::new(disk.clone(), dir, &options.base_name, empty);
@@ -134,6 +138,7 @@ impl Recovered {
             last_len: 0,
             end,
             replayed: true,
+            notes: Vec::new(),
         }
     }
 
@@ -214,6 +219,33 @@ impl Recovered {
         self.end = next.unwrap_or_default();
         self.replayed = false;
         Ok(())
+    }
+
+    /// Finds how far back the history reaches: up to the segments without a gap. It is not needed to
+    /// start, so what is wrong with it only means that there is less of it.
+    fn check_history(&mut self) {
+        let mut next = Some(self.start());
+        let (disk, dir, notes) = (&self.disk, &self.dir, &mut self.notes);
+        for entry in self.manifest.entries.iter_mut().rev().filter(|entry| entry.is_kept()) {
+            let Some(at) = next else {
+                entry.sealed_s = None;
+                continue;
+            };
+            let path = dir.join(&entry.name);
+            next = match look_at_kept(&**disk, &path, entry, at) {
+                Ok(()) => entry.start,
+                Err(why) => {
+                    entry.sealed_s = None;
+                    notes.push(format!("The history before offset {at} is left out: {why}"));
+                    None
+                }
+            };
+        }
+    }
+
+    /// What an operator should know that is no reason not to start: a line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The snapshot to load first, if there is one; without it the dataset is empty at
@@ -390,18 +422,53 @@ impl Recovered {
     }
 }
 
-/// Removes what a crash left of files that were about to join the log: they are numbered above the
-/// manifest's.
+/// Whether the file of a kept segment is what the manifest says of it, and ends at `next`.
+fn look_at_kept(disk: &dyn Disk, path: &Path, entry: &Entry, next: Offset) -> Result<(), String> {
+    let wrong = |error: io::Error| format!("can't read {path:?}: {error}");
+    let (start, end) = (entry.start.unwrap_or_default(), entry.end.unwrap_or_default());
+    if end != next {
+        return Err(format!("{path:?} ends at offset {end}"));
+    }
+    if lz4::is_name(&entry.name) {
+        let file = Compressed::open(disk, path).map_err(wrong)?;
+        if (file.start(), file.end()) != (start, end) {
+            let (start, end) = (file.start(), file.end());
+            return Err(format!("{path:?} holds offsets {start} to {end}"));
+        }
+        return Ok(());
+    }
+    let len = disk.open(path).and_then(|file| file.size()).map_err(wrong)?;
+    match len >= end - start {
+        true => Ok(()),
+        false => Err(format!("{path:?} has {len} bytes, expected {}", end - start)),
+    }
+}
+
+/// Removes what a crash left of files that were about to join the log, which are numbered above the
+/// manifest's, and of segments that were being compressed: one form of each is in the manifest.
 pub(super) fn remove_strays(folder: &Folder) {
     let Ok(paths) = folder.disk.list(&folder.dir) else { return };
     for path in paths {
-        let Some(name) = path.file_name() else { continue };
-        let stray = stray_kind(name, &folder.base_name)
-            .is_some_and(|(kind, seq)| seq > folder.manifest.last_seq(kind));
+        let (Some(name), base) = (path.file_name(), &folder.base_name) else { continue };
+        let manifest = &folder.manifest;
+        let is_named = |name: &OsStr| manifest.entries.iter().any(|entry| entry.name == name);
+        let stray = match name.as_bytes().strip_prefix(TEMPORARY.as_bytes()) {
+            Some(rest) => lz4::is_name(name) && stray_kind(OsStr::from_bytes(rest), base).is_some(),
+            None => stray_kind(name, base).is_some_and(|(kind, seq)| {
+                let other_form = if lz4::is_name(name) { true } else { is_named(&lz4_of(name)) };
+                !is_named(name) && (other_form || seq > manifest.last_seq(kind))
+            }),
+        };
         if stray {
             let _ = folder.disk.remove(&path);
         }
     }
+}
+
+/// The name of the compressed form of a segment, or of the segment that an index is beside.
+fn lz4_of(name: &OsStr) -> OsString {
+    let segment = name.as_bytes().strip_suffix(b".idx").unwrap_or(name.as_bytes());
+    lz4::name_of(OsStr::from_bytes(segment))
 }
 
 /// The type and number of a file that is named as the log names its files.
@@ -410,7 +477,7 @@ fn stray_kind(name: &OsStr, base_name: &OsStr) -> Option<(FileType, u64)> {
     let rest = std::str::from_utf8(rest).ok()?;
     let (seq, suffix) = rest.split_once('.')?;
     let kind = match suffix {
-        "incr.aof" | "incr.aof.idx" => FileType::Incr,
+        "incr.aof" | "incr.aof.idx" | "incr.aof.lz4" => FileType::Incr,
         "base.rdb" | "base.aof" => FileType::Base,
         _ => return None,
     };

@@ -65,7 +65,7 @@ pub fn roll_back(options: &Options, to: Offset) -> Result<Tail, Error> {
     let mut manifest = manifest;
     for old in manifest.entries.iter_mut().filter(|e| e.kind == FileType::Incr) {
         if old.start.is_none_or(|start| start >= begin) {
-            old.kind = FileType::History;
+            (old.kind, old.sealed_s) = (FileType::History, None);
         }
     }
     manifest.entries.push(entry);
@@ -73,7 +73,7 @@ pub fn roll_back(options: &Options, to: Offset) -> Result<Tail, Error> {
         state.closed = Some(to);
     }
     folder.store(manifest)?;
-    folder.remove_history()?;
+    folder.remove_dead()?;
     Ok(tail)
 }
 

@@ -52,6 +52,8 @@ struct Promise {
     written: Offset,
     synced: Offset,
     released: Offset,
+    /// The oldest offset on disk.
+    first: Offset,
 }
 
 /// A log on a fake disk, and everything that is to be known of it.
@@ -72,6 +74,7 @@ impl Run {
         let disk = FakeDisk::new(seed);
         let mut options = Options { threads, ..options(&disk) };
         options.fsync = [Fsync::Always, Fsync::EverySec, Fsync::No][(seed % 3) as usize];
+        options.history_bytes = [1 << 30, 1 << 30, 3000, 0][(seed / 3 % 4) as usize];
         let start = Offset(seed % 1000);
         let histories = Histories::new(id(0));
         let log = Log::create(options, histories, start, no_waker()).unwrap();
@@ -114,12 +117,13 @@ impl Run {
         let (written, released) = (self.log.written(), self.log.released());
         let synced = self.log.synced().unwrap();
         let (ops, epoch) = (self.disk.ops(), self.epoch);
-        self.promises.push(Promise { ops, epoch, written, synced, released });
+        let first = self.log.segments().first().map_or(self.log.end(), |segment| segment.start);
+        self.promises.push(Promise { ops, epoch, written, synced, released, first });
     }
 
     fn step(&mut self) {
         let from = self.log.end();
-        match self.below(24) {
+        match self.below(27) {
             0..=7 => {
                 let db = self.below(3) as u32;
                 let value = vec![b'v'; self.below(60) as usize];
@@ -183,6 +187,12 @@ impl Run {
                 self.log.set_histories(histories);
                 self.cut = None;
             }
+            23 => self.log.protect(Some(from)),
+            24 => self.log.protect(None),
+            25 => {
+                self.now += Duration::from_secs(11);
+                self.log.tick(self.now);
+            }
             _ => {
                 if self.below(4) == 0 {
                     self.ids += 1;
@@ -230,13 +240,23 @@ impl Run {
 
         let mut bytes = Vec::new();
         let mut buf = [0; 1000];
-        let manifest = Arc::new(segments_of(&recovered));
-        let mut reader = SegmentReader::new(disk.clone(), manifest, start).unwrap();
+        let segments = Arc::new(segments_of(&recovered));
+        let first = segments.first().map_or(start, |segment| segment.start);
+        let mut reader = SegmentReader::new(disk.clone(), segments, first).unwrap();
         while let n @ 1.. = reader.read(&mut buf, end).unwrap() {
             bytes.extend_from_slice(&buf[..n]);
         }
-        let (from, to) = ((start - known.start) as usize, (end - known.start) as usize);
+        let (from, to) = ((first - known.start) as usize, (end - known.start) as usize);
         assert!(bytes == known.bytes[from..to], "{what}: the bytes are others");
+        // History that a crash finds half removed is gone; half of anything else it never finds.
+        for note in recovered.notes() {
+            assert!(note.contains("not found"), "{what}: {note}");
+        }
+        if let (Some(promise), Some(next)) = (promise, self.promises.get(at))
+            && (promise.epoch, next.epoch) == (known.epoch, known.epoch)
+        {
+            assert!(first <= next.first.max(promise.first), "{what}: from {first} on");
+        }
         match recovered.base() {
             Some(base) => {
                 let text = String::from_utf8(disk.contents(&base.path).unwrap()).unwrap();
@@ -271,6 +291,11 @@ impl Run {
         log.flush();
         let closed_at = log.end();
         assert_eq!(log.released(), closed_at, "{what}");
+        let segments = log.segments();
+        assert!(segments.is_sorted_by(|a, b| a.end == Some(b.start)), "{what}: {segments:?}");
+        for (path, named) in files_of_segments(&disk, &segments) {
+            assert!(named, "{what}: {path:?} is nobody's");
+        }
         log.close().unwrap();
         let again = recover(&options).unwrap().unwrap();
         assert_eq!((again.end(), again.is_lossless()), (closed_at, true), "{what}");
@@ -279,12 +304,21 @@ impl Run {
 }
 
 fn segments_of(recovered: &Recovered) -> Vec<SegmentInfo> {
-    let info = |entry: &manifest::Entry| SegmentInfo {
-        path: Path::new(DIR).join(&entry.name),
-        start: entry.start.unwrap(),
-        end: entry.end,
-    };
-    recovered.manifest().segments().map(info).collect()
+    let manifest = recovered.manifest();
+    let all = manifest.kept().chain(manifest.segments());
+    all.map(|entry| SegmentInfo::of(entry, Path::new(DIR)).unwrap()).collect()
+}
+
+/// The compressed segments, unfinished ones and those that exist in both forms, and whether the log
+/// names them.
+fn files_of_segments(disk: &FakeDisk, segments: &[SegmentInfo]) -> Vec<(PathBuf, bool)> {
+    let is_named = |path: &PathBuf| segments.iter().any(|segment| segment.path == *path);
+    let mut files = disk.list(Path::new(DIR)).unwrap();
+    files.retain(|path| {
+        let name = path.file_name().unwrap();
+        lz4::is_name(name) || is_named(&path.with_file_name(lz4::name_of(name)))
+    });
+    files.into_iter().map(|path| (path.clone(), is_named(&path))).collect()
 }
 
 proptest! {

@@ -5,7 +5,8 @@
 //! thread** writes otherwise, under `always` syncs after each write (one sync serves everything
 //! written before it began), and makes the changes that must come between two bytes: another
 //! history's name, a reset, another fsync policy. The **slow thread** does what nobody waits for:
-//! `everysec`'s sync, new segments, new bases, the index, removing files.
+//! `everysec`'s sync, new segments, new bases, the index. A fourth, the **history thread**, compresses
+//! and removes old segments (`history.rs`).
 //!
 //! They meet in [`Shared`]: two locks, taken in the order folder, sink. The loop never waits for
 //! either: it only tries the sink's, and leaves its bytes to the log thread if that fails.
@@ -13,10 +14,11 @@
 //! With `threads: false` every job is done at once by who hands it over. A simulation is then
 //! reproduced by its seed.
 
-use super::disk::Disk;
+use super::disk::{Disk, DiskFile};
 use super::error::Error;
 use super::folder::{Folder, NewBase, SegmentInfo};
-use super::manifest::{FileType, Manifest, State};
+use super::history::{Retention, now_s};
+use super::manifest::{Entry, FileType, Manifest, State};
 use super::sink::{Open, Sink};
 use super::tail::Piece;
 use super::{Event, Fsync, Waker};
@@ -32,7 +34,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How much of a segment is moved at a time into the one that replaces its end.
 const COPY_BYTES: usize = 256 * 1024;
-const NEVER: u64 = u64::MAX;
+pub(super) const NEVER: u64 = u64::MAX;
 
 /// What the log thread does, in the order given.
 pub enum WriteJob {
@@ -75,8 +77,8 @@ pub enum SlowJob {
 /// What the three share.
 pub struct Shared {
     pub sink: Mutex<Sink>,
-    folder: Mutex<Folder>,
-    disk: Arc<dyn Disk>,
+    pub(super) folder: Mutex<Folder>,
+    pub(super) disk: Arc<dyn Disk>,
     dir: PathBuf,
     /// The end of the last turn that the kernel has whole. Changes under the sink's lock.
     pub written: AtomicU64,
@@ -98,6 +100,9 @@ pub struct Shared {
     pub events: Mutex<Vec<Event>>,
     pub segments: Mutex<Arc<Vec<SegmentInfo>>>,
     pub base_bytes: AtomicU64,
+    pub retention: Retention,
+    /// What the daemon's log file should say.
+    pub notes: Arc<Mutex<Vec<String>>>,
     /// A change that could not be made yet, and what must not overtake it.
     stuck: Mutex<VecDeque<WriteJob>>,
     waker: Waker,
@@ -115,7 +120,14 @@ pub fn now_us() -> u64 {
 }
 
 impl Shared {
-    pub fn new(folder: Folder, sink: Sink, fsync: Fsync, synced: Offset, waker: Waker) -> Shared {
+    pub fn new(
+        folder: Folder,
+        sink: Sink,
+        fsync: Fsync,
+        synced: Offset,
+        retention: Retention,
+        waker: Waker,
+    ) -> Shared {
         let segments = Mutex::new(Arc::new(folder.segments()));
         let shared = Shared {
             written: AtomicU64::new(sink.position.0),
@@ -130,6 +142,8 @@ impl Shared {
             events: Mutex::new(Vec::new()),
             segments,
             base_bytes: AtomicU64::new(0),
+            retention,
+            notes: folder.notes.clone(),
             stuck: Mutex::new(VecDeque::new()),
             disk: folder.disk.clone(),
             dir: folder.dir.clone(),
@@ -182,8 +196,16 @@ impl Shared {
         self.base_bytes.store(size.unwrap_or(0), Ordering::Relaxed);
     }
 
-    fn list_segments(&self, folder: &Folder) {
-        *lock(&self.segments) = Arc::new(folder.segments());
+    /// Tells readers which segments there are. What was found out about a file stays known.
+    pub(super) fn list_segments(&self, folder: &Folder) {
+        let mut now = folder.segments();
+        let mut listed = lock(&self.segments);
+        for old in listed.iter().filter(|old| old.unreadable.is_set()) {
+            if let Some(same) = now.iter_mut().find(|now| now.path == old.path) {
+                same.unreadable = old.unreadable.clone();
+            }
+        }
+        *listed = Arc::new(now);
     }
 
     /// Makes durable all that is written. Whatever the segment does meanwhile, `synced` only comes
@@ -269,15 +291,26 @@ impl Shared {
 
     /// Writes what was accepted; under `always`, syncs it.
     fn write_all(&self) {
-        {
-            let mut sink = lock(&self.sink);
-            let result = sink.drain();
-            self.publish_written(&sink);
-            drop(sink);
-            self.note(result);
-        }
+        let result = self.drain();
+        self.note(result);
         if self.always.load(Ordering::Relaxed) {
             self.sync();
+        }
+    }
+
+    /// Writes what was accepted; history makes room for it.
+    fn drain(&self) -> io::Result<()> {
+        loop {
+            let result = {
+                let mut sink = lock(&self.sink);
+                let result = sink.drain();
+                self.publish_written(&sink);
+                result
+            };
+            match result {
+                Err(error) if self.make_room(&error) => {}
+                other => return other,
+            }
         }
     }
 
@@ -300,13 +333,20 @@ impl Shared {
                 (self.waker)();
             }
             SlowJob::Rotate { at, db, epoch } => {
-                let result = self.rotate(at, db, epoch).map_err(|error| error.to_string());
+                let result = loop {
+                    match self.rotate(at, db, epoch) {
+                        Err(Error::Io { source, .. }) if self.make_room(&source) => {}
+                        other => break other.map_err(|error| error.to_string()),
+                    }
+                };
                 self.event(Event::Rotated { at, result });
+                self.history_due();
             }
             SlowJob::Install { base, epoch } => {
                 let at = base.at;
                 let result = self.install(base, epoch).map_err(|error| error.to_string());
                 self.event(Event::BaseInstalled { at, result });
+                self.history_due();
             }
             SlowJob::Index { marks, epoch } => {
                 let mut folder = lock(&self.folder);
@@ -342,48 +382,15 @@ impl Shared {
         }
         let (file, entry) = folder.create_segment(at, db)?;
         let path = folder.path(&entry.name);
-        let mut copied = at;
-        let mut copy = |upto: Offset| -> io::Result<()> {
-            let mut buf = vec![0; COPY_BYTES.min((upto - copied) as usize)];
-            while copied < upto {
-                let part = &mut buf[..COPY_BYTES.min((upto - copied) as usize)];
-                super::disk::read_exact_at(&*old.file, part, copied - old.start)?;
-                super::disk::write_all_at(&*file, part, copied - at)?;
-                copied += part.len() as u64;
-            }
-            Ok(())
-        };
-        let mut new_synced = at;
-        for _ in 0..8 {
-            let upto = lock(&self.sink).position;
-            copy(upto).map_err(Error::io("write", &path))?;
-            if upto.0 - new_synced.0 < COPY_BYTES as u64 {
-                break;
-            }
-            new_synced = upto;
-        }
-        file.sync().map_err(Error::io("sync", &path))?;
-
-        let mut manifest = folder.manifest.clone();
-        if let Some(last) = manifest.entries.iter_mut().rfind(|e| e.kind == FileType::Incr) {
-            last.end = Some(at);
-        }
-        manifest.entries.push(entry.clone());
-        let prepared = folder.prepare(&manifest)?;
-        {
-            let mut sink = lock(&self.sink);
-            if sink.epoch != epoch {
+        if let Err(error) = self.switch(&mut folder, &old, &file, &entry, epoch) {
+            if folder.manifest.entries.iter().all(|named| named.name != entry.name) {
                 let _ = self.disk.remove(&path);
-                return Ok(());
             }
-            copy(sink.position).map_err(Error::io("write", &path))?;
-            // What the disk was said to have, it must have in the file that is about to count.
-            if self.synced.load(Ordering::Relaxed) > at.0 {
-                file.sync().map_err(Error::io("sync", &path))?;
-            }
-            folder.put_in_force(&prepared, manifest)?;
-            sink.segment = Some(Open { file: file.clone(), start: at });
-            sink.dir_dirty = true;
+            return Err(error);
+        }
+        if lock(&self.sink).epoch != epoch {
+            let _ = self.disk.remove(&path);
+            return Ok(());
         }
         folder.sync_dir()?;
         lock(&self.sink).dir_dirty = false;
@@ -396,32 +403,93 @@ impl Shared {
         Ok(())
     }
 
-    /// Makes `base` the log's base, and removes what is older.
+    /// Gives the new segment what was written after its beginning, and has the log go on there.
+    /// Changes nothing if a reset came between.
+    fn switch(
+        &self,
+        folder: &mut Folder,
+        old: &Open,
+        file: &Arc<dyn DiskFile>,
+        entry: &Entry,
+        epoch: u64,
+    ) -> Result<(), Error> {
+        let path = folder.path(&entry.name);
+        let at = entry.start.unwrap_or_default();
+        let mut copied = at;
+        let mut copy = |upto: Offset| -> io::Result<()> {
+            let mut buf = vec![0; COPY_BYTES.min((upto - copied) as usize)];
+            while copied < upto {
+                let part = &mut buf[..COPY_BYTES.min((upto - copied) as usize)];
+                super::disk::read_exact_at(&*old.file, part, copied - old.start)?;
+                super::disk::write_all_at(&**file, part, copied - at)?;
+                copied += part.len() as u64;
+            }
+            Ok(())
+        };
+        let mut new_synced = at;
+        for _ in 0..8 {
+            let upto = lock(&self.sink).position;
+            folder.with_room(|| copy(upto)).map_err(Error::io("write", &path))?;
+            if upto.0 - new_synced.0 < COPY_BYTES as u64 {
+                break;
+            }
+            new_synced = upto;
+        }
+        folder.with_room(|| file.sync()).map_err(Error::io("sync", &path))?;
+
+        let mut manifest = folder.manifest.clone();
+        if let Some(last) = manifest.entries.iter_mut().rfind(|e| e.kind == FileType::Incr) {
+            last.end = Some(at);
+            last.sealed_s = Some(now_s());
+        }
+        manifest.entries.push(entry.clone());
+        let prepared = folder.prepare(&mut manifest)?;
+        let mut sink = lock(&self.sink);
+        if sink.epoch != epoch {
+            return Ok(());
+        }
+        copy(sink.position).map_err(Error::io("write", &path))?;
+        // What the disk was said to have, it must have in the file that is about to count.
+        if self.synced.load(Ordering::Relaxed) > at.0 {
+            file.sync().map_err(Error::io("sync", &path))?;
+        }
+        folder.put_in_force(&prepared, manifest)?;
+        sink.segment = Some(Open { file: file.clone(), start: at });
+        sink.dir_dirty = true;
+        Ok(())
+    }
+
+    /// Makes `base` the log's base. What is older becomes history, or goes.
     fn install(&self, mut base: NewBase, epoch: u64) -> Result<(), Error> {
         let at = base.at;
         let mut folder = lock(&self.folder);
-        let begins = |e: &super::manifest::Entry| e.start == Some(base.at);
+        let begins = |e: &Entry| e.start == Some(base.at);
         if lock(&self.sink).epoch != epoch || !folder.manifest.segments().any(begins) {
             let what = "no segment of the log begins where the base stands";
             return Err(Error::io("install", &base.path)(io::Error::other(what)));
         }
         let entry = folder.place_base(&mut base)?;
+        let failed_at = self.sync_failed_at.load(Ordering::Relaxed);
+        // What may not have reached the disk is no history for anybody.
+        let keeps = self.retention.is_on() && failed_at == NEVER;
         let mut manifest = folder.manifest.clone();
         for old in &mut manifest.entries {
             if old.kind == FileType::Base || old.start.is_none_or(|start| start < base.at) {
+                let is_segment = old.kind != FileType::Base;
                 old.kind = FileType::History;
+                let sealed_s = old.sealed_s.unwrap_or_else(now_s);
+                old.sealed_s = (keeps && is_segment).then_some(sealed_s);
             }
         }
         manifest.entries.insert(0, entry);
         folder.store(manifest)?;
         self.measure_base(&folder);
         self.list_segments(&folder);
-        let failed_at = self.sync_failed_at.load(Ordering::Relaxed);
         if failed_at != NEVER && failed_at <= at.0 {
             self.sync_failed_at.store(NEVER, Ordering::Relaxed);
             self.recover_from_failure();
         }
-        folder.remove_history()
+        folder.remove_dead()
     }
 
     /// Leaves the present log and begins another, at `offset` of another history. After an error,
@@ -446,10 +514,11 @@ impl Shared {
             manifest.entries.push(segment.clone());
             for old in &folder.manifest.entries {
                 let mut old = old.clone();
-                old.kind = FileType::History;
+                (old.kind, old.sealed_s) = (FileType::History, None);
                 manifest.entries.push(old);
             }
             folder.store(manifest)?;
+            folder.epoch = epoch;
             folder.begin_index(&segment, &file, offset);
             Ok(file)
         };
@@ -463,7 +532,7 @@ impl Shared {
         drop(sink);
         self.measure_base(&folder);
         self.list_segments(&folder);
-        let _ = folder.remove_history();
+        let _ = folder.remove_dead();
         Ok(())
     }
 
@@ -474,12 +543,8 @@ impl Shared {
             let what = lock(&self.error).clone().unwrap_or_default();
             return Err(Error::io("close", &self.dir)(io::Error::other(what)));
         }
-        let position = {
-            let mut sink = lock(&self.sink);
-            sink.drain().map_err(Error::io("write", &self.dir))?;
-            self.publish_written(&sink);
-            sink.position
-        };
+        self.drain().map_err(Error::io("write", &self.dir))?;
+        let position = lock(&self.sink).position;
         self.sync();
         if self.synced.load(Ordering::Acquire) != position.0 {
             let what = lock(&self.error).clone().unwrap_or_default();
@@ -527,7 +592,7 @@ pub struct Writer {
 struct Threads {
     log: Sender<WriteJob>,
     slow: Sender<SlowJob>,
-    handles: [JoinHandle<()>; 2],
+    handles: [JoinHandle<()>; 3],
 }
 
 impl Writer {
@@ -544,7 +609,10 @@ impl Writer {
                     for_slow.slow(job);
                 }
             })?;
-            Ok(Threads { log, slow, handles: [log_handle, slow_handle] })
+            let for_history = shared.clone();
+            let history_handle =
+                named("log-history").spawn(move || for_history.run_history_thread())?;
+            Ok(Threads { log, slow, handles: [log_handle, slow_handle, history_handle] })
         };
         let threads = if threads { Some(spawn()?) } else { None };
         Ok(Writer { shared, threads, sent: 0 })
@@ -578,18 +646,26 @@ impl Writer {
         }
     }
 
-    /// Lets both threads do all that they were given, and closes the files in good order.
+    /// Lets the threads do all that they were given, and closes the files in good order.
     pub fn close(mut self) -> Result<(), Error> {
         self.join();
         self.shared.close()
     }
 
     fn join(&mut self) {
+        self.shared.retention.stop();
         if let Some(Threads { log, slow, handles }) = self.threads.take() {
             drop((log, slow));
             for handle in handles {
                 let _ = handle.join();
             }
         }
+    }
+}
+
+impl Drop for Writer {
+    /// Without [`Writer::close`] the files are left as they are; the threads end on their own.
+    fn drop(&mut self) {
+        self.shared.retention.stop();
     }
 }

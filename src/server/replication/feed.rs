@@ -249,11 +249,14 @@ impl Server {
         }
     }
 
-    /// Without a log on disk, what replicas still need stays in memory: a snapshot that is sent
+    /// With a log on disk, the history that replicas still need stays there.
+    ///
+    /// Without one, what they need stays in memory: a snapshot that is sent
     /// would else be worth nothing when it has arrived. As far as Redis's buffer for a replica would
     /// go, `client-output-buffer-limit replica`, and not beyond.
     fn hold_for_replicas(&mut self) {
         if self.log.is_on_disk() {
+            self.log.protect(self.furthest_behind());
             return self.log.hold(None);
         }
         let most = match self.cfg.client_output_buffer_limit[1].hard {
@@ -281,6 +284,7 @@ impl Server {
     /// At the end of a turn: whoever has taken all that was given gets what is new.
     pub fn feed_replicas(&mut self, net: &mut Net<Client>) {
         if self.repl.feeding.is_empty() {
+            self.log.protect(None);
             return self.log.hold(None);
         }
         if std::mem::take(&mut self.supply_due) {
