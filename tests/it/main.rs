@@ -24,6 +24,7 @@ mod interop;
 mod powercut;
 mod protocol;
 mod replication;
+mod resync;
 mod sentinel;
 mod service;
 mod support;
