@@ -200,24 +200,34 @@ impl Folder {
     /// Writes `manifest` beside the one in force, durably, and returns its temporary path. If history
     /// has to go to make room for it, `manifest` is without that then.
     pub fn prepare(&mut self, manifest: &mut Manifest) -> Result<PathBuf, Error> {
-        let mut name = OsString::from("temp_");
-        name.push(&self.base_name);
-        name.push(".manifest");
-        let path = self.dir.join(name);
         loop {
-            let write = || {
-                let file = self.disk.create(&path)?;
-                super::disk::write_all_at(&*file, &manifest.to_bytes(), 0)?;
-                file.sync()
+            let (path, error) = match self.prepare_once(manifest) {
+                (path, Ok(())) => return Ok(path),
+                (path, Err(error)) => (path, error),
             };
-            let Err(error) = write() else { return Ok(path) };
-            // Most likely the disk is full: what was written of it would stay and be of no use.
-            let _ = self.disk.remove(&path);
             match is_full(&error).then(|| self.remove_oldest(FULL)).flatten() {
                 Some(removed) => manifest.entries.retain(|entry| *entry != removed),
                 None => return Err(Error::io("write", &path)(error)),
             }
         }
+    }
+
+    fn prepare_once(&self, manifest: &Manifest) -> (PathBuf, io::Result<()>) {
+        let mut name = OsString::from("temp_");
+        name.push(&self.base_name);
+        name.push(".manifest");
+        let path = self.dir.join(name);
+        let write = || {
+            let file = self.disk.create(&path)?;
+            super::disk::write_all_at(&*file, &manifest.to_bytes(), 0)?;
+            file.sync()
+        };
+        let result = write();
+        if result.is_err() {
+            // Most likely the disk is full: what was written of it would stay and be of no use.
+            let _ = self.disk.remove(&path);
+        }
+        (path, result)
     }
 
     /// Puts the prepared manifest in force. Durable after [`Folder::sync_dir`].
@@ -294,18 +304,22 @@ impl Folder {
     /// Puts the compressed form of a kept segment, finished and synced at `temp`, in the place of its
     /// file.
     pub fn replace_kept(&mut self, old: &Entry, temp: &Path, bytes: u64) -> Result<(), Error> {
-        let name = lz4::name_of(&old.name);
-        let path = self.path(&name);
-        let disk = self.disk.clone();
-        self.with_room(|| disk.rename(temp, &path)).map_err(Error::io("rename", temp))?;
-        self.sync_dir()?;
         let mut manifest = self.manifest.clone();
-        let Some(entry) = manifest.entries.iter_mut().find(|entry| *entry == old) else {
-            let _ = disk.remove(&path); // it had to go to make room
-            return Ok(());
-        };
-        entry.name = name;
-        self.store(manifest)?;
+        let name = lz4::name_of(&old.name);
+        if let Some(entry) = manifest.entries.iter_mut().find(|entry| *entry == old) {
+            entry.name = name.clone();
+        }
+        let path = self.path(&name);
+        self.disk.rename(temp, &path).map_err(Error::io("rename", temp))?;
+        self.sync_dir()?;
+        // No history makes room for this: it could be the very segment.
+        let (prepared, result) = self.prepare_once(&manifest);
+        if let Err(error) = result {
+            let _ = self.disk.remove(&path);
+            return Err(Error::io("write", &prepared)(error));
+        }
+        self.put_in_force(&prepared, manifest)?;
+        self.sync_dir()?;
         self.sizes.insert(old.seq, bytes);
         self.publish();
         self.remove_files(old);
