@@ -8,6 +8,7 @@ use super::error::Error;
 use super::index::{self, Indexer};
 use super::lz4;
 use super::manifest::{Entry, FileType, Manifest};
+use super::writer::lock;
 use crate::offset::Offset;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -82,6 +83,9 @@ impl Flag {
     }
 }
 
+/// Why history goes when something else needs its room.
+pub const FULL: &str = "the disk is full";
+
 /// The files and the manifest that names them.
 pub struct Folder {
     pub disk: Arc<dyn Disk>,
@@ -96,6 +100,8 @@ pub struct Folder {
     pub is_stale: bool,
     /// For the daemon's log file.
     pub notes: Arc<Mutex<Vec<String>>>,
+    /// What readers are told of the segments.
+    pub listed: Arc<Mutex<Arc<Vec<SegmentInfo>>>>,
     /// The sizes of compressed segments.
     sizes: HashMap<u64, u64>,
     last_base: u64,
@@ -117,6 +123,7 @@ impl Folder {
             epoch: 0,
             is_stale: false,
             notes: Arc::default(),
+            listed: Arc::default(),
             sizes: HashMap::new(),
             last_base,
             last_segment,
@@ -193,24 +200,34 @@ impl Folder {
     /// Writes `manifest` beside the one in force, durably, and returns its temporary path. If history
     /// has to go to make room for it, `manifest` is without that then.
     pub fn prepare(&mut self, manifest: &mut Manifest) -> Result<PathBuf, Error> {
-        let mut name = OsString::from("temp_");
-        name.push(&self.base_name);
-        name.push(".manifest");
-        let path = self.dir.join(name);
         loop {
-            let write = || {
-                let file = self.disk.create(&path)?;
-                super::disk::write_all_at(&*file, &manifest.to_bytes(), 0)?;
-                file.sync()
+            let (path, error) = match self.prepare_once(manifest) {
+                (path, Ok(())) => return Ok(path),
+                (path, Err(error)) => (path, error),
             };
-            let Err(error) = write() else { return Ok(path) };
-            // Most likely the disk is full: what was written of it would stay and be of no use.
-            let _ = self.disk.remove(&path);
-            match is_full(&error).then(|| self.remove_oldest()).flatten() {
+            match is_full(&error).then(|| self.remove_oldest(FULL)).flatten() {
                 Some(removed) => manifest.entries.retain(|entry| *entry != removed),
                 None => return Err(Error::io("write", &path)(error)),
             }
         }
+    }
+
+    fn prepare_once(&self, manifest: &Manifest) -> (PathBuf, io::Result<()>) {
+        let mut name = OsString::from("temp_");
+        name.push(&self.base_name);
+        name.push(".manifest");
+        let path = self.dir.join(name);
+        let write = || {
+            let file = self.disk.create(&path)?;
+            super::disk::write_all_at(&*file, &manifest.to_bytes(), 0)?;
+            file.sync()
+        };
+        let result = write();
+        if result.is_err() {
+            // Most likely the disk is full: what was written of it would stay and be of no use.
+            let _ = self.disk.remove(&path);
+        }
+        (path, result)
     }
 
     /// Puts the prepared manifest in force. Durable after [`Folder::sync_dir`].
@@ -256,12 +273,15 @@ impl Folder {
     /// Removes the oldest history, whoever may want it, and says what it was. The manifest on disk
     /// names it until the next [`Folder::store`]; a start in between finds it missing, and needs it
     /// for nothing.
-    pub fn remove_oldest(&mut self) -> Option<Entry> {
+    pub fn remove_oldest(&mut self, why: &str) -> Option<Entry> {
         let at = self.manifest.entries.iter().position(Entry::is_kept)?;
         let entry = self.manifest.entries.remove(at);
+        self.publish();
         self.remove_files(&entry);
         self.sizes.remove(&entry.seq);
         self.is_stale = true;
+        let (name, end) = (entry.name.display(), entry.end.unwrap_or_default());
+        lock(&self.notes).push(format!("Removed {name}, the history up to offset {end}: {why}"));
         Some(entry)
     }
 
@@ -270,7 +290,7 @@ impl Folder {
     pub fn with_room<T>(&mut self, mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         loop {
             match act() {
-                Err(error) if is_full(&error) && self.remove_oldest().is_some() => {}
+                Err(error) if is_full(&error) && self.remove_oldest(FULL).is_some() => {}
                 other => return other,
             }
         }
@@ -282,34 +302,44 @@ impl Folder {
     }
 
     /// Puts the compressed form of a kept segment, finished and synced at `temp`, in the place of its
-    /// file. `list` is told when the new file counts and before the old one goes.
-    pub fn replace_kept(
-        &mut self,
-        old: &Entry,
-        temp: &Path,
-        bytes: u64,
-        list: impl FnOnce(&mut Folder),
-    ) -> Result<(), Error> {
-        let name = lz4::name_of(&old.name);
-        let path = self.path(&name);
-        let disk = self.disk.clone();
-        self.with_room(|| disk.rename(temp, &path)).map_err(Error::io("rename", temp))?;
-        self.sync_dir()?;
+    /// file.
+    pub fn replace_kept(&mut self, old: &Entry, temp: &Path, bytes: u64) -> Result<(), Error> {
         let mut manifest = self.manifest.clone();
-        let Some(entry) = manifest.entries.iter_mut().find(|entry| *entry == old) else {
-            let _ = disk.remove(&path); // it had to go to make room
-            return Ok(());
-        };
-        entry.name = name;
-        self.store(manifest)?;
+        let name = lz4::name_of(&old.name);
+        if let Some(entry) = manifest.entries.iter_mut().find(|entry| *entry == old) {
+            entry.name = name.clone();
+        }
+        let path = self.path(&name);
+        self.disk.rename(temp, &path).map_err(Error::io("rename", temp))?;
+        self.sync_dir()?;
+        // No history makes room for this: it could be the very segment.
+        let (prepared, result) = self.prepare_once(&manifest);
+        if let Err(error) = result {
+            let _ = self.disk.remove(&path);
+            return Err(Error::io("write", &prepared)(error));
+        }
+        self.put_in_force(&prepared, manifest)?;
+        self.sync_dir()?;
         self.sizes.insert(old.seq, bytes);
-        list(self);
+        self.publish();
         self.remove_files(old);
         Ok(())
     }
 
-    /// The segments, history first, for readers.
-    pub fn segments(&self) -> Vec<SegmentInfo> {
+    /// Tells readers which segments there are. What was found out about a file stays known.
+    pub fn publish(&self) {
+        let mut now = self.segments();
+        let mut listed = lock(&self.listed);
+        for old in listed.iter().filter(|old| old.unreadable.is_set()) {
+            if let Some(same) = now.iter_mut().find(|now| now.path == old.path) {
+                same.unreadable = old.unreadable.clone();
+            }
+        }
+        *listed = Arc::new(now);
+    }
+
+    /// The segments, history first.
+    fn segments(&self) -> Vec<SegmentInfo> {
         let info = |entry: &Entry| {
             let mut info = SegmentInfo::of(entry, &self.dir)?;
             if info.is_history {

@@ -9,7 +9,7 @@
 //! history before a write is refused.
 
 use super::error::Error;
-use super::folder::{Folder, is_full};
+use super::folder::{FULL, Folder, is_full};
 use super::lz4;
 use super::manifest::Entry;
 use super::writer::{NEVER, Shared, lock, now_us};
@@ -160,7 +160,7 @@ impl Shared {
                     let oldest = folder.manifest.kept().next();
                     let older = oldest.filter(|oldest| !self.retention.is_protected(oldest));
                     match older.is_some_and(|older| is_full(&error) && older.seq != entry.seq) {
-                        true => self.remove(&mut folder, "the disk is full"),
+                        true => drop(folder.remove_oldest(FULL)),
                         false => return Err(Error::io("compress", &path)(error)),
                     }
                 }
@@ -171,7 +171,7 @@ impl Shared {
             let _ = self.disk.remove(&temp); // a reset came between, or it had to make room
             return Ok(true);
         }
-        folder.replace_kept(entry, &temp, bytes, |folder| self.list_segments(folder))?;
+        folder.replace_kept(entry, &temp, bytes)?;
         Ok(true)
     }
 
@@ -212,7 +212,7 @@ impl Shared {
         }
         let surplus = folder.manifest.kept().count() - keep;
         for _ in 0..surplus {
-            self.remove(folder, why);
+            folder.remove_oldest(why);
         }
         self.leave_room(folder);
         if folder.is_stale {
@@ -233,7 +233,7 @@ impl Shared {
             if !may_go || !is_low() {
                 return;
             }
-            self.remove(folder, "the disk runs low");
+            folder.remove_oldest("the disk runs low");
         }
     }
 
@@ -248,29 +248,17 @@ impl Shared {
         begun_bytes.max(sealed_bytes)
     }
 
-    /// Removes the oldest history; the manifest still has to be stored.
-    fn remove(&self, folder: &mut Folder, why: &str) {
-        if let Some(entry) = folder.remove_oldest() {
-            let (name, end) = (entry.name.display(), entry.end.unwrap_or_default());
-            let note = format!("Removed {name}, the history up to offset {end}: {why}");
-            lock(&self.notes).push(note);
-            self.list_segments(folder);
-        }
-    }
-
     /// After an error: if the disk is full, gives up the oldest history, also such as somebody
     /// reads. Says whether there may be room now.
     pub(super) fn make_room(&self, error: &io::Error) -> bool {
         if !is_full(error) {
             return false;
         }
-        let mut folder = lock(&self.folder);
-        let had = folder.manifest.kept().next().is_some();
-        if had {
-            self.remove(&mut folder, "the disk is full");
+        let removed = lock(&self.folder).remove_oldest(FULL).is_some();
+        if removed {
             self.retention.ring(); // the manifest is to be stored once there is room
         }
-        had
+        removed
     }
 
     /// Whether there is history that could make room.

@@ -117,6 +117,7 @@ impl Run {
         let (written, released) = (self.log.written(), self.log.released());
         let synced = self.log.synced().unwrap();
         let (ops, epoch) = (self.disk.ops(), self.epoch);
+        // What is removed is out of the list first, so this is read last.
         let first = self.log.segments().first().map_or(self.log.end(), |segment| segment.start);
         self.promises.push(Promise { ops, epoch, written, synced, released, first });
     }

@@ -98,7 +98,7 @@ pub struct Shared {
     sync_failed_at: AtomicU64,
     pub error: Mutex<Option<String>>,
     pub events: Mutex<Vec<Event>>,
-    pub segments: Mutex<Arc<Vec<SegmentInfo>>>,
+    pub segments: Arc<Mutex<Arc<Vec<SegmentInfo>>>>,
     pub base_bytes: AtomicU64,
     pub retention: Retention,
     /// What the daemon's log file should say.
@@ -128,7 +128,7 @@ impl Shared {
         retention: Retention,
         waker: Waker,
     ) -> Shared {
-        let segments = Mutex::new(Arc::new(folder.segments()));
+        folder.publish();
         let shared = Shared {
             written: AtomicU64::new(sink.position.0),
             synced: AtomicU64::new(synced.0),
@@ -140,7 +140,7 @@ impl Shared {
             sync_failed_at: AtomicU64::new(NEVER),
             error: Mutex::new(None),
             events: Mutex::new(Vec::new()),
-            segments,
+            segments: folder.listed.clone(),
             base_bytes: AtomicU64::new(0),
             retention,
             notes: folder.notes.clone(),
@@ -194,18 +194,6 @@ impl Shared {
         let base = folder.manifest.base().map(|base| folder.path(&base.name));
         let size = base.and_then(|path| folder.disk.open(&path).ok()?.size().ok());
         self.base_bytes.store(size.unwrap_or(0), Ordering::Relaxed);
-    }
-
-    /// Tells readers which segments there are. What was found out about a file stays known.
-    pub(super) fn list_segments(&self, folder: &Folder) {
-        let mut now = folder.segments();
-        let mut listed = lock(&self.segments);
-        for old in listed.iter().filter(|old| old.unreadable.is_set()) {
-            if let Some(same) = now.iter_mut().find(|now| now.path == old.path) {
-                same.unreadable = old.unreadable.clone();
-            }
-        }
-        *listed = Arc::new(now);
     }
 
     /// Makes durable all that is written. Whatever the segment does meanwhile, `synced` only comes
@@ -399,7 +387,7 @@ impl Shared {
             let _ = indexer.advance(at, now_us());
         }
         folder.begin_index(&entry, &file, at);
-        self.list_segments(&folder);
+        folder.publish();
         Ok(())
     }
 
@@ -484,7 +472,7 @@ impl Shared {
         manifest.entries.insert(0, entry);
         folder.store(manifest)?;
         self.measure_base(&folder);
-        self.list_segments(&folder);
+        folder.publish();
         if failed_at != NEVER && failed_at <= at.0 {
             self.sync_failed_at.store(NEVER, Ordering::Relaxed);
             self.recover_from_failure();
@@ -531,7 +519,7 @@ impl Shared {
         self.epoch.store(epoch, Ordering::Release);
         drop(sink);
         self.measure_base(&folder);
-        self.list_segments(&folder);
+        folder.publish();
         let _ = folder.remove_dead();
         Ok(())
     }
