@@ -38,6 +38,8 @@ pub struct Conn {
     pub primary_open: bool,
     pub up: Pipe,
     pub down: Pipe,
+    /// Whether the replica had a reason to ask for everything.
+    pub excused: bool,
     /// The usual time of a packet in milliseconds.
     pub delay_ms: u64,
 }
@@ -88,6 +90,7 @@ impl Network {
             primary_open: false,
             up: Pipe::default(),
             down: Pipe::default(),
+            excused: false,
             delay_ms,
         };
         self.conns.insert(self.next, conn);

@@ -29,6 +29,7 @@ impl World {
         server.delayed.clear();
         let end = server.log.end();
         let followers = server.node.promote(end, random);
+        server.own = Some(server.node.histories().current);
         if self.fault == Some(Fault::ForgetSecondIdOffset) {
             let Histories { current, second } = server.node.histories();
             let second = second.map(|(id, _)| (id, Offset(u64::MAX >> 1)));
@@ -152,7 +153,9 @@ impl World {
             Output::Connect { port, .. } => {
                 let delay = [1, 5, 40][self.random.index(3)];
                 let id = self.net.connect(at, port as usize, delay);
-                self.servers[at].link_conn = Some(id);
+                let server = &mut self.servers[at];
+                server.link_conn = Some(id);
+                self.net.conns.get_mut(&id).expect("it was just made").excused = server.excused;
                 let after = delay + self.random.below(20);
                 self.plan(after, Event::Connected { at, run, conn: id });
             }
@@ -246,13 +249,22 @@ impl World {
         let followers = server.node.adopted(place.0);
         server.replace(server.node.histories(), image, path);
         assert_eq!(server.place(), place, "the snapshot is of another place");
-        server.last = place;
+        server.moved();
         self.rules.forget(at, server);
         self.note(|_| format!("node {at} has loaded {place:?}"));
         self.drop_followers(at, followers);
         self.with_link(at, |link, out| link.rdb_loaded(place, now_ms, out));
         self.replica_reads(at, &[]);
         self.end_turn(at);
+    }
+
+    /// From now on, until its link is up, the node may ask for everything.
+    fn excuse(&mut self, at: usize) {
+        self.servers[at].excused = true;
+        let conn = self.servers[at].link_conn.and_then(|conn| self.net.conns.get_mut(&conn));
+        if let Some(conn) = conn {
+            conn.excused = true;
+        }
     }
 
     pub fn rolled_back(&mut self, at: usize) {
@@ -266,15 +278,16 @@ impl World {
         match done {
             Ok(place) => {
                 self.counts.rollbacks += 1;
-                self.servers[at].last = place;
+                self.servers[at].moved();
+                let by_top = self.servers[at].told_by_top;
                 let parent = self.servers[at].parent.map(|parent| &self.servers[parent]);
-                let top = parent.filter(|parent| parent.up && parent.parent.is_none());
+                let top = parent.filter(|parent| by_top && parent.up && parent.parent.is_none());
                 self.rules.rolled_back(at, &self.servers[at], top);
                 self.drop_followers(at, Followers::Drop);
                 self.with_link(at, |link, out| link.rolled_back(place, now_ms, out));
             }
             Err(why) => {
-                self.servers[at].excused = true;
+                self.excuse(at);
                 self.with_link(at, |link, out| link.rollback_failed(why, now_ms, out));
             }
         }
@@ -343,7 +356,8 @@ impl World {
             view.first = view.end;
         }
         let decision = server.primary.psync(conn, id, next, &view, self.now_ms);
-        self.rules.psync(&self.servers[at], &self.servers[replica], id, next, &decision);
+        let excused = self.net.conns.get(&conn).is_some_and(|conn| conn.excused);
+        self.rules.psync(&self.servers[at], excused, id, next, &decision);
         self.note(|_| {
             let id = id.escape_ascii();
             format!("node {at} is asked by {replica} for {id} {next}: {decision:?}, {view:?}")
@@ -356,6 +370,10 @@ impl World {
             Decision::Full { .. } => self.supply(at),
             Decision::Rollback { reply, .. } => {
                 self.servers[replica].told += 1;
+                self.servers[replica].told_by_top = view.top;
+                if self.servers[replica].told > 1 {
+                    self.excuse(replica);
+                }
                 self.reply(conn, reply);
             }
             Decision::Refuse(error) => self.reply(conn, format!("-{error}\r\n")),

@@ -55,15 +55,24 @@ impl Rules {
         let (last_history, last_end) = server.last;
         let backwards = history == last_history && end < last_end;
         self.check(!backwards, || format!("node {at} went back from {last_end} to {end}"));
-        let from = if history == last_history { last_end.0 } else { 0 };
-        for &(offset, hash) in data.marks_after(from) {
+        // What nobody was told of may be forgotten, and other bytes may come in its place.
+        let told = match server.parent {
+            None => server.log.released().min(end),
+            Some(_) => end,
+        };
+        let from = if history == server.seen.0 { server.seen.1.0 } else { 0 };
+        let marks = data.marks_after(from).iter();
+        for &(offset, hash) in marks.take_while(|(offset, _)| *offset <= told.0) {
             let known = *self.hashes.entry((history, offset)).or_insert(hash);
             self.check(known == hash, || {
                 format!("node {at} holds other bytes of {history} up to {offset} than another")
             });
         }
         let digest = data.digest();
-        let known = *self.digests.entry((history, end.0)).or_insert(digest);
+        let known = match told == end {
+            true => *self.digests.entry((history, end.0)).or_insert(digest),
+            false => digest,
+        };
         self.check(known == digest, || {
             format!("node {at} holds other data at {history} {end} than another")
         });
@@ -75,6 +84,7 @@ impl Rules {
             });
         }
         server.last = (history, end);
+        server.seen = (history, told);
         self.check(server.input.len() <= WINDOW + UNIT, || {
             format!("node {at} keeps {} bytes of its primary's", server.input.len())
         });
@@ -87,7 +97,7 @@ impl Rules {
     pub fn psync(
         &mut self,
         primary: &Server,
-        replica: &Server,
+        excused: bool,
         id: &[u8],
         next: i64,
         decision: &Decision,
@@ -100,7 +110,6 @@ impl Rules {
                 self.check(primary.can_feed(*to), || format!("nothing is at {to} to roll back to"));
             }
             Decision::Full { reason } if id == b"?" => {
-                let excused = replica.excused || replica.told > 1;
                 self.check(excused, || format!("everything was asked for without need: {reason}"));
             }
             Decision::Full { reason } => {
@@ -151,7 +160,8 @@ impl Rules {
         }
     }
 
-    /// A node went back for another's sake, which is the top one: it had nothing that was to stay.
+    /// A node went back for another's sake. If that is the top one, it had nothing that was to stay.
+    /// (One in between knows less of what its former name is shared up to.)
     pub fn rolled_back(&mut self, at: usize, server: &Server, top: Option<&Server>) {
         let lost = self.acked.iter().find(|write| {
             let had = |server: &Server| server.data.holds(write.offset, write.hash);

@@ -4,6 +4,7 @@
 use crate::data::Data;
 use crate::network::ConnId;
 use crate::random::Random;
+use crate::world::Fault;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,13 +78,20 @@ pub struct Server {
     /// Whom the configuration names as primary.
     pub parent: Option<usize>,
     pub disk_full: bool,
-    /// How often it was told to roll back since its link was last up, and whether that failed.
+    /// The name that this node took itself and lost nothing of, as its manifest would say. Under
+    /// another's name it must not append, whatever its configuration says at a start.
+    pub own: Option<HistoryId>,
+    /// How often it was told to roll back since its link was last up, and whether by the top node.
     pub told: u32,
+    pub told_by_top: bool,
+    /// Whether it may ask for everything, as a rollback came to nothing.
     pub excused: bool,
     /// Received and not applied, under a fault.
     pub delayed: Vec<u8>,
     /// The place that was last seen, to notice steps back.
     pub last: Place,
+    /// Up to where the rules have seen what others were told.
+    pub seen: Place,
     files: u64,
 }
 
@@ -148,10 +156,13 @@ impl Server {
             waits: vec![],
             parent: None,
             disk_full: false,
+            own: Some(histories.current),
             told: 0,
+            told_by_top: false,
             excused: false,
             delayed: vec![],
             last: (histories.current, Offset(0)),
+            seen: (histories.current, Offset(0)),
             files: 0,
         }
     }
@@ -190,7 +201,7 @@ impl Server {
         &mut self,
         disk: Arc<FakeDisk>,
         new: HistoryId,
-        keeps_name: bool,
+        fault: Option<Fault>,
     ) -> Result<(), log::Error> {
         self.options.disk = disk.clone();
         self.disk = disk;
@@ -203,7 +214,15 @@ impl Server {
         self.base = (Arc::new(image), data.end());
         let replayed = recovered.replay::<log::Error>(&mut |_| Ok(()))?;
         let histories = match self.parent {
-            None if !keeps_name => recovered.histories_after_restart(new),
+            None if fault != Some(Fault::KeepNameAfterLoss) => {
+                let mut histories = recovered.histories_after_restart(new);
+                let own = self.own == Some(histories.current) || histories.current == new;
+                if !own && fault != Some(Fault::KeepForeignName) {
+                    histories.shift(new, recovered.end());
+                }
+                self.own = Some(histories.current);
+                histories
+            }
             _ => recovered.histories().expect("the manifest names the history"),
         };
         self.log = Log::resume(recovered, histories, self.options.clone(), waker())?;
@@ -214,7 +233,7 @@ impl Server {
         self.data = data;
         self.up = true;
         self.disk_full = false;
-        self.last = self.place();
+        self.moved();
         Ok(())
     }
 
@@ -287,6 +306,12 @@ impl Server {
         self.delayed.clear();
     }
 
+    /// What follows is no step back: the node is where it has to be.
+    pub fn moved(&mut self) {
+        self.last = self.place();
+        self.seen = (self.last.0, Offset(0));
+    }
+
     /// The log's bytes from `from` to `to`, if it has all of them.
     pub fn read_log(&self, from: Offset, to: Offset) -> Option<Vec<u8>> {
         let mut bytes = vec![];
@@ -325,6 +350,7 @@ impl Server {
         let path = self.write_file(&image).ok_or("the disk is full")?;
         // The followers are dropped by the caller.
         let _ = self.node.rolled_back(to);
+        self.own = None;
         self.replace(self.node.histories(), image, path);
         Ok(self.place())
     }

@@ -26,6 +26,8 @@ pub enum Fault {
     ForgetSecondIdOffset,
     /// A primary that may have lost its end goes on under the same name.
     KeepNameAfterLoss,
+    /// A node that was a replica, and starts as a primary, goes on under its primary's name.
+    KeepForeignName,
     /// A replica takes transactions in pieces.
     SplitMulti,
     /// A replica acknowledges what it applies much later.
@@ -51,7 +53,7 @@ pub enum Event {
 }
 
 /// What a run brought about.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub partial: u64,
     pub full: u64,
@@ -339,10 +341,12 @@ impl World {
 
     fn start(&mut self, at: usize) {
         let new = varve_persistence::offset::HistoryId::from_random(self.random.id());
-        let keeps_name = self.fault == Some(Fault::KeepNameAfterLoss);
+        // Whom it follows was perhaps not written to its configuration.
+        let forgets = at != self.primary && self.random.one_in(6);
         let server = &mut self.servers[at];
+        server.parent = server.parent.filter(|_| !forgets);
         let disk = server.disk.clone();
-        if let Err(error) = server.start(disk, new, keeps_name) {
+        if let Err(error) = server.start(disk, new, self.fault) {
             return self.rules.broke(format!("node {at} does not start: {error}"));
         }
         self.rules.restarted(at, &self.servers[at], at == self.primary);
@@ -665,7 +669,7 @@ impl World {
             let histories = server.node.histories();
             let disk = server.disk.clone();
             let new = varve_persistence::offset::HistoryId::NONE;
-            if let Err(error) = server.start(disk, new, false) {
+            if let Err(error) = server.start(disk, new, None) {
                 return Err(format!("node {at} does not start: {error}"));
             }
             if (server.data.hash, server.data.digest()) != (hash, digest)
