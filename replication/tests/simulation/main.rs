@@ -5,11 +5,14 @@
 //! A seed is a run. `VARVE_SIM_SEEDS=10000` runs more of them than usual, `VARVE_SEED=17` one, and the
 //! last events of a run that breaks a rule are printed.
 
+mod accidents;
+mod clients;
 mod data;
 mod network;
 mod protocol;
 mod random;
 mod rules;
+mod sentinels;
 mod server;
 mod world;
 

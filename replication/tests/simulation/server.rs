@@ -200,7 +200,7 @@ impl Server {
     pub fn start(
         &mut self,
         disk: Arc<FakeDisk>,
-        new: HistoryId,
+        random: [u8; 20],
         fault: Option<Fault>,
     ) -> Result<(), log::Error> {
         self.options.disk = disk.clone();
@@ -213,23 +213,21 @@ impl Server {
         let mut data = Data::decode(&image);
         self.base = (Arc::new(image), data.end());
         let replayed = recovered.replay::<log::Error>(&mut |_| Ok(()))?;
-        let histories = match self.parent {
-            None if fault != Some(Fault::KeepNameAfterLoss) => {
-                let mut histories = recovered.histories_after_restart(new);
-                let own = self.own == Some(histories.current) || histories.current == new;
-                if !own && fault != Some(Fault::KeepForeignName) {
-                    histories.shift(new, recovered.end());
-                }
-                self.own = Some(histories.current);
-                histories
-            }
-            _ => recovered.histories().expect("the manifest names the history"),
+        let held = recovered.histories().expect("the manifest names the history");
+        let own = self.own == Some(held.current) || fault == Some(Fault::KeepForeignName);
+        let lossless = recovered.is_lossless() || fault == Some(Fault::KeepNameAfterLoss);
+        self.node = match self.parent {
+            Some(_) => Node::new(held),
+            None => Node::recovered(held, recovered.end(), own && lossless, random),
         };
+        let histories = self.node.histories();
+        if self.parent.is_none() {
+            self.own = Some(histories.current);
+        }
         self.log = Log::resume(recovered, histories, self.options.clone(), waker())?;
         let bytes = self.read_log(data.end(), self.log.end()).expect("the log follows its base");
         data.apply(&bytes);
         self.log.set_current_db(self.parent.map(|_| replayed.db));
-        self.node = Node::new(histories);
         self.data = data;
         self.up = true;
         self.disk_full = false;

@@ -5,19 +5,20 @@
 
 use crate::network::{ConnId, Network, Packet, Way};
 use crate::random::Random;
-use crate::rules::{Acked, Rules};
+use crate::rules::Rules;
 use crate::server::{Server, instant};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Instant;
-use varve_persistence::offset::Offset;
-use varve_replication::wire::{GETACK, PING};
+use varve_replication::wire::PING;
 
 pub const NODES: usize = 4;
 /// How long accidents happen, and how long the nodes then have to come together.
 const CHAOS_MS: u64 = 20_000;
 const PEACE_MS: u64 = 60_000;
 const TICK_MS: u64 = 100;
+/// How many of the last events are kept to be printed.
+const TRACED: usize = 400;
 
 /// What breaks a rule on purpose, so that it is known that the rules are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,12 +90,13 @@ pub struct World {
     pub counts: Counts,
     /// How many replicas `WAIT` asks for.
     pub wait: usize,
-    value_bytes: u64,
+    /// A bound for the length of a value.
+    pub value_bytes: u64,
     peace: bool,
     /// Whom the sentinels hold for the primary, and whom they cannot reach.
     pub primary: usize,
     pub parents: [usize; NODES],
-    unreachable: [bool; NODES],
+    pub unreachable: [bool; NODES],
     /// What nodes have sent in this turn, which leaves at its end.
     pub outbox: Vec<(ConnId, Way, Packet)>,
     trace: Option<VecDeque<String>>,
@@ -143,14 +145,12 @@ impl World {
 
     /// Notes what happened, if somebody is going to read it.
     pub fn note(&mut self, text: impl FnOnce(&World) -> String) {
-        if self.trace.is_some() {
-            let line = format!("{:>6} {}", self.now_ms, text(self));
-            let trace = self.trace.as_mut().expect("it was there");
-            trace.push_back(line);
-            if trace.len() > 400 {
-                trace.pop_front();
-            }
+        let Some(mut trace) = self.trace.take() else { return };
+        trace.push_back(format!("{:>6} {}", self.now_ms, text(self)));
+        if trace.len() > TRACED {
+            trace.pop_front();
         }
+        self.trace = Some(trace);
     }
 
     pub fn last_events(&self) -> String {
@@ -220,276 +220,6 @@ impl World {
                 self.watch();
             }
             Event::Loaded { .. } | Event::RolledBack { .. } | Event::Snapshot { .. } => {}
-        }
-    }
-
-    // Accidents.
-
-    fn accident(&mut self) {
-        let at = self.random.index(NODES);
-        let ms = self.random.between(100, 5000);
-        match self.random.below(100) {
-            0..=11 => self.crash(at, false),
-            12..=20 => self.crash(at, true),
-            21..=24 => self.shut_down(at),
-            25..=44 => {
-                let conns: Vec<ConnId> = self.net.conns.keys().copied().collect();
-                if !conns.is_empty() {
-                    let conn = conns[self.random.index(conns.len())];
-                    let which = self.random.below(3);
-                    self.note(|_| format!("connection {conn} breaks, {which}"));
-                    if which != 1 {
-                        self.replica_end_closed(conn);
-                    }
-                    if which != 2 {
-                        self.primary_end_closed(conn);
-                    }
-                }
-            }
-            45..=59 => {
-                let to = self.random.index(NODES);
-                let both = !self.random.one_in(4);
-                self.note(|_| format!("no way from {at} to {to} for {ms} ms, both: {both}"));
-                for (from, to) in [(at, to), (to, at)].into_iter().take(1 + both as usize) {
-                    if self.net.blocked.insert((from, to)) {
-                        self.plan(ms, Event::Unblock { from, to });
-                    }
-                }
-            }
-            60..=64 => self.unreachable[at] = !self.unreachable[at],
-            65..=74 => self.fail_over(),
-            75..=82 => self.reorder(),
-            83..=93 => self.save(at),
-            _ => {
-                let space = self.random.below(3000);
-                let server = &mut self.servers[at];
-                if server.up && !server.disk_full {
-                    server.disk_full = true;
-                    server.disk.set_space(Some(space));
-                    self.note(|_| format!("node {at} has {space} bytes of disk for {ms} ms"));
-                    self.plan(ms, Event::DiskFree { at });
-                }
-            }
-        }
-    }
-
-    fn free_disk(&mut self, at: usize) {
-        self.servers[at].disk_full = false;
-        self.servers[at].disk.set_space(None);
-    }
-
-    /// The end of a process, or of its machine's power.
-    fn crash(&mut self, at: usize, power: bool) {
-        if !self.servers[at].up {
-            return;
-        }
-        self.note(|w| format!("node {at} crashes at {:?}, power: {power}", w.servers[at].place()));
-        self.counts.crashes += 1;
-        let seed = self.random.next();
-        let server = &mut self.servers[at];
-        let ops = server.disk.ops();
-        let disk = match power {
-            true => server.disk.after_power_cut(ops, seed),
-            false => server.disk.after_kill(ops),
-        };
-        let promised = match server.log.is_failing() {
-            true => None,
-            false if power => server.log.synced(),
-            false => Some(server.log.written()),
-        };
-        self.rules.crashed(at, promised, server);
-        server.disk = disk;
-        self.gone(at, !power);
-    }
-
-    /// An end in good order.
-    fn shut_down(&mut self, at: usize) {
-        if !self.servers[at].up {
-            return;
-        }
-        self.note(|_| format!("node {at} is shut down"));
-        let server = &mut self.servers[at];
-        let promised = (!server.log.is_failing()).then(|| server.log.written());
-        self.rules.crashed(at, promised, server);
-        // With a disk that is full this fails, and is a crash.
-        let _ = server.log.stop_disk();
-        server.disk = server.disk.after_kill(server.disk.ops());
-        self.gone(at, true);
-    }
-
-    fn gone(&mut self, at: usize, tells: bool) {
-        self.servers[at].stop(self.now_ms);
-        let short = self.random.one_in(2);
-        self.servers[at].disk.set_short_writes(short);
-        let conns: Vec<ConnId> = self.net.conns.keys().copied().collect();
-        for id in conns {
-            let conn = self.net.conns.get_mut(&id).expect("it is listed");
-            for (mine, way) in [(conn.replica, Way::Up), (conn.primary, Way::Down)] {
-                let conn = self.net.conns.get_mut(&id).expect("it is listed");
-                let open = match way {
-                    Way::Up => &mut conn.replica_open,
-                    Way::Down => &mut conn.primary_open,
-                };
-                if mine == at && std::mem::take(open) && tells {
-                    self.transmit(id, way, Packet::Close);
-                }
-            }
-        }
-        let after = self.random.between(50, 3000);
-        self.plan(after, Event::Start { at });
-    }
-
-    fn start(&mut self, at: usize) {
-        let new = varve_persistence::offset::HistoryId::from_random(self.random.id());
-        // Whom it follows was perhaps not written to its configuration.
-        let forgets = at != self.primary && self.random.one_in(6);
-        let server = &mut self.servers[at];
-        server.parent = server.parent.filter(|_| !forgets);
-        let disk = server.disk.clone();
-        if let Err(error) = server.start(disk, new, self.fault) {
-            return self.rules.broke(format!("node {at} does not start: {error}"));
-        }
-        self.rules.restarted(at, &self.servers[at], at == self.primary);
-        self.note(|w| format!("node {at} starts at {:?}", w.servers[at].place()));
-        if let Some(parent) = self.servers[at].parent {
-            self.follow(at, parent);
-        }
-        self.rules.look(at, &mut self.servers[at]);
-    }
-
-    fn save(&mut self, at: usize) {
-        let server = &self.servers[at];
-        if server.up && server.snapshot.is_none() {
-            self.fork(at, None);
-        }
-    }
-
-    // The sentinels.
-
-    fn is_reachable(&self, at: usize) -> bool {
-        self.servers[at].up && !self.unreachable[at]
-    }
-
-    /// Tells nodes their roles that have others.
-    fn watch(&mut self) {
-        if !self.is_reachable(self.primary) && self.random.one_in(3) {
-            self.fail_over();
-        }
-        for at in (0..NODES).filter(|&at| self.is_reachable(at)).collect::<Vec<_>>() {
-            if at == self.primary {
-                self.promote(at);
-            } else if self.servers[at].parent != Some(self.parents[at]) {
-                self.follow(at, self.parents[at]);
-            }
-            self.end_turn(at);
-        }
-    }
-
-    /// Makes the replica the primary that is furthest in the primary's history. Enough must be
-    /// reachable for one to be among them that `WAIT` counted.
-    fn fail_over(&mut self) {
-        let old = self.primary;
-        let reachable: Vec<usize> =
-            (0..NODES).filter(|&at| at != old && self.is_reachable(at)).collect();
-        if reachable.len() + self.wait < NODES {
-            return;
-        }
-        let history = self.servers[old].place().0;
-        let of = |at: &usize| self.servers[*at].place();
-        let loyal: Vec<usize> =
-            reachable.iter().copied().filter(|at| of(at).0 == history).collect();
-        let candidates = if loyal.is_empty() { &reachable } else { &loyal };
-        let Some(&new) = candidates.iter().max_by_key(|at| (of(at).1, Reverse(**at))) else {
-            return;
-        };
-        self.counts.failovers += 1;
-        self.note(|w| format!("failover from {old} to {new}, {:?}", w.servers[new].place()));
-        self.rules.failover(new, &loyal, &self.servers);
-        self.primary = new;
-        self.parents = [new; NODES];
-        self.watch();
-    }
-
-    /// Another tree below the same primary.
-    fn reorder(&mut self) {
-        let mut order: Vec<usize> = (0..NODES).filter(|&at| at != self.primary).collect();
-        for i in 0..order.len() {
-            let other = i + self.random.index(order.len() - i);
-            order.swap(i, other);
-        }
-        for (i, &at) in order.iter().enumerate() {
-            let above = self.random.index(i + 1);
-            self.parents[at] = if above == 0 { self.primary } else { order[above - 1] };
-        }
-        self.note(|w| format!("{} is the primary, and all follow {:?}", w.primary, w.parents));
-        self.watch();
-    }
-
-    // Clients.
-
-    fn write(&mut self) {
-        let at = self.random.index(NODES);
-        let server = &mut self.servers[at];
-        if !server.up || server.parent.is_some() || server.log.is_failing() {
-            return;
-        }
-        let from = server.log.end();
-        let db = self.random.below(2) as u32;
-        let key = format!("key{}", self.random.below(6)).into_bytes();
-        match self.random.below(5) {
-            0 => {
-                server.log.append_in_db(0, b"*1\r\n$5\r\nMULTI\r\n");
-                server.log.set_in_multi(true);
-                server.log.append_command(0, &["INCR", "left"]);
-                server.log.append_command(1, &["INCR", "between"]);
-                server.log.append_command(0, &["INCR", "right"]);
-                server.log.append(b"*1\r\n$4\r\nEXEC\r\n");
-                server.log.set_in_multi(false);
-            }
-            1 | 2 => {
-                let value = vec![b'a' + db as u8; self.random.below(self.value_bytes) as usize];
-                server.log.append_command(db, &[b"SET".to_vec(), key, value]);
-            }
-            _ => {
-                server.log.append_command(db, &[b"INCR".to_vec(), key]);
-            }
-        }
-        self.counts.written += 1;
-        server.absorb(from);
-        if self.random.one_in(3) {
-            let (offset, hash) = (server.data.offset, server.data.hash);
-            let until_ms = self.now_ms + 1500;
-            server.waits.push(crate::server::Wait { offset, hash, until_ms });
-            let from = server.log.end();
-            server.log.append(GETACK);
-            server.absorb(from);
-        }
-        self.end_turn(at);
-    }
-
-    /// Answers clients whose replicas have acknowledged.
-    fn serve_waits(&mut self, at: usize) {
-        let now_ms = self.now_ms;
-        let server = &mut self.servers[at];
-        server.waits.retain(|wait| wait.until_ms > now_ms);
-        let released = server.log.released().0;
-        let (primary, needed) = (&server.primary, self.wait);
-        let done = |wait: &mut crate::server::Wait| {
-            wait.offset <= released && primary.acked(Offset(wait.offset)) >= needed
-        };
-        let done: Vec<_> = server.waits.extract_if(.., done).collect();
-        if at != self.primary {
-            return; // nobody but its own clients hold it for the primary
-        }
-        for wait in done {
-            let counted = server
-                .primary
-                .listed(now_ms)
-                .filter(|listed| listed.online && listed.offset.0 >= wait.offset)
-                .filter_map(|listed| Some(self.net.conns.get(&listed.conn)?.replica))
-                .collect();
-            self.counts.acked += 1;
-            self.rules.acked.push(Acked { offset: wait.offset, hash: wait.hash, counted });
         }
     }
 
@@ -668,8 +398,7 @@ impl World {
             }
             let histories = server.node.histories();
             let disk = server.disk.clone();
-            let new = varve_persistence::offset::HistoryId::NONE;
-            if let Err(error) = server.start(disk, new, None) {
+            if let Err(error) = server.start(disk, [0; 20], None) {
                 return Err(format!("node {at} does not start: {error}"));
             }
             if (server.data.hash, server.data.digest()) != (hash, digest)
