@@ -67,6 +67,8 @@
 //! * **Only whole units are handed out**: a command, or a `MULTI` up to its `EXEC`. So the end of a
 //!   replica's log is always a place from which it can go on, and a cut inside a transaction leaves
 //!   nothing of it.
+//! * **What a replica holds is what it acknowledged**: a snapshot that was sent counts for `WAIT` once
+//!   the replica says that it has loaded it.
 //! * **Nothing is copied and nothing is looked at twice.** Outputs name ranges of the caller's buffer;
 //!   what is not whole yet stays there.
 //! * **Whatever the peer sends**, memory is bounded by what arrived, and the worst that happens is a

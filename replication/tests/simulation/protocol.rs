@@ -279,10 +279,9 @@ impl World {
             Ok(place) => {
                 self.counts.rollbacks += 1;
                 self.servers[at].moved();
-                let by_top = self.servers[at].told_by_top;
-                let parent = self.servers[at].parent.map(|parent| &self.servers[parent]);
-                let top = parent.filter(|parent| by_top && parent.up && parent.parent.is_none());
-                self.rules.rolled_back(at, &self.servers[at], top);
+                let told_by = self.servers[at].told_by.filter(|by| *by == self.primary);
+                let primary = told_by.map(|by| &self.servers[by]).filter(|server| server.up);
+                self.rules.rolled_back(at, &self.servers[at], primary);
                 self.drop_followers(at, Followers::Drop);
                 self.with_link(at, |link, out| link.rolled_back(place, now_ms, out));
             }
@@ -370,7 +369,7 @@ impl World {
             Decision::Full { .. } => self.supply(at),
             Decision::Rollback { reply, .. } => {
                 self.servers[replica].told += 1;
-                self.servers[replica].told_by_top = view.top;
+                self.servers[replica].told_by = Some(at);
                 if self.servers[replica].told > 1 {
                     self.excuse(replica);
                 }

@@ -160,12 +160,12 @@ impl Rules {
         }
     }
 
-    /// A node went back for another's sake. If that is the top one, it had nothing that was to stay.
-    /// (One in between knows less of what its former name is shared up to.)
-    pub fn rolled_back(&mut self, at: usize, server: &Server, top: Option<&Server>) {
+    /// A node went back for another's sake. If that was the primary, it had nothing that was to stay.
+    /// (A node in between knows less of what its former name is shared up to.)
+    pub fn rolled_back(&mut self, at: usize, server: &Server, primary: Option<&Server>) {
         let lost = self.acked.iter().find(|write| {
             let had = |server: &Server| server.data.holds(write.offset, write.hash);
-            write.counted.contains(&at) && !had(server) && top.is_some_and(had)
+            write.counted.contains(&at) && !had(server) && primary.is_some_and(had)
         });
         if let Some(write) = lost {
             let what = format!("node {at} went back behind {} that its primary has", write.offset);

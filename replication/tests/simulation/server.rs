@@ -81,9 +81,9 @@ pub struct Server {
     /// The name that this node took itself and lost nothing of, as its manifest would say. Under
     /// another's name it must not append, whatever its configuration says at a start.
     pub own: Option<HistoryId>,
-    /// How often it was told to roll back since its link was last up, and whether by the top node.
+    /// How often it was told to roll back since its link was last up, and by which node.
     pub told: u32,
-    pub told_by_top: bool,
+    pub told_by: Option<usize>,
     /// Whether it may ask for everything, as a rollback came to nothing.
     pub excused: bool,
     /// Received and not applied, under a fault.
@@ -158,7 +158,7 @@ impl Server {
             disk_full: false,
             own: Some(histories.current),
             told: 0,
-            told_by_top: false,
+            told_by: None,
             excused: false,
             delayed: vec![],
             last: (histories.current, Offset(0)),
