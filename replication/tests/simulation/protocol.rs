@@ -271,10 +271,11 @@ impl World {
         let now_ms = self.now_ms;
         let Some(to) = self.servers[at].rolling.take() else { return };
         let done = match self.random.one_in(12) {
-            true => Err("it was not to be"),
+            true => Err("it was not to be".into()),
             false => self.servers[at].roll_back(to),
         };
         self.note(|_| format!("node {at} has rolled back: {done:?}"));
+        self.drop_followers(at, Followers::Drop);
         match done {
             Ok(place) => {
                 self.counts.rollbacks += 1;
@@ -282,12 +283,11 @@ impl World {
                 let told_by = self.servers[at].told_by.filter(|by| *by == self.primary);
                 let primary = told_by.map(|by| &self.servers[by]).filter(|server| server.up);
                 self.rules.rolled_back(at, &self.servers[at], primary);
-                self.drop_followers(at, Followers::Drop);
                 self.with_link(at, |link, out| link.rolled_back(place, now_ms, out));
             }
             Err(why) => {
                 self.excuse(at);
-                self.with_link(at, |link, out| link.rollback_failed(why, now_ms, out));
+                self.with_link(at, |link, out| link.rollback_failed(&why, now_ms, out));
             }
         }
         self.replica_reads(at, &[]);

@@ -336,21 +336,21 @@ impl Server {
         from <= self.log.end() && self.read_log(from, self.log.end()).is_some()
     }
 
-    /// Goes back to `to` with the newest snapshot before it and the log.
-    pub fn roll_back(&mut self, to: Offset) -> Result<Place, &'static str> {
-        let (image, at) = self.base.clone();
-        if at > to {
-            return Err("the snapshot is newer");
+    /// Goes back to `to`: closes the log, cuts it, and reads the data back from what is left.
+    pub fn roll_back(&mut self, to: Offset) -> Result<Place, String> {
+        if self.disk_full || self.log.is_failing() {
+            return Err("the disk is full".into());
         }
-        let mut data = Data::decode(&image);
-        data.apply(&self.read_log(at, to).ok_or("the log does not reach")?);
-        let image = data.encode();
-        let path = self.write_file(&image).ok_or("the disk is full")?;
+        let end = self.log.end();
+        self.log.stop_disk().expect("the log can be closed");
+        let done = log::roll_back(&self.options, to);
+        self.start(self.disk.clone(), [0; 20], None).expect("the log can be opened again");
+        (self.snapshot, self.own) = (None, None);
         // The followers are dropped by the caller.
-        let _ = self.node.rolled_back(to);
-        self.own = None;
-        self.replace(self.node.histories(), image, path);
-        Ok(self.place())
+        let _ = self.node.follow("node", 0);
+        let _ = self.node.rolled_back(self.log.end());
+        assert_eq!(self.log.end(), if done.is_ok() { to } else { end });
+        done.map(|_| self.place()).map_err(|error| error.to_string())
     }
 
     pub fn feed_from(&mut self, conn: ConnId, from: Offset) {
