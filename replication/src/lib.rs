@@ -81,6 +81,9 @@
 //! * **An id names one sequence of bytes.** Whoever is about to append to what another wrote takes a new
 //!   id first ([`node`]), and followers of a node whose id changed are made to ask again.
 //!
+//! `tests/simulation/` runs many nodes, with these machines and the real log, through accidents of
+//! network, disk and power, and looks whether this holds.
+//!
 //! | file | what is in it |
 //! | --- | --- |
 //! | `replica.rs` | the link of a replica: handshake, transfer, stream, acknowledgements, attempts |
