@@ -321,13 +321,19 @@ impl World {
             };
             let request: Vec<u8> = peer.input.drain(..unit.len).collect();
             let parts: Vec<&[u8]> = request.split(|&b| b == b'\n').skip(2).step_by(2).collect();
-            let mut args = OwnedArgs::new(parts.iter().map(|part| part.trim_ascii()));
+            let rolls_back = self.servers[replica].rolls_back;
+            let parts = parts.iter().map(|part| part.trim_ascii());
+            let mut args = OwnedArgs::new(parts.map(|part| match part {
+                b"varve" if !rolls_back => b"unheard-of",
+                part => part,
+            }));
             let args = args.args();
             match &args[0] {
                 b"PING" => self.reply(id, "+PONG\r\n"),
-                b"REPLCONF" => match server.primary.replconf(id, &args, self.now_ms) {
+                b"REPLCONF" => match self.servers[at].primary.replconf(id, &args, self.now_ms) {
                     Ok(Replconf::Ok) => self.reply(id, "+OK\r\n"),
                     Ok(Replconf::Ack { start }) => {
+                        let server = &mut self.servers[at];
                         let ahead = server.primary.acked(server.log.end() + 1);
                         if let Some(from) = start {
                             server.feed_from(id, from);
@@ -356,7 +362,8 @@ impl World {
         }
         let decision = server.primary.psync(conn, id, next, &view, self.now_ms);
         let excused = self.net.conns.get(&conn).is_some_and(|conn| conn.excused);
-        self.rules.psync(&self.servers[at], excused, id, next, &decision);
+        let rolls_back = self.servers[replica].rolls_back;
+        self.rules.psync(&self.servers[at], (excused, rolls_back), id, next, &decision);
         self.note(|_| {
             let id = id.escape_ascii();
             format!("node {at} is asked by {replica} for {id} {next}: {decision:?}, {view:?}")

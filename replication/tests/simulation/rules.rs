@@ -93,11 +93,12 @@ impl Rules {
         self.check(bounded, || format!("node {at} keeps things of connections that are gone"));
     }
 
-    /// Judges the answer of `primary` to a `PSYNC` of `replica`.
+    /// Judges the answer of `primary` to a `PSYNC` of a replica, which may have a reason to ask for
+    /// everything, and may be able to roll back.
     pub fn psync(
         &mut self,
         primary: &Server,
-        excused: bool,
+        (excused, rolls_back): (bool, bool),
         id: &[u8],
         next: i64,
         decision: &Decision,
@@ -107,6 +108,7 @@ impl Rules {
                 self.check(primary.can_feed(*from), || format!("nothing is at {from} to continue"));
             }
             Decision::Rollback { to, .. } => {
+                self.check(rolls_back, || "it cannot roll back, and is told to".into());
                 self.check(primary.can_feed(*to), || format!("nothing is at {to} to roll back to"));
             }
             Decision::Full { reason } if id == b"?" => {
@@ -121,7 +123,9 @@ impl Rules {
                     Some((second, shared)) if history == second => Some(shared),
                     _ => None,
                 };
-                let there = common.is_some_and(|common| primary.can_feed(common.min(asked)));
+                let there = common.is_some_and(|common| {
+                    (rolls_back || asked <= common) && primary.can_feed(common.min(asked))
+                });
                 self.check(!there, || format!("a full resync without need: {reason}"));
             }
             Decision::Refuse(_) => {}

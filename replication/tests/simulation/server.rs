@@ -78,6 +78,8 @@ pub struct Server {
     /// Whom the configuration names as primary.
     pub parent: Option<usize>,
     pub disk_full: bool,
+    /// Whether it says that it can roll back; Redis does not.
+    pub rolls_back: bool,
     /// The name that this node took itself and lost nothing of, as its manifest would say. Under
     /// another's name it must not append, whatever its configuration says at a start.
     pub own: Option<HistoryId>,
@@ -156,6 +158,7 @@ impl Server {
             waits: vec![],
             parent: None,
             disk_full: false,
+            rolls_back: !random.one_in(6),
             own: Some(histories.current),
             told: 0,
             told_by: None,
