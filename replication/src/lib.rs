@@ -67,6 +67,8 @@
 //! * **Only whole units are handed out**: a command, or a `MULTI` up to its `EXEC`. So the end of a
 //!   replica's log is always a place from which it can go on, and a cut inside a transaction leaves
 //!   nothing of it.
+//! * **What a replica holds is what it acknowledged**: a snapshot that was sent counts for `WAIT` once
+//!   the replica says that it has loaded it.
 //! * **Nothing is copied and nothing is looked at twice.** Outputs name ranges of the caller's buffer;
 //!   what is not whole yet stays there.
 //! * **Whatever the peer sends**, memory is bounded by what arrived, and the worst that happens is a
@@ -78,6 +80,9 @@
 //!   child ([`primary::supply`]).
 //! * **An id names one sequence of bytes.** Whoever is about to append to what another wrote takes a new
 //!   id first ([`node`]), and followers of a node whose id changed are made to ask again.
+//!
+//! `tests/simulation/` runs many nodes, with these machines and the real log, through accidents of
+//! network, disk and power, and looks whether this holds.
 //!
 //! | file | what is in it |
 //! | --- | --- |

@@ -50,10 +50,11 @@ impl Node {
         Node { role: Role::Primary, histories }
     }
 
-    /// A node that recovered `end` bytes from its own files. If nothing that was ever sent to others
-    /// can be missing (`complete`), it goes on in its history. Otherwise a replica may hold bytes of
-    /// it that are lost here: it goes on in a new history, made of `random`, which is the old one up
-    /// to `end`.
+    /// A primary that recovered `end` bytes from its own files. If nothing that was ever sent to
+    /// others can be missing, and the name is one that it took itself and never went back in
+    /// (`complete`), it goes on in its history. Otherwise somebody may hold other bytes of it than it
+    /// is going to append, a replica those that are lost here, or the primary that it followed before
+    /// its own: it goes on in a new history, made of `random`, which is the old one up to `end`.
     pub fn recovered(
         mut histories: Histories,
         end: Offset,

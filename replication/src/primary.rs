@@ -161,6 +161,9 @@ struct Peer {
     rdb_only: bool,
     filter: RdbFilter,
     version: Option<String>,
+    /// Where it was fed the log from. After a snapshot it holds that only once it says so.
+    fed_from: Offset,
+    /// What it said that it holds.
     ack: Offset,
     /// What is on the replica's disk, if it told.
     fack: Option<Offset>,
@@ -509,7 +512,9 @@ impl Primary {
             .filter_map(|peer| match peer.state {
                 State::WaitBgsaveEnd { from, .. } | State::SendBulk { from, .. } => Some(from),
                 State::Online { await_ack: Some(from) } => Some(from),
-                State::Online { await_ack: None } if !peer.pre_psync => Some(peer.ack),
+                State::Online { await_ack: None } if !peer.pre_psync => {
+                    Some(peer.ack.max(peer.fed_from))
+                }
                 _ => None,
             })
             .min()
@@ -606,6 +611,7 @@ impl Peer {
             rdb_only: false,
             filter: RdbFilter::ALL,
             version: None,
+            fed_from: Offset::ZERO,
             ack: Offset::ZERO,
             fack: None,
             early_ack: false,

@@ -21,8 +21,8 @@
 pub mod block;
 pub mod disk;
 pub mod error;
-#[cfg(test)]
-pub(crate) mod fake;
+#[cfg(any(test, feature = "fake-disk"))]
+pub mod fake;
 mod folder;
 mod history;
 #[cfg(test)]

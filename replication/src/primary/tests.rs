@@ -450,3 +450,26 @@ fn a_node_is_not_its_own_replica() {
     assert_eq!(replconf(&mut primary, 3, &capa(8), 0), Ok(Replconf::Ok));
     assert_eq!(replconf(&mut primary, 4, "REPLCONF capa varve-node=?", 0), Ok(Replconf::Ok));
 }
+
+#[test]
+fn a_snapshot_that_was_sent_counts_once_it_is_loaded() {
+    for streams in [false, true] {
+        let mut primary = primary();
+        ask_full(&mut primary, 1, 0);
+        if streams {
+            let Some(Supply::Fork { target, conns, .. }) = primary.supply(&FORK, 10_000) else {
+                panic!("nothing to do for a replica that waits")
+            };
+            primary.forked(&conns, target, Offset(900), 10_000);
+        } else {
+            let view = SupplyView { base: Some(Offset(900)), ..FORK };
+            primary.supply(&view, 10_000).unwrap();
+        }
+        primary.bulk_started(1, 10_000);
+        primary.bulk_done(1, 10_000).unwrap();
+        assert_eq!(primary.acked(Offset(900)), 0, "it may still fail to load");
+        assert_eq!(primary.needed_from(), Some(Offset(900)));
+        replconf(&mut primary, 1, "REPLCONF ack 900", 10_000).unwrap();
+        assert_eq!(primary.acked(Offset(900)), 1);
+    }
+}
