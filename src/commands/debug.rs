@@ -375,7 +375,7 @@ fn change_repl_id(s: &mut Server, call: &mut Call) -> Done {
     s.histories = Histories::new(history);
     if s.is_primary() {
         s.repl.set_histories(s.histories);
-        s.log.set_histories(s.histories);
+        s.log.take_histories(s.histories);
     }
     call.reply.ok();
     Ok(())

@@ -286,3 +286,32 @@ fn a_failover_hands_over_and_loses_nothing() {
         assert_eq!(replica.info("sync_full"), "0", "the old primary needed a full sync");
     }
 }
+
+/// A replica that is started without being told whom to follow is a primary, and must not go on under
+/// the name of the one that it followed: two would write different bytes to one place.
+#[test]
+fn a_replica_started_alone_takes_a_name_of_its_own() {
+    let start = || Server::varve().arg("--appendonly", "yes").start();
+    let (primary, mut replica) = (start(), start());
+    follow(&replica, primary.port());
+    primary.client().ok(&["SET", "key", "before"]);
+    let same = || {
+        synced(&replica) && replica.info("slave_repl_offset") == primary.info("master_repl_offset")
+    };
+    assert!(eventually(PATIENCE, same));
+    for killed in [false, true] {
+        match killed {
+            true => replica.kill9(),
+            false => drop(replica.terminate()),
+        }
+        replica.restart();
+        assert_eq!(replica.info("role"), "master");
+        assert_ne!(replica.info("master_replid"), primary.info("master_replid"));
+        assert_eq!(replica.info("master_replid2"), primary.info("master_replid"));
+        replica.client().ok(&["SET", "key", "elsewhere"]);
+        primary.client().ok(&["SET", "key", "here"]);
+        follow(&replica, primary.port());
+        assert!(eventually(PATIENCE, same));
+        crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
+    }
+}

@@ -68,6 +68,9 @@ impl Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     pub histories: Histories,
+    /// Whether this node took the current name itself. Else it is a primary's, who may go on under it:
+    /// nobody else may.
+    pub own: bool,
     /// The boot that the log was last written in.
     pub boot: String,
     /// The folder's identity, which a copy of it does not have.
@@ -152,6 +155,9 @@ impl Manifest {
             if let Some((second, upto)) = state.histories.second {
                 let _ = writeln!(text, "# varve second {second} {upto}");
             }
+            if state.own {
+                text.push_str("# varve own\n");
+            }
             let _ = writeln!(text, "# varve boot {}", state.boot);
             let _ = writeln!(text, "# varve folder {}", state.folder);
             let _ = writeln!(text, "# varve fsync {}", state.fsync.as_str());
@@ -190,6 +196,7 @@ impl Manifest {
 struct Comments {
     current: Option<HistoryId>,
     second: Option<(HistoryId, Offset)>,
+    own: bool,
     boot: String,
     folder: u64,
     fsync: Option<Fsync>,
@@ -212,6 +219,7 @@ impl Comments {
             ["second", second, upto] => {
                 self.second = Some((id(second)?, Offset(number(upto)?)));
             }
+            ["own"] => self.own = true,
             ["boot", boot] => self.boot = boot.to_owned(),
             ["folder", folder] => self.folder = number(folder)?,
             ["fsync", fsync] => self.fsync = Some(Fsync::parse(fsync).ok_or_else(bad)?),
@@ -224,6 +232,7 @@ impl Comments {
     fn finish(self) -> Option<State> {
         Some(State {
             histories: Histories { current: self.current?, second: self.second },
+            own: self.own,
             boot: self.boot,
             folder: self.folder,
             fsync: self.fsync.unwrap_or(Fsync::No),
@@ -434,6 +443,7 @@ mod tests {
                         current: id,
                         second: seconds.map(|s| (id, Offset(s))),
                     },
+                    own: db == 1,
                     boot: "b".into(),
                     folder: 7,
                     fsync: Fsync::Always,

@@ -214,6 +214,8 @@ pub fn random_history() -> io::Result<HistoryId> {
 pub struct Log {
     tail: Tail,
     histories: Histories,
+    /// Whether this node took the current name itself.
+    own: bool,
     /// The database that is selected at the end, if that is known.
     db: Option<u32>,
     /// Whether the next write must say its database, because a segment begins there.
@@ -257,6 +259,7 @@ impl Log {
         Log {
             tail: Tail::new(start, tail_bytes),
             histories,
+            own: true,
             db: None,
             select_due: false,
             last_select: start,
@@ -294,6 +297,7 @@ impl Log {
             recovered.replay::<Error>(&mut |_| Ok(()))?;
         }
         let mut log = Log::in_memory(histories, recovered.end(), options.tail_bytes, waker);
+        log.own = recovered.owns_name() || recovered.histories() != Some(histories);
         log.attach(recovered, options)?;
         Ok(log)
     }
@@ -305,6 +309,7 @@ impl Log {
         let identity = disk.dir_identity(&options.dir);
         manifest.state = Some(State {
             histories: self.histories,
+            own: self.own,
             boot: disk.boot_id(),
             folder: identity.map_err(Error::io("stat", &options.dir))?,
             fsync: options.fsync,
@@ -450,13 +455,23 @@ impl Log {
         &self.histories
     }
 
-    /// Gives what is appended from now on another name (a promotion).
+    /// Gives what is appended from now on another name: one that this node takes itself (a
+    /// promotion).
+    pub fn take_histories(&mut self, histories: Histories) {
+        self.rename(histories, true);
+    }
+
+    /// Gives what is appended from now on the name that the primary has for it.
     pub fn set_histories(&mut self, histories: Histories) {
+        self.rename(histories, false);
+    }
+
+    fn rename(&mut self, histories: Histories, own: bool) {
         self.flush();
-        self.histories = histories;
+        (self.histories, self.own) = (histories, own);
         self.db = None;
         if let Some(disk) = &mut self.on_disk {
-            disk.writer.write(WriteJob::Rename(Box::new(histories)));
+            disk.writer.write(WriteJob::Rename(Box::new((histories, own))));
         }
     }
 
@@ -660,7 +675,7 @@ impl Log {
     pub fn reset(&mut self, histories: Histories, offset: Offset, db: u32, base: Option<NewBase>) {
         let keep = self.tail.keep();
         self.tail = Tail::new(offset, keep);
-        self.histories = histories;
+        (self.histories, self.own) = (histories, false);
         self.db = Some(db);
         self.select_due = false;
         self.in_multi = false;

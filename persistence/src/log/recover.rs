@@ -152,8 +152,14 @@ impl Recovered {
             let exists = io::ErrorKind::AlreadyExists.into();
             return Err(Error::io("create a log in", &options.dir)(exists));
         }
-        let state =
-            State { histories, boot: String::new(), folder: 0, fsync: Fsync::No, closed: None };
+        let state = State {
+            histories,
+            own: true,
+            boot: String::new(),
+            folder: 0,
+            fsync: Fsync::No,
+            closed: None,
+        };
         let manifest = Manifest { entries: Vec::new(), state: Some(state) };
         Ok(Recovered::from_parts(options, manifest, start))
     }
@@ -287,11 +293,17 @@ impl Recovered {
         })
     }
 
-    /// The names under which a primary goes on: those it had if [`Recovered::is_lossless`], else
-    /// `new`, with the old name as the second up to the end.
+    /// Whether this node took the log's current name itself, rather than from a primary that may go on
+    /// under it.
+    pub fn owns_name(&self) -> bool {
+        self.manifest.state.as_ref().is_some_and(|state| state.own)
+    }
+
+    /// The names under which a primary goes on: those it had if they are its own and
+    /// [`Recovered::is_lossless`], else `new`, with the old name as the second up to the end.
     pub fn histories_after_restart(&self, new: HistoryId) -> Histories {
         match self.histories() {
-            Some(histories) if self.is_lossless() => histories,
+            Some(histories) if self.is_lossless() && self.owns_name() => histories,
             Some(mut histories) => {
                 histories.shift(new, self.end);
                 histories

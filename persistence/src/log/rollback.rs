@@ -71,6 +71,7 @@ pub fn roll_back(options: &Options, to: Offset) -> Result<Tail, Error> {
     manifest.entries.push(entry);
     if let Some(state) = &mut manifest.state {
         state.closed = Some(to);
+        state.own = false; // another goes on under this name, from there
     }
     folder.store(manifest)?;
     folder.remove_dead()?;

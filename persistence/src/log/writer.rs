@@ -38,9 +38,13 @@ pub(super) const NEVER: u64 = u64::MAX;
 
 /// What the log thread does, in the order given.
 pub enum WriteJob {
-    Write { piece: Piece, ends_turn: bool },
+    Write {
+        piece: Piece,
+        ends_turn: bool,
+    },
     Retry,
-    Rename(Box<Histories>),
+    /// The names, and whether the node took the current one itself.
+    Rename(Box<(Histories, bool)>),
     SetFsync(Fsync),
     Reset(Box<Reset>),
 }
@@ -255,10 +259,10 @@ impl Shared {
                 Ok(())
             }
             WriteJob::Retry => Ok(()),
-            WriteJob::Rename(histories) => {
+            WriteJob::Rename(names) => {
                 self.write_all();
-                let change = self.change_state(|state| state.histories = *histories);
-                change.map_err(|error| (WriteJob::Rename(histories), error))
+                let change = self.change_state(|state| (state.histories, state.own) = *names);
+                change.map_err(|error| (WriteJob::Rename(names), error))
             }
             WriteJob::SetFsync(fsync) => {
                 self.write_all();
@@ -494,7 +498,7 @@ impl Shared {
             file.sync().map_err(Error::io("sync", &folder.path(&segment.name)))?;
             let mut manifest = Manifest {
                 entries: Vec::new(),
-                state: folder.manifest.state.clone().map(|s| State { histories, ..s }),
+                state: folder.manifest.state.clone().map(|s| State { histories, own: false, ..s }),
             };
             if let Some(base) = base {
                 manifest.entries.push(folder.place_base(base)?);

@@ -35,7 +35,7 @@ impl World {
             let second = second.map(|(id, _)| (id, Offset(u64::MAX >> 1)));
             server.node = Node::new(Histories { current, second });
         }
-        server.log.set_histories(server.node.histories());
+        server.log.take_histories(server.node.histories());
         self.note(|w| format!("node {at} is promoted: {:?}", w.servers[at].node.histories()));
         self.drop_followers(at, followers);
     }

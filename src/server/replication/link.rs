@@ -134,7 +134,7 @@ impl Server {
         let mut random = [0u8; 20];
         random.iter_mut().for_each(|b| *b = self.ks.random() as u8);
         let followers = self.repl.node.promote(self.log.end(), random);
-        self.log.set_histories(self.repl.node.histories());
+        self.log.take_histories(self.repl.node.histories());
         self.log.set_current_db(None);
         self.cfg.replicaof = None;
         logger::set_role(Role::Primary);
@@ -493,8 +493,8 @@ impl Server {
         if self.snapshots.running() {
             self.kill_child();
         }
-        self.log.stop_disk().map_err(|e| e.to_string())?;
-        let tail = log::roll_back(&self.log_options(), to);
+        let options = self.log_options();
+        let tail = self.log.stop_disk().and_then(|()| log::roll_back(&options, to));
         match &tail {
             Ok(tail) => log_warning!(
                 "The primary's history shares ours up to offset {} only: the {} bytes after it are set aside in {}",
