@@ -117,8 +117,11 @@ impl Run {
         let (written, released) = (self.log.written(), self.log.released());
         let synced = self.log.synced().unwrap();
         let (ops, epoch) = (self.disk.ops(), self.epoch);
-        // What is removed is out of the list first, so this is read last.
-        let first = self.log.segments().first().map_or(self.log.end(), |segment| segment.start);
+        // What is removed is out of the list first, so this is read last. A reset that is under way
+        // leaves the list of the log before it.
+        let segments = self.log.segments();
+        let first = segments.first().filter(|segment| segment.epoch == epoch);
+        let first = first.map_or(Offset(u64::MAX), |segment| segment.start);
         self.promises.push(Promise { ops, epoch, written, synced, released, first });
     }
 
