@@ -211,9 +211,10 @@ fn goes_to_redis_and_back(history_bytes: u64) {
         .unwrap();
     assert_eq!(keys, ["after-base", "in-second-segment", "from-redis"]);
     // Redis removes history, and writes a manifest of its own then: the folder counts as Redis's.
-    let has_history = |name: String| name.contains(".1.incr.aof");
+    let has_history = |name: &String| name.contains(".1.incr.aof") && !name.ends_with(".idx");
     let names = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name());
-    assert!(!names.map(|name| name.into_string().unwrap()).any(has_history));
+    let names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    assert!(!names.iter().any(has_history), "{history_bytes}: {names:?}");
     match history_bytes {
         0 => assert_eq!(recovered.base().unwrap().offset, at),
         _ => assert_eq!(recovered.histories(), None),

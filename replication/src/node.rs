@@ -81,8 +81,14 @@ impl Node {
 
     /// What `PSYNC` asks with when the log ends at `end`. A primary that becomes a replica uses it
     /// too: if the new primary was its replica before, that one's second history continues it.
+    ///
+    /// A name under which nothing was written yet is known to nobody: the one before it says as much,
+    /// and more nodes know it.
     pub fn place(&self, end: Offset) -> Place {
-        (self.histories.current, end)
+        match self.histories.second {
+            Some((second, upto)) if upto == end => (second, end),
+            _ => (self.histories.current, end),
+        }
     }
 
     /// `REPLICAOF NO ONE` with the log at `end`: a new history, made of `random`. The first write
@@ -103,15 +109,13 @@ impl Node {
         Followers::Keep
     }
 
-    /// `+CONTINUE` came with the log at `end`, under another name if there is one.
-    pub fn continued(&mut self, new_history: Option<HistoryId>, end: Offset) -> Followers {
-        match new_history {
-            Some(id) if id != self.histories.current => {
-                self.histories.shift(id, end);
-                Followers::Drop
-            }
-            _ => Followers::Keep,
+    /// `+CONTINUE` came with the log at `end`: it goes on under the name `history`.
+    pub fn continued(&mut self, history: HistoryId, end: Offset) -> Followers {
+        if history == self.histories.current {
+            return Followers::Keep;
         }
+        self.histories.shift(history, end);
+        Followers::Drop
     }
 
     /// The end of our history was taken back to `to`. What followers hold beyond is no part of it any
@@ -159,13 +163,13 @@ mod tests {
         let mut node = Node::new(Histories::new(id(1)));
         assert_eq!(node.follow("b", 2), Followers::Keep);
         assert_eq!(node.place(Offset(50)), (id(1), Offset(50)));
-        assert_eq!(node.continued(Some(id(9)), Offset(50)), Followers::Drop);
+        assert_eq!(node.continued(id(9), Offset(50)), Followers::Drop);
         assert_eq!(
             node.histories(),
             Histories { current: id(9), second: Some((id(1), Offset(50))) }
         );
-        assert_eq!(node.continued(None, Offset(60)), Followers::Keep);
-        assert_eq!(node.continued(Some(id(9)), Offset(60)), Followers::Keep);
+        assert_eq!(node.continued(id(9), Offset(60)), Followers::Keep);
+        assert_eq!(node.continued(id(9), Offset(60)), Followers::Keep);
         assert_eq!(node.histories().second, Some((id(1), Offset(50))));
     }
 
@@ -178,7 +182,8 @@ mod tests {
         assert_eq!(node.histories(), histories);
         assert_eq!(node.rolled_back(Offset(60)), Followers::Drop);
         assert_eq!(node.histories().second, Some((id(1), Offset(60))));
-        assert_eq!(node.place(Offset(60)), (id(2), Offset(60)));
+        assert_eq!(node.place(Offset(60)), (id(1), Offset(60)));
+        assert_eq!(node.place(Offset(70)), (id(2), Offset(70)));
     }
 
     #[test]

@@ -107,8 +107,8 @@ pub enum Output {
     RdbEnd,
     /// The RDB that began will not come to its end; throw it away.
     RdbAbort,
-    /// The primary goes on from our place, under a new name if there is one.
-    Continue { new_history: Option<HistoryId> },
+    /// The primary goes on from our place, under this name.
+    Continue { history: HistoryId },
     /// The primary's log is ours up to `to` only: bring data set and log back to there and answer with
     /// [`Replica::rolled_back`] or [`Replica::rollback_failed`].
     Rollback { to: Offset },
@@ -694,7 +694,7 @@ impl Replica {
             log(out, Level::Notice, text);
             self.place = Some((id, offset));
             self.acks = true;
-            out.push(Output::Continue { new_history: (id != old).then_some(id) });
+            out.push(Output::Continue { history: id });
             self.up(now_ms, out);
         } else if let Some(rest) = line.strip_prefix(b"-ROLLBACK ") {
             self.told_to_roll_back(rest, now_ms, out)?;

@@ -295,10 +295,10 @@ fn a_replica_started_alone_takes_a_name_of_its_own() {
     let (primary, mut replica) = (start(), start());
     follow(&replica, primary.port());
     primary.client().ok(&["SET", "key", "before"]);
-    let same = || {
-        synced(&replica) && replica.info("slave_repl_offset") == primary.info("master_repl_offset")
+    let same = |replica: &Server| {
+        synced(replica) && replica.info("slave_repl_offset") == primary.info("master_repl_offset")
     };
-    assert!(eventually(PATIENCE, same));
+    assert!(eventually(PATIENCE, || same(&replica)));
     for killed in [false, true] {
         match killed {
             true => replica.kill9(),
@@ -311,7 +311,7 @@ fn a_replica_started_alone_takes_a_name_of_its_own() {
         replica.client().ok(&["SET", "key", "elsewhere"]);
         primary.client().ok(&["SET", "key", "here"]);
         follow(&replica, primary.port());
-        assert!(eventually(PATIENCE, same));
+        assert!(eventually(PATIENCE, || same(&replica)));
         crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
     }
 }

@@ -467,8 +467,13 @@ pub(super) fn remove_strays(folder: &Folder) {
         let stray = match name.as_bytes().strip_prefix(TEMPORARY.as_bytes()) {
             Some(rest) => lz4::is_name(name) && stray_kind(OsStr::from_bytes(rest), base).is_some(),
             None => stray_kind(name, base).is_some_and(|(kind, seq)| {
-                let other_form = if lz4::is_name(name) { true } else { is_named(&lz4_of(name)) };
-                !is_named(name) && (other_form || seq > manifest.last_seq(kind))
+                let segment = name.as_bytes().strip_suffix(b".idx").map(OsStr::from_bytes);
+                if segment.is_some_and(is_named) {
+                    return false;
+                }
+                // An index alone was left where Redis removed the history's segments.
+                let left = lz4::is_name(name) || segment.is_some() || is_named(&lz4_of(name));
+                !is_named(name) && (left || seq > manifest.last_seq(kind))
             }),
         };
         if stray {

@@ -74,8 +74,8 @@ impl Caller {
                 }
                 Output::RdbEnd => self.events.push("end".into()),
                 Output::RdbAbort => self.events.push("abort".into()),
-                Output::Continue { new_history } => {
-                    self.events.push(format!("continue {}", new_history.is_some()))
+                Output::Continue { history } => {
+                    self.events.push(format!("continue {}", history != id(1)))
                 }
                 Output::Rollback { to } => self.events.push(format!("rollback {to}")),
                 Output::LinkUp => self.events.push("up".into()),

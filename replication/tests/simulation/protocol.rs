@@ -189,13 +189,11 @@ impl World {
             Output::RdbAbort => {
                 (self.servers[at].receiving, self.servers[at].loading) = (None, None);
             }
-            Output::Continue { new_history } => {
+            Output::Continue { history } => {
                 self.counts.partial += 1;
                 let server = &mut self.servers[at];
-                let followers = server.node.continued(new_history, server.log.end());
-                if new_history.is_some() {
-                    server.log.set_histories(server.node.histories());
-                }
+                let followers = server.node.continued(history, server.log.end());
+                server.log.set_histories(server.node.histories());
                 server.log.set_current_db(Some(server.data.db()));
                 self.note(|w| format!("node {at} continues at {:?}", w.servers[at].place()));
                 self.drop_followers(at, followers);
@@ -277,7 +275,10 @@ impl World {
         self.note(|_| format!("node {at} has rolled back: {done:?}"));
         self.drop_followers(at, Followers::Drop);
         match done {
-            Ok(place) => {
+            Ok((history, to)) => {
+                // The primary has said which name it means.
+                let link = self.servers[at].link.as_ref().and_then(|link| link.place());
+                let place = (link.map_or(history, |(asked, _)| asked), to);
                 self.counts.rollbacks += 1;
                 self.servers[at].moved();
                 let told_by = self.servers[at].told_by.filter(|by| *by == self.primary);

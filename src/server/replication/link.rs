@@ -293,8 +293,8 @@ impl Server {
                         link.back_to = Some(to);
                     }
                 }
-                Output::Continue { new_history } => {
-                    let followers = self.repl.node.continued(new_history, self.log.end());
+                Output::Continue { history } => {
+                    let followers = self.repl.node.continued(history, self.log.end());
                     self.log.set_histories(self.repl.node.histories());
                     let db = self.repl.link.as_ref().map(|l| l.db as u32);
                     self.log.set_current_db(db);
@@ -473,9 +473,11 @@ impl Server {
         let result = self.take_log_back(net, to);
         let followers = self.repl.node.rolled_back(self.log.end());
         self.drop_followers(net, followers);
-        let place = self.repl.node.place(self.log.end());
+        let (history, end) = self.repl.node.place(self.log.end());
         let now = self.now_u64();
         let Some(link) = &mut self.repl.link else { return };
+        // The primary has said which name it means.
+        let place = (link.machine.place().map_or(history, |(asked, _)| asked), end);
         match result {
             Ok(()) => link.machine.rolled_back(place, now, out),
             Err(why) => {
