@@ -315,3 +315,35 @@ fn a_replica_started_alone_takes_a_name_of_its_own() {
         crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
     }
 }
+
+/// With `repl-diskless-load swapdb` clients are served the old data until the new are whole, with a
+/// log on disk and without.
+#[test]
+fn a_replica_serves_its_old_data_while_new_are_loaded_beside() {
+    let primary = start(Kind::Varve);
+    primary.client().ok(&["DEBUG", "POPULATE", "200000"]);
+    primary.client().ok(&["SET", "which", "new"]);
+    for appendonly in ["no", "yes"] {
+        let replica = Server::varve()
+            .arg("--repl-diskless-load", "swapdb")
+            .arg("--appendonly", appendonly)
+            .start();
+        let mut client = replica.client();
+        client.ok(&["SET", "which", "old"]);
+        follow(&replica, primary.port());
+        let (mut while_loading, mut last) = (0, Vec::new());
+        let done = || {
+            let loading = server::info(&mut client, "async_loading") == "1";
+            assert_eq!(server::info(&mut client, "loading"), "0");
+            let which = client.ok(&["GET", "which"]).bytes().to_vec();
+            assert!(last != b"new" || which == b"new", "the old data came back");
+            while_loading += u32::from(loading && which == b"old");
+            last = which;
+            last == b"new"
+        };
+        assert!(eventually(PATIENCE, done), "the new data never came");
+        assert!(while_loading > 0, "appendonly {appendonly}: nobody was served meanwhile");
+        assert!(eventually(PATIENCE, || synced(&replica)));
+        crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
+    }
+}
