@@ -393,6 +393,11 @@ impl Server {
         t.add("sync_full", full);
         t.add("sync_partial_ok", partial);
         t.add("sync_partial_err", refused);
+        t.add("sync_rollbacks_asked", self.repl.primary.rollbacks());
+        let link = self.repl.link.as_ref();
+        let rolled_back = link.map(|link| link.machine().rollbacks()).unwrap_or_default();
+        t.add("sync_rollbacks_done", rolled_back.count);
+        t.add("sync_last_rollback_bytes", rolled_back.last_bytes);
         t.add("expired_keys", data.expired);
         t.add("expired_stale_perc", format_args!("{:.2}", data.expired_stale_perc));
         t.add("expired_time_cap_reached_count", data.expired_time_cap_reached);

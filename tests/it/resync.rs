@@ -222,6 +222,10 @@ fn crash_failover(make: (Make, Make), tail: bool) -> usize {
     pair.primary.restart();
     follow(&pair.primary, pair.replica.port());
     same(&pair.replica, &pair.primary);
+    if tail && !pair.primary.info("sync_rollbacks_done").is_empty() {
+        assert_eq!(pair.primary.info("sync_rollbacks_done"), "1");
+        assert_ne!(pair.primary.info("sync_last_rollback_bytes"), "0");
+    }
     fulls(&pair.primary) - before
 }
 
