@@ -2,13 +2,14 @@
 //!
 //! RESP shows a file that was cut, not a value with a flipped bit. Beside each segment stands
 //! `<segment>.idx`: a header, then a record for every 64 KiB or so of the segment, with where it
-//! begins, when it was appended and its CRC-32C. The index is written behind the log by a thread
-//! that nobody waits for, so it may end before the segment does, or be missing (folders made by
+//! begins, when it was appended and its CRC-32C (`marks.rs` takes them). The index is written behind the
+//! log by a thread that nobody waits for, so it may end before the segment does, or be missing (folders made by
 //! Redis have none): that is never an error. `docs/design.md` has the byte tables.
 
 use super::disk::{Disk, DiskFile, read_exact_at, write_all_at};
+use super::marks::Mark;
 use crate::offset::Offset;
-use crc_fast::CrcAlgorithm::Crc32Iscsi;
+use crc_fast::CrcAlgorithm;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,9 +22,12 @@ const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 32;
 const RECORD_BYTES: usize = 32;
 
+/// CRC-32C, by another of its names.
+pub const CRC: CrcAlgorithm = CrcAlgorithm::Crc32Iscsi;
+
 /// CRC-32C of `bytes`.
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    crc_fast::checksum(Crc32Iscsi, bytes) as u32
+    crc_fast::checksum(CRC, bytes) as u32
 }
 
 /// What the index says of one stretch of a segment.
@@ -148,19 +152,46 @@ impl Indexer {
         Ok(Indexer { segment, segment_start: start, index, position, next, chunk: Vec::new() })
     }
 
-    /// Adds the records up to `upto`, which the segment's file must have reached. The bytes are
-    /// read back from the file: they are still in the page cache, and no block is held for them.
+    /// Adds records for `marks`, which the segment's file must have reached.
+    pub fn add(&mut self, marks: &[Mark]) -> io::Result<()> {
+        let mut records = Vec::with_capacity(marks.len() * RECORD_BYTES);
+        for mark in marks {
+            match mark.crc {
+                Some(crc) if mark.start == self.next => {
+                    self.push(crc, (mark.end - mark.start) as u32, mark.time_us, &mut records);
+                }
+                _ => self.read_up_to(mark.end, mark.time_us, &mut records)?,
+            }
+        }
+        self.write(&records)
+    }
+
+    /// Adds the records up to `upto` from the segment's file, which must have reached it.
     pub fn advance(&mut self, upto: Offset, time_us: u64) -> io::Result<()> {
+        let mut records = Vec::new();
+        self.read_up_to(upto, time_us, &mut records)?;
+        self.write(&records)
+    }
+
+    fn read_up_to(&mut self, upto: Offset, time_us: u64, records: &mut Vec<u8>) -> io::Result<()> {
         while self.next < upto {
             let len = (upto - self.next).min(CHUNK_BYTES);
             self.chunk.resize(len as usize, 0);
             read_exact_at(&*self.segment, &mut self.chunk, self.next - self.segment_start)?;
-            let crc = crc32c(&self.chunk);
-            let record = Record { start: self.next, len: len as u32, crc, time_us };
-            write_all_at(&*self.index, &record.to_bytes(), self.position)?;
-            self.position += RECORD_BYTES as u64;
-            self.next += len;
+            self.push(crc32c(&self.chunk), len as u32, time_us, records);
         }
+        Ok(())
+    }
+
+    fn push(&mut self, crc: u32, len: u32, time_us: u64, records: &mut Vec<u8>) {
+        let record = Record { start: self.next, len, crc, time_us };
+        records.extend_from_slice(&record.to_bytes());
+        self.next += u64::from(len);
+    }
+
+    fn write(&mut self, records: &[u8]) -> io::Result<()> {
+        write_all_at(&*self.index, records, self.position)?;
+        self.position += records.len() as u64;
         Ok(())
     }
 }

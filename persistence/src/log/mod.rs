@@ -12,8 +12,9 @@
 //! | `block.rs`, `tail.rs` | the memory tail: blocks that one appends and many read |
 //! | `writer.rs` | the log thread and the slow thread: writes, syncs, rotation, bases |
 //! | `sink.rs` | from pieces of the tail to a segment's file, however writes end |
+//! | `marks.rs`, `index.rs` | the sidecar index: the loop's part, and the file |
 //! | `history.rs`, `lz4.rs` | segments older than the base: which are kept, in which form |
-//! | `folder.rs`, `manifest.rs`, `index.rs`, `lock.rs` | the folder and the formats in it |
+//! | `folder.rs`, `manifest.rs`, `lock.rs` | the folder and the formats in it |
 //! | `recover.rs`, `replay.rs` | what a folder holds at start |
 //! | `reader.rs` | segments, read by offset, for a replica that the tail has left behind |
 //! | `disk.rs`, `error.rs` | the file system behind a trait; what can go wrong |
@@ -31,6 +32,7 @@ pub mod index;
 mod lock;
 pub mod lz4;
 pub mod manifest;
+mod marks;
 pub mod reader;
 pub mod recover;
 pub mod replay;
@@ -56,6 +58,7 @@ use crate::offset::{Histories, HistoryId, Offset};
 use folder::{Folder, is_full};
 use history::Retention;
 use manifest::{FileType, Manifest, State};
+use marks::Marks;
 use sink::{Open, Sink};
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -67,7 +70,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use syncs::Syncs;
 use tail::Tail;
-use writer::{Reset, Shared, SlowJob, WriteJob, Writer, lock, now_us};
+use writer::{Reset, Shared, SlowJob, WriteJob, Writer, lock};
 
 /// Called, from another thread, when the log has got further or something happened to it.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -242,8 +245,7 @@ struct OnDisk {
     segment_start: Offset,
     /// Rotations that wait for all before them to be written.
     cuts: VecDeque<(Offset, u32)>,
-    marks: VecDeque<(Offset, u64)>,
-    last_mark: (Offset, u64),
+    marks: Marks,
     syncs: Syncs,
     inline_again: Option<Instant>,
     /// When the history was last looked at for what has grown too old.
@@ -357,8 +359,7 @@ impl Log {
             epoch_start: end,
             segment_start: start,
             cuts: VecDeque::new(),
-            marks: VecDeque::new(),
-            last_mark: (end, now_us()),
+            marks: Marks::new(end),
             syncs: Syncs::new(Instant::now()),
             inline_again: None,
             history_looked: Instant::now(),
@@ -641,6 +642,8 @@ impl Log {
         let db = self.db.unwrap_or(0);
         self.select_due = true;
         if let Some(disk) = &mut self.on_disk {
+            disk.flush(&self.tail);
+            disk.marks.cut(); // no record spans two segments
             disk.segment_start = end;
             disk.cuts.push_back((end, db));
         }
@@ -687,8 +690,7 @@ impl Log {
             disk.flushed = offset;
             disk.segment_start = offset;
             disk.cuts.clear();
-            disk.marks.clear();
-            disk.last_mark = (offset, now_us());
+            disk.marks = Marks::new(offset);
             disk.log_start = offset;
             let reset = Reset { histories, offset, db, base, epoch: disk.epoch };
             disk.writer.write(WriteJob::Reset(Box::new(reset)));
@@ -816,10 +818,9 @@ impl OnDisk {
                 }
             }
             self.flushed = tail.end();
-            self.mark();
+            self.marks.add(tail);
         }
-        let first_mark = self.marks.front().map_or(self.flushed, |&(at, _)| at);
-        if self.flushed.0.saturating_sub(first_mark.0) >= INDEX_BYTES {
+        if self.marks.bytes() >= INDEX_BYTES {
             self.index();
         }
         if self.cuts.is_empty() {
@@ -838,10 +839,8 @@ impl OnDisk {
 
     /// Has the index brought up to what is written.
     fn index(&mut self) {
-        let written = self.written();
-        let ready = self.marks.partition_point(|&(upto, _)| upto <= written);
-        if ready > 0 {
-            let marks = self.marks.drain(..ready).collect();
+        let marks = self.marks.take(self.written());
+        if !marks.is_empty() {
             self.writer.slow(SlowJob::Index { marks, epoch: self.epoch });
         }
     }
@@ -883,26 +882,12 @@ impl OnDisk {
         true
     }
 
-    /// Notes the time of what was just handed over, for the index: each 64 KiB, and each second in
-    /// which there was much less.
-    fn mark(&mut self) {
-        let gathered = self.flushed - self.last_mark.0;
-        if gathered < 4096 {
-            return;
-        }
-        let now = now_us();
-        if gathered >= index::CHUNK_BYTES || now.saturating_sub(self.last_mark.1) >= 1_000_000 {
-            self.last_mark = (self.flushed, now);
-            self.marks.push_back(self.last_mark);
-        }
-    }
-
     fn tick(&mut self, now: Instant) {
         let shared = &self.writer.shared;
         if shared.failing.load(Ordering::Acquire) && self.writer.idle() {
             self.writer.write(WriteJob::Retry);
         }
-        if self.marks.front().is_some_and(|&(_, us)| now_us().saturating_sub(us) >= 1_000_000) {
+        if self.marks.is_due() {
             self.index();
         }
         if now.saturating_duration_since(self.history_looked) >= HISTORY_PERIOD {

@@ -19,6 +19,7 @@ use super::error::Error;
 use super::folder::{Folder, NewBase, SegmentInfo};
 use super::history::{Retention, now_s};
 use super::manifest::{Entry, FileType, Manifest, State};
+use super::marks::Mark;
 use super::sink::{Open, Sink};
 use super::tail::Piece;
 use super::{Event, Fsync, Waker};
@@ -62,20 +63,9 @@ pub struct Reset {
 /// What the slow thread does, in the order given.
 pub enum SlowJob {
     Sync,
-    Rotate {
-        at: Offset,
-        db: u32,
-        epoch: u64,
-    },
-    Install {
-        base: NewBase,
-        epoch: u64,
-    },
-    /// Ends of stretches, and when each was appended: microseconds since 1970.
-    Index {
-        marks: Vec<(Offset, u64)>,
-        epoch: u64,
-    },
+    Rotate { at: Offset, db: u32, epoch: u64 },
+    Install { base: NewBase, epoch: u64 },
+    Index { marks: Vec<Mark>, epoch: u64 },
 }
 
 /// What the three share.
@@ -344,7 +334,7 @@ impl Shared {
                 let mut folder = lock(&self.folder);
                 if lock(&self.sink).epoch == epoch
                     && let Some(indexer) = &mut folder.indexer
-                    && marks.iter().any(|&(upto, us)| indexer.advance(upto, us).is_err())
+                    && indexer.add(&marks).is_err()
                 {
                     folder.indexer = None;
                 }
