@@ -132,12 +132,12 @@ fn keep_busy(path: &Path, stop: &AtomicBool) {
     }
 }
 
-fn measure(name: &str, make: fn(&Path) -> Box<dyn Way>, busy: bool, length: Duration) {
+fn measure(name: &str, make: Make, busy: bool, length: Duration) {
     let dir = std::env::temp_dir().join(format!("varve-busy-{}", std::process::id()));
     fs::create_dir_all(&dir).unwrap();
     let mut way = make(&dir);
     let stop = AtomicBool::new(false);
-    let bytes: Vec<u8> = (0..TURN_BYTES).map(|i| (i * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..TURN_BYTES).map(|i| (i * 31 / 8) as u8).collect();
     let mut turns = Vec::new();
     thread::scope(|scope| {
         for i in 0..if busy { 2 } else { 0 } {
@@ -174,11 +174,14 @@ fn measure(name: &str, make: fn(&Path) -> Box<dyn Way>, busy: bool, length: Dura
     let _ = fs::remove_dir_all(&dir);
 }
 
+/// Makes a way in a folder.
+type Make = fn(&Path) -> Box<dyn Way>;
+
 fn main() {
     let seconds = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(20);
     let length = Duration::from_secs(seconds);
     for busy in [false, true] {
-        let ways: [(&str, fn(&Path) -> Box<dyn Way>); 4] = [
+        let ways: [(&str, Make); 4] = [
             ("the log, hybrid", |dir| Box::new(Whole::new(dir, Strategy::Hybrid))),
             ("the log, its thread only", |dir| Box::new(Whole::new(dir, Strategy::Thread))),
             ("write by the loop only", |dir| Box::new(Always(Synced::new(dir)))),
