@@ -35,6 +35,7 @@ conf:
 # An existing configuration is the administrator's: the new default goes beside it.
 install: build
 	install -D -m 755 $(TARGET)/release/varved $(DESTDIR)$(BINDIR)/varved
+	install -D -m 755 $(TARGET)/release/varve $(DESTDIR)$(BINDIR)/varve
 	install -d -m 755 $(DESTDIR)$(UNITDIR)
 	sed 's|@BINDIR@|$(BINDIR)|; s|@CONFDIR@|$(CONFDIR)|' packaging/varved.service.in \
 		> $(DESTDIR)$(UNITDIR)/varved.service

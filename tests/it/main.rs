@@ -28,3 +28,4 @@ mod resync;
 mod sentinel;
 mod service;
 mod support;
+mod tool;

@@ -28,17 +28,25 @@ pub struct Command<'a> {
 /// Says which command it is and where it stands, for an operator: a long one shortened.
 impl fmt::Display for Command<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at byte {}:{}", self.file, self.position, Words(self.args))
+    }
+}
+
+/// A command's words, each behind a space: a long one shortened.
+pub struct Words<'a>(pub &'a [&'a [u8]]);
+
+impl fmt::Display for Words<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const ARGS: usize = 8;
         const BYTES: usize = 64;
-        write!(f, "{:?} at byte {}:", self.file, self.position)?;
-        for arg in self.args.iter().take(ARGS) {
+        for arg in self.0.iter().take(ARGS) {
             let shown = &arg[..arg.len().min(BYTES)];
             let more = if arg.len() > BYTES { "..." } else { "" };
             let plain = shown.iter().all(u8::is_ascii_graphic) && !shown.is_empty();
             let quote = if plain { "" } else { "\"" };
             write!(f, " {quote}{}{quote}{more}", shown.escape_ascii())?;
         }
-        match self.args.len() {
+        match self.0.len() {
             n if n > ARGS => write!(f, " ... ({n} words)"),
             _ => Ok(()),
         }
