@@ -30,12 +30,14 @@
 //! | --- | --- |
 //! | `conn.rs` | one connection: its two sides, its flags, why it ended |
 //! | `net.rs` | all of them: the slab, listeners, connecting, adopting, killing |
+//! | `linger.rs` | looking for events once more before sleeping |
 //! | `turn.rs` | the loop, and the [`Service`] that it drives |
 //! | `transfer.rs` | reading and writing one connection, on whichever thread |
 //! | `threads.rs` | the I/O threads: batches of connections go out and come back |
 //! | `sys.rs` | the system calls, and all `unsafe` of the crate |
 
 mod conn;
+mod linger;
 mod net;
 mod sys;
 mod threads;

@@ -4,6 +4,7 @@
 //! epoll, so an event for something that is gone finds nothing.
 
 use crate::conn::{Closed, Conn, ConnId, Mode, OutputLimit, Peer};
+use crate::linger::{LOOK, Linger};
 use crate::threads::{BATCH, Pool};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -158,6 +159,7 @@ pub struct Net<S> {
     spare: Vec<Vec<u8>>,
     pub(crate) pool: Option<Box<Pool<S>>>,
     keepalive: Option<Duration>,
+    linger: Linger,
     /// When this turn began.
     pub now: Instant,
     /// What new connections start with.
@@ -198,6 +200,7 @@ impl<S> Net<S> {
             spare: Vec::new(),
             pool: None,
             keepalive: None,
+            linger: Linger::default(),
             now: Instant::now(),
             limits: Limits::default(),
             query_limit: 1 << 30,
@@ -239,7 +242,19 @@ impl<S> Net<S> {
         events: &mut Events,
         timeout: Option<Duration>,
     ) -> io::Result<()> {
-        let result = self.poll.poll(events, timeout);
+        let was_busy = !events.is_empty();
+        events.clear();
+        let mut result = Ok(());
+        if was_busy && timeout != Some(Duration::ZERO) && self.linger.is_worth_it() {
+            let until = Instant::now() + LOOK;
+            while events.is_empty() && result.is_ok() && Instant::now() < until {
+                result = self.poll.poll(events, Some(Duration::ZERO));
+            }
+            self.linger.looked(!events.is_empty());
+        }
+        if events.is_empty() && result.is_ok() {
+            result = self.poll.poll(events, timeout);
+        }
         self.now = Instant::now();
         self.stats.turns += 1;
         match result {
