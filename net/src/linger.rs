@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn vain_looks_become_rare_and_a_good_one_brings_them_back() {
         let mut linger = Linger::default();
-        let mut looks = |linger: &mut Linger| {
+        let looks = |linger: &mut Linger| {
             let mut count = 0;
             for _ in 0..64 * 100 {
                 if linger.is_worth_it() {
