@@ -114,6 +114,8 @@ pub enum Output {
     Rollback { to: Offset },
     /// Whole units of the command stream: append them to the log as they are, and execute them.
     Stream(Range<usize>),
+    /// The node that was asked to take over ([`Config::failover`]) will not. The link has ended.
+    FailoverRefused { why: String },
     /// Streaming began.
     LinkUp,
     /// Streaming ended.
@@ -698,6 +700,10 @@ impl Replica {
             self.up(now_ms, out);
         } else if let Some(rest) = line.strip_prefix(b"-ROLLBACK ") {
             self.told_to_roll_back(rest, now_ms, out)?;
+        } else if self.config.failover {
+            let why = printable(line.strip_prefix(b"-").unwrap_or(line));
+            self.lose(format!("The new primary did not take over: {why}"), true, now_ms, out);
+            out.push(Output::FailoverRefused { why });
         } else if is_unknown_command(line) {
             log(out, Level::Notice, "The primary does not know PSYNC: asking with SYNC".into());
             self.acks = false;

@@ -9,6 +9,8 @@ use crate::support::dataset::first_difference;
 use crate::support::{
     Client, PATIENCE, Proxy, Random, Server, dataset, env_number, eventually, server,
 };
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -285,6 +287,55 @@ fn a_failover_hands_over_and_loses_nothing() {
         assert_eq!(primary.info("sync_full"), full);
         assert_eq!(replica.info("sync_full"), "0", "the old primary needed a full sync");
     }
+}
+
+/// A listener that lets itself be followed by nobody: it answers as a server does, but to `PSYNC`.
+fn refusing_target() -> (u16, thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = thread::spawn(move || {
+        let (mut peer, _) = listener.accept().unwrap();
+        let mut asked = Vec::new();
+        let mut buf = [0; 4096];
+        while !asked.windows(8).any(|part| part == b"FAILOVER") {
+            let n = peer.read(&mut buf).unwrap();
+            assert!(n > 0, "the link ended before PSYNC");
+            let commands = buf[..n].iter().filter(|&&byte| byte == b'*').count();
+            asked.extend_from_slice(&buf[..n]);
+            if !asked.windows(5).any(|part| part == b"PSYNC") {
+                peer.write_all(&b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n"[..commands.min(4) * 5 + 2])
+                    .unwrap();
+            }
+        }
+        peer.write_all(b"-ERR I am not the one\r\n").unwrap();
+        let _ = peer.read(&mut buf);
+    });
+    (port, serving)
+}
+
+/// The target of a failover refuses. The primary is the primary again at once, and not only when it
+/// has waited for long enough: what it held back meanwhile is executed.
+#[test]
+fn a_failover_that_is_refused_ends_at_once() {
+    let primary = start(Kind::Varve);
+    let (port, serving) = refusing_target();
+    let port = port.to_string();
+    let mut replica = primary.client();
+    replica.ok(&["REPLCONF", "listening-port", &port]);
+    replica.send_raw(b"PSYNC ? -1\r\n");
+    let online = || primary.info("slave0").contains("state=online");
+    assert!(eventually(PATIENCE, online), "{}", primary.info("slave0"));
+    primary.client().ok(&["SET", "before", "1"]); // which the target never acknowledges
+    let history = primary.info("master_replid");
+    primary.client().ok(&["FAILOVER", "TO", "127.0.0.1", &port, "FORCE", "TIMEOUT", "100"]);
+    primary.client().ok(&["SET", "held", "2"]);
+    serving.join().unwrap();
+    assert_eq!(primary.info("role"), "master");
+    assert_eq!(primary.info("master_failover_state"), "no-failover");
+    assert_eq!(primary.client().ok(&["GET", "held"]).text(), "2");
+    assert_ne!(primary.info("master_replid"), history, "a target may have taken over the name");
+    let log = primary.log();
+    assert!(log.contains("FAILOVER aborted: the target refused: ERR I am not the one"), "{log}");
 }
 
 /// A replica that is started without being told whom to follow is a primary, and must not go on under

@@ -78,6 +78,7 @@ impl Caller {
                     self.events.push(format!("continue {}", history != id(1)))
                 }
                 Output::Rollback { to } => self.events.push(format!("rollback {to}")),
+                Output::FailoverRefused { why } => self.events.push(format!("refused ({why})")),
                 Output::LinkUp => self.events.push("up".into()),
                 Output::LinkDown { .. } => self.events.push("down".into()),
             }
@@ -196,6 +197,9 @@ fn a_known_place_is_asked_for_with_its_next_byte() {
     caller.connected();
     caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n");
     assert!(caller.sent().ends_with(b"$8\r\nFAILOVER\r\n"));
+    caller.events();
+    caller.feed(b"-ERR not me\r\n");
+    assert_eq!(caller.events(), "disconnect, refused (ERR not me)");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Writes wait while the target takes in the rest of the log. Then this server follows it, and its
 //! first `PSYNC` asks the target to take over; what waited is refused as by any replica. If the target
-//! does not answer in time, this server is the primary again.
+//! refuses, or does not answer in time, this server is the primary again.
 
 use super::super::dispatch::Call;
 use super::super::{Pause, Server};

@@ -314,6 +314,9 @@ impl Server {
                     }
                     self.fail_all_watchers(net);
                 }
+                Output::FailoverRefused { why } => {
+                    self.abort_failover(net, &format!("the target refused: {why}"));
+                }
                 Output::LinkUp => {
                     service::ready();
                     log_notice!("The link to the primary is up");
