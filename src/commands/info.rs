@@ -10,6 +10,7 @@ use crate::allocator;
 use crate::server::Server;
 use crate::server::client::Kind;
 use crate::server::dispatch::Call;
+use crate::server::progress::Progress;
 use crate::server::registry::{Counters, ServerHandler};
 use crate::server::snapshot::Purpose;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -307,11 +308,12 @@ impl Server {
         t.add("current_cow_peak", cow);
         t.add("current_cow_size", cow);
         t.add("current_cow_size_age", 0);
-        let (done, total) =
-            running.map_or((0, 0), |r| (r.keys_done.min(r.keys_total), r.keys_total));
+        let (done, total) = running.map_or((0, 0), |r| (r.progress.done, r.progress.size()));
         t.add("current_fork_perc", format_args!("{:.2}", ratio(done * 100, total)));
         t.add("current_save_keys_processed", done);
         t.add("current_save_keys_total", total);
+        t.add("current_save_keys_per_sec", running.map_or(0, |r| r.progress.per_second()));
+        t.add("current_save_eta_seconds", running.map_or(-1, |r| r.progress.left_s()));
         let rewriting = s.running_for(&Purpose::Rewrite);
         let seconds = |is: bool| match running {
             Some(r) if is => r.started.elapsed().as_secs() as i64,
@@ -349,11 +351,12 @@ impl Server {
         }
         if let Some(loading) = &self.loading {
             t.add("loading_start_time", loading.started_ms / 1000);
-            t.add("loading_total_bytes", loading.total);
+            t.add("loading_total_bytes", loading.progress.size());
             t.add("loading_rdb_used_mem", 0);
-            t.add("loading_loaded_bytes", loading.loaded);
-            t.add("loading_loaded_perc", format_args!("{:.2}", loading.percent()));
-            t.add("loading_eta_seconds", loading.eta_s());
+            t.add("loading_loaded_bytes", loading.progress.done);
+            t.add("loading_loaded_perc", format_args!("{:.2}", loading.progress.percent()));
+            t.add("loading_bytes_per_sec", loading.progress.per_second());
+            t.add("loading_eta_seconds", loading.progress.left_s());
         }
         t.add("log_first_offset", self.log.first_available());
         match log.first_live {
@@ -460,6 +463,9 @@ impl Server {
                 t.add("master_sync_read_bytes", read);
                 t.add("master_sync_left_bytes", total as i64 - read as i64);
                 t.add("master_sync_perc", format_args!("{:.2}", ratio(read * 100, total)));
+                let received = link.receiving();
+                t.add("master_sync_bytes_per_sec", received.map_or(0, Progress::per_second));
+                t.add("master_sync_eta_seconds", received.map_or(-1, Progress::left_s));
                 let heard = progress.map_or(machine.heard_ms(), |p| p.last_io_ms);
                 t.add("master_sync_last_io_seconds_ago", ago(heard));
             }
@@ -471,6 +477,14 @@ impl Server {
             t.flag("replica_announced", self.cfg.replica_announced);
         }
         t.add("connected_slaves", self.repl.primary.len());
+        // Of several, the one that is behind the others.
+        if let Some(sent) = self.repl.sending().min_by(|a, b| a.percent().total_cmp(&b.percent())) {
+            t.add("slave_sync_total_bytes", sent.size());
+            t.add("slave_sync_sent_bytes", sent.done);
+            t.add("slave_sync_perc", format_args!("{:.2}", sent.percent()));
+            t.add("slave_sync_bytes_per_sec", sent.per_second());
+            t.add("slave_sync_eta_seconds", sent.left_s());
+        }
         if self.cfg.min_replicas_to_write > 0 && self.cfg.min_replicas_max_lag > 0 {
             t.add("min_slaves_good_slaves", self.repl.primary.good(now));
         }

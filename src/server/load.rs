@@ -6,6 +6,7 @@
 
 use super::Server;
 use super::client::{Client, Kind};
+use super::progress::{Progress, Unit};
 use super::registry::Run;
 use super::snapshot::OnDisk;
 use crate::config::types::PropagationError;
@@ -26,11 +27,8 @@ use varve_persistence::rdb::{self, Item};
 /// A load at work, for `INFO persistence`.
 pub struct Loading {
     pub started_ms: i64,
-    started: Instant,
-    pub total: u64,
-    pub loaded: u64,
+    pub progress: Progress,
     last_turn: Instant,
-    last_report: Instant,
     /// Whether it is a primary's RDB rather than the start.
     pub from_primary: bool,
     /// What clients are served meanwhile, if the new data are loaded beside it:
@@ -40,7 +38,6 @@ pub struct Loading {
 
 /// Work between two turns of the event loop.
 const TURN_EVERY: Duration = Duration::from_millis(5);
-const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Items or commands between two looks at the clock.
 const STEP: u64 = 256;
 /// Entries that are decoded before the first of them is put in its place.
@@ -98,12 +95,8 @@ impl Loading {
         let now = Instant::now();
         Loading {
             started_ms: now_ms,
-            started: now,
-            total,
-            loaded: 0,
+            progress: Progress::new(Unit::Bytes, Some(total)),
             last_turn: now,
-            // The first report comes early: a short load is worth one line too.
-            last_report: now - REPORT_EVERY * 4 / 5,
             from_primary,
             served: None,
         }
@@ -112,17 +105,6 @@ impl Loading {
     /// Whether clients are served the data that there were before.
     pub fn is_beside(&self) -> bool {
         self.served.is_some()
-    }
-
-    pub fn percent(&self) -> f64 {
-        self.loaded as f64 * 100.0 / self.total.max(1) as f64
-    }
-
-    /// Seconds that are left at the present rate.
-    pub fn eta_s(&self) -> u64 {
-        let spent = self.started.elapsed().as_secs_f64();
-        let rate = self.loaded as f64 / spent.max(0.001);
-        (self.total.saturating_sub(self.loaded) as f64 / rate.max(1.0)) as u64
     }
 }
 
@@ -346,8 +328,8 @@ impl Server {
                 ahead.drain(..).for_each(|(db, entry, idle, f)| self.ks.load(db, entry, idle, f));
                 let position = reader.position();
                 if let Some(loading) = &mut self.loading {
-                    let start = *base_loaded.get_or_insert(loading.loaded);
-                    loading.loaded = start + position as u64;
+                    let start = *base_loaded.get_or_insert(loading.progress.done);
+                    loading.progress.done = start + position as u64;
                 }
                 if position - released > RELEASE {
                     release(&map, released, position);
@@ -384,7 +366,7 @@ impl Server {
             Err(why) => return Err(Fault::Command(format!("{command}: {why}"))),
         }
         if let Some(loading) = &mut self.loading {
-            loading.loaded += parts.iter().map(|p| p.len() as u64 + 5).sum::<u64>() + 4;
+            loading.progress.done += parts.iter().map(|p| p.len() as u64 + 5).sum::<u64>() + 4;
             self.replayed += 1;
             if self.replayed.is_multiple_of(STEP) {
                 self.breathe(net);
@@ -449,15 +431,8 @@ impl Server {
         if now - loading.last_turn < TURN_EVERY {
             return;
         }
-        if now - loading.last_report >= REPORT_EVERY {
-            loading.last_report = now;
-            let rate = loading.loaded as f64 / 1e6 / (now - loading.started).as_secs_f64();
-            let text = format!(
-                "Loading: {:.1}% of {} MB, {rate:.0} MB/s, about {} s left",
-                loading.percent(),
-                loading.total >> 20,
-                loading.eta_s()
-            );
+        if loading.progress.is_report_due() {
+            let text = format!("Loading: {}", loading.progress);
             log_notice!("{text}");
             service::status(self, &text);
         }

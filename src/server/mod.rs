@@ -3,6 +3,7 @@
 //! | file | what is in it |
 //! | --- | --- |
 //! | `dispatch.rs` | a request's way: checks, running, effects into the log |
+//! | `progress.rs` | how far long work is, for `INFO` and the log file |
 //! | `registry.rs` | all commands by name |
 //! | `client.rs` | what is known of a connection |
 //! | `blocking.rs` | clients that wait |
@@ -28,6 +29,7 @@ pub mod cron;
 pub mod dispatch;
 pub mod load;
 pub mod memory;
+pub mod progress;
 pub mod pubsub;
 pub mod registry;
 pub mod replication;

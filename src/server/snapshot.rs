@@ -10,6 +10,7 @@
 
 use super::Server;
 use super::client::{Client, Kind};
+use super::progress::{Progress, Unit};
 use super::start::fsync;
 use super::writeback::Writeback;
 use crate::{log_notice, log_warning, service};
@@ -72,8 +73,8 @@ pub struct Running {
     pub started: Instant,
     pub started_ms: i64,
     dirty_at_start: u64,
-    pub keys_total: u64,
-    pub keys_done: u64,
+    /// In keys.
+    pub progress: Progress,
     pub cow: u64,
     /// Bytes of the file so far.
     pub bytes: u64,
@@ -441,8 +442,7 @@ impl Server {
             started: Instant::now(),
             started_ms: self.clock.now_ms(),
             dirty_at_start: self.ks.dirty,
-            keys_total,
-            keys_done: 0,
+            progress: Progress::new(Unit::Keys, Some(keys_total)),
             cow: 0,
             bytes: 0,
             synced: 0,
@@ -585,7 +585,7 @@ impl Server {
             };
             match word(0) {
                 PROGRESS => {
-                    running.keys_done = word(1).min(running.keys_total);
+                    running.progress.done = word(1).min(running.progress.size());
                     running.cow = running.cow.max(word(2) & 0xffff_ffff_ffff);
                 }
                 SYNCED => running.synced = word(1),
@@ -649,7 +649,7 @@ impl Server {
         match &finished {
             Ok(()) => log_notice!(
                 "Background {name} terminated with success: {} keys in {:.2} s, {} MB of memory copied, {} pieces synced on the way",
-                running.keys_total,
+                running.progress.size(),
                 running.started.elapsed().as_secs_f64(),
                 running.cow >> 20,
                 running.synced
@@ -745,9 +745,11 @@ impl Server {
     /// Starts what is due: scheduled saves and rewrites, save points, a log grown too large.
     pub fn snapshot_round(&mut self, net: &mut Net<Client>) {
         self.reap(net);
-        if let Some(running) = &self.snapshots.running {
-            if let Some(percent) = (running.keys_done * 100).checked_div(running.keys_total) {
-                service::status(self, &format!("Saving ({}): {percent}%", running.purpose.name()));
+        if let Some(running) = &mut self.snapshots.running {
+            if running.progress.is_report_due() {
+                let text = format!("Saving ({}): {}", running.purpose.name(), running.progress);
+                log_notice!("{text}");
+                service::status(self, &text);
             }
             return;
         }

@@ -289,6 +289,26 @@ fn a_failover_hands_over_and_loses_nothing() {
     }
 }
 
+/// The snapshot that a replica receives is its log's base as it is: there is nothing to rewrite.
+#[test]
+fn a_received_snapshot_is_a_base_that_needs_no_rewrite() {
+    let primary = start(Kind::Varve);
+    primary.client().ok(&["DEBUG", "POPULATE", "60000", "key", "100"]);
+    let replica = Server::varve()
+        .arg("--appendonly", "yes")
+        .arg("--auto-aof-rewrite-min-size", "1mb")
+        .arg("--replicaof", &format!("127.0.0.1 {}", primary.port()))
+        .start();
+    assert!(eventually(PATIENCE, || synced(&replica)), "the first sync did not end");
+    let size = |field| replica.info(field).parse::<u64>().unwrap();
+    let settled =
+        || size("aof_base_size") > 1 << 20 && replica.info("aof_rewrite_in_progress") == "0";
+    assert!(eventually(PATIENCE, settled), "base {}", size("aof_base_size"));
+    thread::sleep(Duration::from_millis(500)); // several rounds in which a rewrite could begin
+    assert_eq!(replica.info("aof_rewrites"), "0", "{}", replica.log());
+    assert!(size("aof_current_size") < size("aof_base_size") * 11 / 10);
+}
+
 /// A listener that lets itself be followed by nobody: it answers as a server does, but to `PSYNC`.
 fn refusing_target() -> (u16, thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

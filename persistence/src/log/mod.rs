@@ -692,6 +692,7 @@ impl Log {
             disk.cuts.clear();
             disk.marks = Marks::new(offset);
             disk.log_start = offset;
+            disk.base_size = 0; // the new base's own size then, once it is in its place
             let reset = Reset { histories, offset, db, base, epoch: disk.epoch };
             disk.writer.write(WriteJob::Reset(Box::new(reset)));
         }
@@ -768,7 +769,7 @@ impl Log {
         let history = segments.iter().filter(|segment| segment.is_history);
         Stats {
             current_bytes: shared.base_bytes.load(Ordering::Relaxed) + log,
-            base_bytes: disk.base_size,
+            base_bytes: disk.base_size.max(shared.base_bytes.load(Ordering::Relaxed)),
             unwritten_bytes: self.tail.end().0.saturating_sub(disk.written().0),
             pending_syncs: u64::from(shared.syncing.load(Ordering::Relaxed)),
             delayed_syncs: disk.syncs.delayed,

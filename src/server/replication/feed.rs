@@ -9,7 +9,8 @@
 
 use super::super::Server;
 use super::super::client::Client;
-use crate::log_warning;
+use super::super::progress::Progress;
+use crate::{log_notice, log_warning};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use memmap2::{Advice, Mmap};
 use std::fs::File;
@@ -32,7 +33,7 @@ pub enum Feeding {
     /// A file, from a position on. `None` while the next piece is fetched.
     File {
         map: Option<Arc<Mmap>>,
-        at: usize,
+        progress: Progress,
     },
     /// What a child streams.
     Stream,
@@ -139,9 +140,10 @@ impl Server {
         let id = conn.id;
         match self.repl.feeding.get_mut(&id) {
             None | Some(Feeding::Nothing | Feeding::Stream) => {}
-            Some(Feeding::File { map, at }) => {
+            Some(Feeding::File { map, progress }) => {
                 if let Some(map) = map.take() {
-                    let range = *at..(*at + FEED_FILE).min(map.len());
+                    let at = progress.done as usize;
+                    let range = at..(at + FEED_FILE).min(map.len());
                     self.fetch(id, Source::File { map, range });
                 }
             }
@@ -231,10 +233,13 @@ impl Server {
                         conn.output.shared(Arc::new(bytes), 0..n);
                     }
                 }
-                (Feeding::File { map, at }, Source::File { map: back, range }, Ok(_)) => {
+                (Feeding::File { map, progress }, Source::File { map: back, range }, Ok(_)) => {
                     self.repl.primary.bulk_progress(id, self.clock.now_ms() as u64);
                     self.stats.net_replication_out += range.len() as u64;
-                    *at = range.end;
+                    progress.done = range.end as u64;
+                    if progress.is_report_due() {
+                        log_notice!("Full sync: sent {progress} to {}", conn.session.peer);
+                    }
                     let ended = range.end == back.len();
                     conn.output.shared(Arc::new(Mapped(back.clone())), range);
                     *map = Some(back);

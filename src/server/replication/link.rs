@@ -2,6 +2,7 @@
 
 use super::super::Server;
 use super::super::client::{Client, Kind};
+use super::super::progress::{Progress, Unit};
 use super::super::pubsub::Listening;
 use super::super::snapshot::OnDisk;
 use crate::config::Config;
@@ -43,9 +44,7 @@ struct Receiving {
     file: File,
     /// The connection over which all of it has come.
     whole: Option<ConnId>,
-    bytes: u64,
-    size: Option<u64>,
-    last_report_ms: i64,
+    progress: Progress,
 }
 
 pub(super) fn link_config(cfg: &Config, to: &PrimaryAddress, node: HistoryId) -> replica::Config {
@@ -76,6 +75,11 @@ impl Receiving {
 impl Link {
     pub fn machine(&self) -> &Replica {
         &self.machine
+    }
+
+    /// How far the RDB of a full sync came.
+    pub fn receiving(&self) -> Option<&Progress> {
+        self.rdb.as_ref().map(|rdb| &rdb.progress)
     }
 }
 
@@ -272,7 +276,7 @@ impl Server {
                     if let (Some(conn), Some(link)) = (&conn, &mut self.repl.link)
                         && let Some(rdb) = &mut link.rdb
                     {
-                        rdb.bytes += range.len() as u64;
+                        rdb.progress.done += range.len() as u64;
                         if let Err(error) = rdb.file.write_all(&conn.input.bytes()[range]) {
                             let why = format!("can't write {}: {error}", rdb.path.display());
                             let now = self.clock.now_ms() as u64;
@@ -358,7 +362,6 @@ impl Server {
     }
 
     fn receive_rdb(&mut self, size: Option<u64>, place: Option<replica::Place>) {
-        let now_ms = self.clock.now_ms();
         // A log on disk needs the file as its base.
         let in_memory = !self.log.is_on_disk()
             && match self.cfg.repl_diskless_load {
@@ -381,15 +384,15 @@ impl Server {
         };
         match file {
             Ok(file) => {
-                let (bytes, last_report_ms, whole) = (0, now_ms, None);
-                let rdb = Receiving { path, in_memory, file, whole, bytes, size, last_report_ms };
+                let (progress, whole) = (Progress::new(Unit::Bytes, size), None);
+                let rdb = Receiving { path, in_memory, file, whole, progress };
                 link.rdb = Some(rdb);
                 link.place = place;
             }
             Err(error) => {
                 let mut out = Vec::new();
                 let why = format!("can't make {}: {error}", path.display());
-                link.machine.rdb_failed(&why, true, now_ms as u64, &mut out);
+                link.machine.rdb_failed(&why, true, self.clock.now_ms() as u64, &mut out);
                 self.repl.outputs = out;
             }
         }
@@ -435,21 +438,11 @@ impl Server {
     }
 
     fn report_receiving(&mut self) {
-        let now = self.clock.now_ms();
         let Some(rdb) = self.repl.link.as_mut().and_then(|l| l.rdb.as_mut()) else { return };
-        if now - rdb.last_report_ms < 1000 {
+        if !rdb.progress.is_report_due() {
             return;
         }
-        rdb.last_report_ms = now;
-        let text = match rdb.size {
-            Some(size) => format!(
-                "Full sync: received {} of {} MB ({}%)",
-                rdb.bytes >> 20,
-                size >> 20,
-                rdb.bytes * 100 / size.max(1)
-            ),
-            None => format!("Full sync: received {} MB", rdb.bytes >> 20),
-        };
+        let text = format!("Full sync: received {}", rdb.progress);
         log_notice!("{text}");
         service::status(self, &text);
     }

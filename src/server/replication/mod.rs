@@ -15,6 +15,7 @@ mod replicas;
 
 use super::Server;
 use super::client::Client;
+use super::progress::Progress;
 use crate::config::Config;
 use crate::{log_debug, log_notice, log_warning};
 use feed::{Feeding, Fetcher};
@@ -84,6 +85,14 @@ impl Replication {
 
     pub fn is_primary(&self) -> bool {
         self.node.is_primary()
+    }
+
+    /// How far each RDB file is that a replica is being sent.
+    pub fn sending(&self) -> impl Iterator<Item = &Progress> {
+        self.feeding.values().filter_map(|feeding| match feeding {
+            Feeding::File { progress, .. } => Some(progress),
+            _ => None,
+        })
     }
 
     /// The data at start belongs to these histories.

@@ -3,6 +3,7 @@
 use super::super::Server;
 use super::super::client::{Client, Kind};
 use super::super::dispatch::Call;
+use super::super::progress::{Progress, Unit};
 use super::super::snapshot::Purpose;
 use super::feed::Feeding;
 use crate::{log_notice, log_warning};
@@ -276,7 +277,8 @@ impl Server {
         let now = self.now_u64();
         for &id in conns {
             self.repl.primary.bulk_started(id, now);
-            self.repl.feeding.insert(id, Feeding::File { map: Some(map.clone()), at: 0 });
+            let progress = Progress::new(Unit::Bytes, Some(map.len() as u64));
+            self.repl.feeding.insert(id, Feeding::File { map: Some(map.clone()), progress });
             if let Some(conn) = net.conn_mut(id) {
                 conn.output.raw(format!("${}\r\n", map.len()).as_bytes());
                 net.mark_dirty(id);
