@@ -69,8 +69,12 @@ impl Server {
             call.reply.simple("QUEUED");
             return;
         }
-        if self.is_paused(spec.flags) && call.client.kind == Kind::Normal && !spec.has(flag::ADMIN)
-        {
+        // A transaction is what is in it.
+        let flags = match &call.client.multi {
+            Some(multi) if spec.name == "exec" => multi.flags,
+            _ => spec.flags,
+        };
+        if self.is_paused(flags) && call.client.kind == Kind::Normal && !spec.has(flag::ADMIN) {
             call.client.blocked = Some(Blocked {
                 on: BlockedOn::Pause { command: id, args: OwnedArgs::from_args(args) },
                 until_ms: None,
