@@ -8,7 +8,7 @@ use varve_engine::{Args, Error};
 use varve_persistence::rdb;
 
 /// The version of RDB whose types a payload uses: Redis 7.0 and later take it.
-const VERSION: u32 = 10;
+pub const VERSION: u32 = 10;
 
 fn dump(ctx: &mut Ctx, args: &mut Args) -> Done {
     match ctx.ks.peek(ctx.db, &args[1]) {

@@ -9,6 +9,7 @@ pub mod dump;
 pub mod info;
 pub mod latency;
 pub mod memory;
+pub mod migrate;
 pub mod persistence;
 pub mod pubsub;
 pub mod replication;
@@ -30,6 +31,7 @@ pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
         info::COMMANDS,
         latency::COMMANDS,
         memory::COMMANDS,
+        migrate::COMMANDS,
         persistence::COMMANDS,
         pubsub::COMMANDS,
         replication::COMMANDS,

@@ -106,7 +106,7 @@ impl Server {
             BlockedOn::Replicas { .. } | BlockedOn::Disks { .. } => {
                 self.waiters.on_replicas.retain(|&w| w != id);
             }
-            BlockedOn::Shutdown => {}
+            BlockedOn::Shutdown | BlockedOn::Migration => {}
         }
         self.waiters.blocked -= 1;
         Some(blocked.on)
@@ -224,18 +224,25 @@ impl Server {
         }
     }
 
-    /// Whether `CLIENT PAUSE` holds commands with these flags.
+    /// Whether `CLIENT PAUSE`, or keys on their way elsewhere, hold commands with these flags.
     pub fn is_paused(&mut self, flags: u32) -> bool {
+        let writes = flags & (flag::WRITE | flag::MAY_REPLICATE) != 0;
+        if writes && self.is_migrating() {
+            return true;
+        }
         let Some(pause) = &self.pause else { return false };
         if pause.until_ms <= self.clock.now_ms() {
             return false;
         }
-        pause.all || flags & (flag::WRITE | flag::MAY_REPLICATE) != 0
+        pause.all || writes
     }
 
     /// Ends the pause: what was held runs now, in the order in which it came.
     pub fn end_pause(&mut self, net: &mut Net<Client>) {
         self.pause = None;
+        if self.is_migrating() {
+            return;
+        }
         self.ks.hold_expiry = false;
         for id in std::mem::take(&mut self.paused) {
             self.with_client(net, id, |s, call| {

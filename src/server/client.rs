@@ -45,6 +45,8 @@ pub enum BlockedOn {
     Disks { local: usize, count: usize, offset: u64 },
     /// `CLIENT PAUSE`: the command runs when the pause ends.
     Pause { command: CommandId, args: OwnedArgs },
+    /// `MIGRATE`: the target's answer.
+    Migration,
     /// `SHUTDOWN` that waits for replicas.
     Shutdown,
 }

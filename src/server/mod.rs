@@ -86,6 +86,7 @@ pub struct Server {
     pub monitors: Vec<ConnId>,
     pub waiters: blocking::Waiters,
     pub pause: Option<Pause>,
+    pub migrations: Vec<crate::commands::migrate::Migration>,
     /// Clients that a pause holds, in the order in which they came.
     pub paused: Vec<ConnId>,
     /// Set while a transaction runs: its effects are gathered and appended as one.

@@ -186,6 +186,7 @@ impl Service for Server {
     fn woken(&mut self, net: &mut Net<Client>) {
         self.take_fetched(net);
         self.log_turn(net);
+        self.migration_turn(net);
     }
 
     fn external(&mut self, net: &mut Net<Client>, _: External, _: bool, _: bool) {

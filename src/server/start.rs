@@ -329,6 +329,7 @@ impl Server {
             monitors: Vec::new(),
             waiters: Default::default(),
             pause: None,
+            migrations: Vec::new(),
             paused: Vec::new(),
             in_exec: None,
             cron: Default::default(),

@@ -21,6 +21,7 @@ mod directives;
 mod faults;
 mod history;
 mod interop;
+mod migrate;
 mod powercut;
 mod protocol;
 mod replication;
