@@ -188,6 +188,7 @@ impl Server {
         for id in replicas {
             net.kill(id);
         }
+        self.snapshots.installing = false;
         self.log.stop_disk().map_err(|e| e.to_string())?;
         let result = self.load_log(net);
         self.loading = None;

@@ -549,6 +549,7 @@ impl Server {
         }
         self.snapshots.disk_begins = None;
         self.snapshots.rewrite_scheduled = false;
+        self.snapshots.installing = false;
         if let Err(why) = self.log.stop_disk() {
             log_warning!("The log could not be closed in good order: {why}");
         }

@@ -12,6 +12,9 @@
 //! | `VARVE_POWER_CUTS` | powercut: power cuts per fsync policy | 5 |
 //! | `VARVE_NO_MOUNT` | 1 leaves out powercut, which needs root and a loop device | |
 //! | `VARVE_REPLICATION_SECONDS` | replication: seconds of writes per topology | 10 |
+//! | `VARVE_RESYNC` | resync: the scenarios with this in their name | all |
+//! | `VARVE_SLOW_SECONDS` | resync: how long a replica is too slow | 6 |
+//! | `VARVE_RESYNC_DATA`, `VARVE_RESYNC_PAIRS` | resync: measures these pairs, into that file | |
 //! | `VARVE_FORKS` | faults: snapshots in a row under writers | 30 |
 //! | `VARVE_PIPE_COMMANDS` | interop: commands through `redis-cli --pipe` | 200000 |
 

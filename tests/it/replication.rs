@@ -289,26 +289,6 @@ fn a_failover_hands_over_and_loses_nothing() {
     }
 }
 
-/// The snapshot that a replica receives is its log's base as it is: there is nothing to rewrite.
-#[test]
-fn a_received_snapshot_is_a_base_that_needs_no_rewrite() {
-    let primary = start(Kind::Varve);
-    primary.client().ok(&["DEBUG", "POPULATE", "60000", "key", "100"]);
-    let replica = Server::varve()
-        .arg("--appendonly", "yes")
-        .arg("--auto-aof-rewrite-min-size", "1mb")
-        .arg("--replicaof", &format!("127.0.0.1 {}", primary.port()))
-        .start();
-    assert!(eventually(PATIENCE, || synced(&replica)), "the first sync did not end");
-    let size = |field| replica.info(field).parse::<u64>().unwrap();
-    let settled =
-        || size("aof_base_size") > 1 << 20 && replica.info("aof_rewrite_in_progress") == "0";
-    assert!(eventually(PATIENCE, settled), "base {}", size("aof_base_size"));
-    thread::sleep(Duration::from_millis(500)); // several rounds in which a rewrite could begin
-    assert_eq!(replica.info("aof_rewrites"), "0", "{}", replica.log());
-    assert!(size("aof_current_size") < size("aof_base_size") * 11 / 10);
-}
-
 /// A listener that lets itself be followed by nobody: it answers as a server does, but to `PSYNC`.
 fn refusing_target() -> (u16, thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -417,4 +397,40 @@ fn a_replica_serves_its_old_data_while_new_are_loaded_beside() {
         assert!(eventually(PATIENCE, || synced(&replica)));
         crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
     }
+}
+
+/// A rewrite makes a base that a newcomer can have as it is, and a rewrite that is about to be the
+/// base is worth waiting for.
+#[test]
+fn a_full_sync_takes_the_base_that_a_rewrite_made() {
+    let primary = Server::varve().arg("--appendonly", "yes").start();
+    let mut client = primary.client();
+    client.ok(&["DEBUG", "POPULATE", "100000", "filler", "100"]);
+    client.ok(&["BGREWRITEAOF"]);
+    let replica = Server::varve().replica_of(primary.port()).start();
+    assert!(eventually(PATIENCE, || synced(&replica)), "the first sync did not end");
+    crate::support::assert_same_data(&mut client, &mut replica.client());
+    if !Server::is_stand_in() {
+        let log = primary.log();
+        assert!(log.contains("Full sync from the snapshot on disk"), "{log}");
+    }
+}
+
+/// What was received is the base of the replica's log: nothing has grown, and nothing is rewritten.
+#[test]
+fn a_full_sync_needs_no_rewrite_of_the_replicas_log() {
+    let primary = Server::start();
+    primary.client().ok(&["DEBUG", "POPULATE", "50000", "filler", "100"]);
+    let replica = Server::varve()
+        .arg("--appendonly", "yes")
+        .arg("--auto-aof-rewrite-min-size", "1mb")
+        .replica_of(primary.port())
+        .start();
+    assert!(eventually(PATIENCE, || synced(&replica)), "the first sync did not end");
+    let base = || replica.info("aof_base_size").parse::<u64>().is_ok_and(|size| size > 1 << 20);
+    assert!(eventually(PATIENCE, base), "the received RDB is not the base");
+    // The server looks ten times a second whether a rewrite is due.
+    thread::sleep(Duration::from_millis(500));
+    let log = replica.log();
+    assert!(!log.contains("Starting automatic rewriting"), "{log}");
 }

@@ -2,7 +2,8 @@
 //! Nothing of it may cost a full resync while the log has the history, and the data must be equal
 //! after it.
 //!
-//! Each scenario is a function of two builders, so that the same matrix can be run with others.
+//! The same matrix runs with Redis in either place, where the measure is what Redis needs with itself,
+//! and with any other servers, to lay the outcomes side by side (`docs/figures/resyncs.tsv`).
 
 use crate::support::server::Builder;
 use crate::support::{PATIENCE, Proxy, Random, Server, assert_same_data, env_number, eventually};
@@ -29,11 +30,61 @@ enum End {
     Killed,
 }
 
-/// Makes servers of one kind.
-type Make = fn() -> Builder;
+/// Which server one is.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Varve,
+    Redis,
+    /// The program at a path.
+    Other(&'static str),
+}
 
-fn start(make: Make, keeps: Keeps) -> Server {
-    let server = make()
+impl Kind {
+    fn builder(self) -> Builder {
+        match self {
+            Kind::Varve => Server::varve(),
+            Kind::Redis => Server::redis(),
+            Kind::Other(path) => Server::of(path.into()),
+        }
+    }
+
+    /// Its name and version, as it says itself.
+    fn title(self) -> String {
+        let server = self.builder().start();
+        ["Varve", "Valkey", "Redis"]
+            .iter()
+            .map(|name| (name, server.info(&format!("{}_version", name.to_lowercase()))))
+            .find(|(_, version)| !version.is_empty())
+            .map_or("unknown".into(), |(name, version)| format!("{name} {version}"))
+    }
+}
+
+/// What the primary is, and what its replicas are.
+type Kinds = (Kind, Kind);
+
+/// A replica that does not come to its primary's place, however long one waits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Unsettled {
+    /// Full resyncs that it had until it was given up, its first sync included.
+    fulls: usize,
+}
+
+/// Full resyncs after the first sync of each replica.
+type Cost = Result<usize, Unsettled>;
+
+fn start(kind: Kind, keeps: Keeps) -> Server {
+    configured(kind, keeps).start()
+}
+
+/// A replica by its configuration, so that it is one again after a restart: Redis would not ask for
+/// the next byte else.
+fn start_replica(kind: Kind, keeps: Keeps, of: u16) -> Server {
+    configured(kind, keeps).replica_of(of).start()
+}
+
+fn configured(kind: Kind, keeps: Keeps) -> Builder {
+    let server = kind
+        .builder()
         .arg("--repl-backlog-size", &BACKLOG.to_string())
         .arg("--repl-timeout", "60")
         .arg("--repl-diskless-sync", "yes");
@@ -42,7 +93,6 @@ fn start(make: Make, keeps: Keeps) -> Server {
         Keeps::EverySec => server.arg("--appendonly", "yes"),
         Keeps::RdbOnly => server.arg("--save", "3600 1"),
     }
-    .start()
 }
 
 /// A primary, a replica, and the link between them.
@@ -58,6 +108,8 @@ fn fulls(replica: &Server) -> usize {
     log.matches("Full resync from master: ").count()
         + log.matches("Full resync from primary: ").count()
         + log.matches("Full resync from the primary: ").count()
+        // Redis 8's words, when the snapshot has a connection of its own.
+        + log.matches("PSYNC is not possible, initialize RDB channel").count()
 }
 
 fn follow(replica: &Server, port: u16) {
@@ -75,17 +127,20 @@ fn offset(server: &Server) -> u64 {
 }
 
 /// Waits until both are at the same place, and compares their data.
-fn same(primary: &Server, replica: &Server) {
+fn same(primary: &Server, replica: &Server) -> Result<(), Unsettled> {
     let there = || synced(replica) && offset(replica) == offset(primary);
-    assert!(
-        eventually(PATIENCE * 2, there),
-        "the replica is at {} of {}, link {}: {}",
-        offset(replica),
-        offset(primary),
-        replica.info("master_link_status"),
-        last_lines(&replica.log()),
-    );
+    if !eventually(PATIENCE * 2, there) {
+        println!(
+            "the replica is at {} of {}, link {}: {}",
+            offset(replica),
+            offset(primary),
+            replica.info("master_link_status"),
+            last_lines(&replica.log()),
+        );
+        return Err(Unsettled { fulls: fulls(replica) });
+    }
     assert_same_data(&mut primary.client(), &mut replica.client());
+    Ok(())
 }
 
 fn last_lines(log: &str) -> String {
@@ -94,19 +149,19 @@ fn last_lines(log: &str) -> String {
 }
 
 impl Pair {
-    fn new(make: (Make, Make), keeps: (Keeps, Keeps)) -> Pair {
-        let primary = start(make.0, keeps.0);
+    fn new(kinds: Kinds, keeps: (Keeps, Keeps)) -> Result<Pair, Unsettled> {
+        let primary = start(kinds.0, keeps.0);
         burst(&primary, 1, 200_000);
-        let replica = start(make.1, keeps.1);
         let proxy = Proxy::to(primary.port());
-        follow(&replica, proxy.port());
+        let replica = start_replica(kinds.1, keeps.1, proxy.port());
         let pair = Pair { primary, replica, proxy };
-        pair.same();
-        pair
+        pair.same()?;
+        assert!(fulls(&pair.replica) > 0, "a first sync that the replica's log does not show");
+        Ok(pair)
     }
 
-    fn same(&self) {
-        same(&self.primary, &self.replica);
+    fn same(&self) -> Result<(), Unsettled> {
+        same(&self.primary, &self.replica)
     }
 
     fn cut(&self) {
@@ -135,82 +190,82 @@ fn burst(primary: &Server, seed: u64, bytes: u64) {
 }
 
 fn end(server: &mut Server, how: End) {
+    // Redis does not end while it writes the first log after a full sync, and has to be told again.
+    let rewritten = || server.info("aof_rewrite_in_progress") != "1";
+    assert!(eventually(PATIENCE, rewritten), "the rewrite of the log does not end");
     match how {
         End::Clean => drop(server.terminate()),
         End::Killed => server.kill9(),
     }
 }
 
-/// What a scenario cost: full resyncs after the first sync of each replica.
-type Scenario = fn((Make, Make)) -> usize;
+/// One event of the story: what it costs.
+type Scenario = fn(Kinds) -> Cost;
 
-fn short_cut(make: (Make, Make)) -> usize {
-    let pair = Pair::new(make, (Keeps::EverySec, Keeps::EverySec));
+fn short_cut(kinds: Kinds) -> Cost {
+    let pair = Pair::new(kinds, (Keeps::EverySec, Keeps::EverySec))?;
     let before = fulls(&pair.replica);
     pair.cut();
     burst(&pair.primary, 2, 100_000);
     pair.mend();
-    pair.same();
-    fulls(&pair.replica) - before
+    pair.same()?;
+    Ok(fulls(&pair.replica) - before)
 }
 
-fn cut_of_50_backlogs(make: (Make, Make)) -> usize {
-    let pair = Pair::new(make, (Keeps::EverySec, Keeps::EverySec));
+fn cut_of_50_backlogs(kinds: Kinds) -> Cost {
+    let pair = Pair::new(kinds, (Keeps::EverySec, Keeps::EverySec))?;
     let before = fulls(&pair.replica);
     pair.cut();
     burst(&pair.primary, 3, 50 * BACKLOG);
     pair.mend();
-    pair.same();
-    fulls(&pair.replica) - before
+    pair.same()?;
+    Ok(fulls(&pair.replica) - before)
 }
 
-fn replica_restarts(make: (Make, Make), keeps: Keeps, how: End, missed: u64) -> usize {
-    let mut pair = Pair::new(make, (Keeps::EverySec, keeps));
+fn replica_restarts(kinds: Kinds, keeps: Keeps, how: End, missed: u64) -> Cost {
+    let mut pair = Pair::new(kinds, (Keeps::EverySec, keeps))?;
     burst(&pair.primary, 4, 100_000);
-    pair.same();
+    pair.same()?;
     let before = fulls(&pair.replica);
     end(&mut pair.replica, how);
     burst(&pair.primary, 5, missed);
     pair.replica.restart();
-    if pair.replica.info("role") != "slave" {
-        follow(&pair.replica, pair.proxy.port());
-    }
-    pair.same();
-    fulls(&pair.replica) - before
+    pair.same()?;
+    Ok(fulls(&pair.replica) - before)
 }
 
-fn primary_restarts(make: (Make, Make), keeps: Keeps, how: End) -> usize {
-    let mut pair = Pair::new(make, (keeps, Keeps::EverySec));
+fn primary_restarts(kinds: Kinds, keeps: Keeps, how: End) -> Cost {
+    let mut pair = Pair::new(kinds, (keeps, Keeps::EverySec))?;
     burst(&pair.primary, 6, 300_000);
     let before = fulls(&pair.replica);
     end(&mut pair.primary, how);
     pair.primary.restart();
     burst(&pair.primary, 7, 300_000);
-    pair.same();
-    fulls(&pair.replica) - before
+    pair.same()?;
+    Ok(fulls(&pair.replica) - before)
 }
 
-fn switchover_and_back(make: (Make, Make)) -> usize {
-    let pair = Pair::new(make, (Keeps::EverySec, Keeps::EverySec));
+fn switchover_and_back(kinds: Kinds) -> Cost {
+    let pair = Pair::new(kinds, (Keeps::EverySec, Keeps::EverySec))?;
     let Pair { primary, replica, proxy } = &pair;
     let before = fulls(primary) + fulls(replica);
     replica.client().ok(&["REPLICAOF", "NO", "ONE"]);
     follow(primary, replica.port());
     burst(replica, 8, 100_000);
-    same(replica, primary);
+    same(replica, primary)?;
     primary.client().ok(&["REPLICAOF", "NO", "ONE"]);
     follow(replica, proxy.port());
     burst(primary, 9, 100_000);
-    pair.same();
-    fulls(primary) + fulls(replica) - before
+    pair.same()?;
+    Ok(fulls(primary) + fulls(replica) - before)
 }
 
 /// The primary is killed, the replica promoted, and the old primary comes back as a replica; with
 /// `tail`, it had written what the new one never got.
-fn crash_failover(make: (Make, Make), tail: bool) -> usize {
-    let mut pair = Pair::new(make, (Keeps::EverySec, Keeps::EverySec));
+fn crash_failover(kinds: Kinds, tail: bool) -> Cost {
+    let mut pair = Pair::new(kinds, (Keeps::EverySec, Keeps::EverySec))?;
     burst(&pair.primary, 10, 300_000);
-    pair.same();
+    pair.same()?;
     let before = fulls(&pair.primary);
     if tail {
         pair.cut();
@@ -221,33 +276,31 @@ fn crash_failover(make: (Make, Make), tail: bool) -> usize {
     burst(&pair.replica, 12, 100_000);
     pair.primary.restart();
     follow(&pair.primary, pair.replica.port());
-    same(&pair.replica, &pair.primary);
-    if tail && !pair.primary.info("sync_rollbacks_done").is_empty() {
+    same(&pair.replica, &pair.primary)?;
+    if tail && kinds == (Kind::Varve, Kind::Varve) && !Server::is_stand_in() {
         assert_eq!(pair.primary.info("sync_rollbacks_done"), "1");
         assert_ne!(pair.primary.info("sync_last_rollback_bytes"), "0");
     }
-    fulls(&pair.primary) - before
+    Ok(fulls(&pair.primary) - before)
 }
 
-fn middle_of_a_chain_dies(make: (Make, Make)) -> usize {
-    let mut pair = Pair::new(make, (Keeps::EverySec, Keeps::EverySec));
-    let leaf = start(make.1, Keeps::EverySec);
-    follow(&leaf, pair.replica.port());
-    same(&pair.replica, &leaf);
+fn middle_of_a_chain_dies(kinds: Kinds) -> Cost {
+    let mut pair = Pair::new(kinds, (Keeps::EverySec, Keeps::EverySec))?;
+    let leaf = start_replica(kinds.1, Keeps::EverySec, pair.replica.port());
+    same(&pair.replica, &leaf)?;
     let before = fulls(&pair.replica) + fulls(&leaf);
     pair.replica.kill9();
     burst(&pair.primary, 13, 3 * BACKLOG);
     pair.replica.restart();
-    follow(&pair.replica, pair.proxy.port());
-    pair.same();
-    same(&pair.replica, &leaf);
-    fulls(&pair.replica) + fulls(&leaf) - before
+    pair.same()?;
+    same(&pair.replica, &leaf)?;
+    Ok(fulls(&pair.replica) + fulls(&leaf) - before)
 }
 
 /// Ten times as much is written as the replica's link carries.
-fn slow_replica(make: (Make, Make)) -> usize {
+fn slow_replica(kinds: Kinds) -> Cost {
     let seconds = env_number("VARVE_SLOW_SECONDS").unwrap_or(6);
-    let pair = Pair::new(make, (Keeps::EverySec, Keeps::EverySec));
+    let pair = Pair::new(kinds, (Keeps::EverySec, Keeps::EverySec))?;
     // As a careful operator has it, who fears for the primary's memory.
     let limit = "replica 16mb 16mb 10";
     pair.primary.client().ok(&["CONFIG", "SET", "client-output-buffer-limit", limit]);
@@ -262,12 +315,12 @@ fn slow_replica(make: (Make, Make)) -> usize {
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
     pair.proxy.throttle(0);
-    pair.same();
-    fulls(&pair.replica) - before
+    pair.same()?;
+    Ok(fulls(&pair.replica) - before)
 }
 
-fn large_values(make: (Make, Make)) -> usize {
-    let pair = Pair::new(make, (Keeps::EverySec, Keeps::EverySec));
+fn large_values(kinds: Kinds) -> Cost {
+    let pair = Pair::new(kinds, (Keeps::EverySec, Keeps::EverySec))?;
     let limit = "replica 16mb 16mb 10";
     pair.primary.client().ok(&["CONFIG", "SET", "client-output-buffer-limit", limit]);
     let before = fulls(&pair.replica);
@@ -275,27 +328,26 @@ fn large_values(make: (Make, Make)) -> usize {
     for _ in 0..3 {
         pair.primary.client().ok(&[b"SET".as_slice(), b"large", &value]);
     }
-    pair.same();
-    fulls(&pair.replica) - before
+    pair.same()?;
+    Ok(fulls(&pair.replica) - before)
 }
 
 /// A replica comes while much is written: it needs one full sync, and no second.
-fn first_sync_under_writes(make: (Make, Make)) -> usize {
-    let primary = start(make.0, Keeps::EverySec);
+fn first_sync_under_writes(kinds: Kinds) -> Cost {
+    let primary = start(kinds.0, Keeps::EverySec);
     let limit = "replica 16mb 16mb 10";
     primary.client().ok(&["CONFIG", "SET", "client-output-buffer-limit", limit]);
     primary.client().ok(&["DEBUG", "POPULATE", "300000", "filler", "100"]);
     burst(&primary, 16, 200_000);
-    let replica = start(make.1, Keeps::EverySec);
     let proxy = Proxy::to(primary.port());
     proxy.throttle(20 << 20);
-    follow(&replica, proxy.port());
+    let replica = start_replica(kinds.1, Keeps::EverySec, proxy.port());
     for n in 0..30 {
         burst(&primary, 17 + n, 4 << 20);
     }
     proxy.throttle(0);
-    same(&primary, &replica);
-    fulls(&replica).saturating_sub(1)
+    same(&primary, &replica)?;
+    Ok(fulls(&replica).saturating_sub(1))
 }
 
 /// All of it, by name.
@@ -331,24 +383,81 @@ const MATRIX: &[(&str, Scenario)] = &[
     ("first sync under writes", first_sync_under_writes),
 ];
 
-/// Runs the scenarios whose name has `VARVE_RESYNC` in it: what each cost, or why it failed.
-fn run(make: (Make, Make)) -> Vec<(&'static str, Result<usize, String>)> {
+/// The scenarios whose name has `VARVE_RESYNC` in it.
+fn chosen() -> impl Iterator<Item = &'static (&'static str, Scenario)> {
     let wanted = std::env::var("VARVE_RESYNC").unwrap_or_default();
-    let chosen = MATRIX.iter().filter(|(name, _)| name.contains(&wanted));
-    let run = |&(name, scenario): &(&'static str, Scenario)| {
-        let result = std::panic::catch_unwind(|| scenario(make)).map_err(|why| {
-            let text = why.downcast_ref::<String>().cloned();
-            text.or(why.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
-        });
-        println!("{name}: {result:?}");
-        (name, result)
-    };
-    chosen.map(run).collect()
+    MATRIX.iter().filter(move |(name, _)| name.contains(&wanted))
 }
 
 #[test]
 fn nothing_costs_a_full_resync() {
-    let results = run((Server::varve, Server::varve));
-    let failed: Vec<_> = results.iter().filter(|(_, result)| *result != Ok(0)).collect();
+    let mut failed = Vec::new();
+    for (name, scenario) in chosen() {
+        let cost = scenario((Kind::Varve, Kind::Varve));
+        println!("{name}: {cost:?}");
+        if cost != Ok(0) {
+            failed.push((name, cost));
+        }
+    }
     assert!(failed.is_empty(), "{failed:#?}");
+}
+
+/// Fails when a scenario costs more with these two than with two Redis, which run only where it
+/// costs anything.
+fn never_worse_than_redis(kinds: Kinds) {
+    let mut failed = Vec::new();
+    for (name, scenario) in chosen() {
+        let cost = scenario(kinds);
+        let redis = if cost == Ok(0) { cost } else { scenario((Kind::Redis, Kind::Redis)) };
+        println!("{name}: {cost:?}, Redis with itself: {redis:?}");
+        let as_good = match (cost, redis) {
+            (Ok(cost), Ok(redis)) => cost <= redis,
+            (_, redis) => redis.is_err(),
+        };
+        if !as_good {
+            failed.push((name, cost, redis));
+        }
+    }
+    assert!(failed.is_empty(), "scenario, cost, cost of Redis with itself: {failed:#?}");
+}
+
+#[test]
+fn a_redis_replica_is_never_worse_off_than_with_redis() {
+    never_worse_than_redis((Kind::Varve, Kind::Redis));
+}
+
+#[test]
+fn behind_a_redis_primary_it_is_never_worse_than_redis() {
+    never_worse_than_redis((Kind::Redis, Kind::Varve));
+}
+
+/// Measures pairs of servers and keeps the outcomes as lines of scenario, primary, replica and full
+/// resyncs in the file `VARVE_RESYNC_DATA`, a later outcome in the place of an earlier one.
+/// `VARVE_RESYNC_PAIRS` names the pairs: `varve:varve,redis:redis,/path/of/a/server:varve`.
+#[test]
+fn outcomes_side_by_side() {
+    let Ok(file) = std::env::var("VARVE_RESYNC_DATA") else { return };
+    let pairs = std::env::var("VARVE_RESYNC_PAIRS").expect("pairs to measure");
+    let kind = |name: &str| match name {
+        "varve" => Kind::Varve,
+        "redis" => Kind::Redis,
+        path => Kind::Other(path.to_string().leak()),
+    };
+    for pair in pairs.split(',') {
+        let (primary, replica) = pair.split_once(':').expect("primary:replica");
+        let kinds = (kind(primary), kind(replica));
+        let titles = (kinds.0.title(), kinds.1.title());
+        for (name, scenario) in chosen() {
+            let cost = match scenario(kinds) {
+                Ok(fulls) => fulls.to_string(),
+                Err(Unsettled { fulls }) => format!("{fulls} and not settled"),
+            };
+            let measured = format!("{name}\t{}\t{}\t", titles.0, titles.1);
+            println!("{measured}{cost}");
+            let old = std::fs::read_to_string(&file).unwrap_or_default();
+            let kept = old.lines().filter(|line| !line.starts_with(&measured));
+            let lines: String = kept.map(|line| format!("{line}\n")).collect();
+            std::fs::write(&file, format!("{lines}{measured}{cost}\n")).expect("write the data");
+        }
+    }
 }

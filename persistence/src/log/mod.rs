@@ -252,7 +252,8 @@ struct OnDisk {
     history_looked: Instant,
     /// Bytes of live history at the last base, beside the base itself.
     log_start: Offset,
-    base_size: u64,
+    /// `None` until the log's threads have begun anew after a [`Log::reset`].
+    base_size: Option<u64>,
 }
 
 impl Log {
@@ -364,7 +365,7 @@ impl Log {
             inline_again: None,
             history_looked: Instant::now(),
             log_start,
-            base_size,
+            base_size: Some(base_size),
         });
         Ok(())
     }
@@ -544,14 +545,24 @@ impl Log {
     pub fn take_events(&mut self) -> Vec<Event> {
         let Some(disk) = &mut self.on_disk else { return Vec::new() };
         let events = std::mem::take(&mut *lock(&disk.writer.shared.events));
+        let base_bytes = || disk.writer.shared.base_bytes.load(Ordering::Relaxed);
+        if disk.base_size.is_none()
+            && disk.writer.shared.epoch.load(Ordering::Acquire) == disk.epoch
+        {
+            disk.base_size = Some(base_bytes());
+        }
         for event in &events {
             if let Event::BaseInstalled { at, result: Ok(()) } = event {
                 disk.log_start = *at;
-                let base = disk.writer.shared.base_bytes.load(Ordering::Relaxed);
-                disk.base_size = base + self.tail.end().0.saturating_sub(at.0);
+                disk.base_size = Some(base_bytes() + self.tail.end().0.saturating_sub(at.0));
             }
         }
         events
+    }
+
+    /// The file of the base in force.
+    pub fn base_path(&self) -> Option<PathBuf> {
+        lock(&self.on_disk.as_ref()?.writer.shared.base_path).clone()
     }
 
     /// A reader's place at `offset`, if the tail has it.
@@ -692,7 +703,7 @@ impl Log {
             disk.cuts.clear();
             disk.marks = Marks::new(offset);
             disk.log_start = offset;
-            disk.base_size = 0; // the new base's own size then, once it is in its place
+            disk.base_size = None;
             let reset = Reset { histories, offset, db, base, epoch: disk.epoch };
             disk.writer.write(WriteJob::Reset(Box::new(reset)));
         }
@@ -767,9 +778,10 @@ impl Log {
         let log = self.tail.end().0.saturating_sub(disk.log_start.0);
         let segments = self.segments();
         let history = segments.iter().filter(|segment| segment.is_history);
+        let current_bytes = shared.base_bytes.load(Ordering::Relaxed) + log;
         Stats {
-            current_bytes: shared.base_bytes.load(Ordering::Relaxed) + log,
-            base_bytes: disk.base_size.max(shared.base_bytes.load(Ordering::Relaxed)),
+            current_bytes,
+            base_bytes: disk.base_size.unwrap_or(current_bytes),
             unwritten_bytes: self.tail.end().0.saturating_sub(disk.written().0),
             pending_syncs: u64::from(shared.syncing.load(Ordering::Relaxed)),
             delayed_syncs: disk.syncs.delayed,

@@ -94,6 +94,7 @@ pub struct Shared {
     pub events: Mutex<Vec<Event>>,
     pub segments: Arc<Mutex<Arc<Vec<SegmentInfo>>>>,
     pub base_bytes: AtomicU64,
+    pub base_path: Mutex<Option<PathBuf>>,
     pub retention: Retention,
     /// What the daemon's log file should say.
     pub notes: Arc<Mutex<Vec<String>>>,
@@ -136,6 +137,7 @@ impl Shared {
             events: Mutex::new(Vec::new()),
             segments: folder.listed.clone(),
             base_bytes: AtomicU64::new(0),
+            base_path: Mutex::new(None),
             retention,
             notes: folder.notes.clone(),
             stuck: Mutex::new(VecDeque::new()),
@@ -186,7 +188,8 @@ impl Shared {
 
     fn measure_base(&self, folder: &Folder) {
         let base = folder.manifest.base().map(|base| folder.path(&base.name));
-        let size = base.and_then(|path| folder.disk.open(&path).ok()?.size().ok());
+        let size = base.as_ref().and_then(|path| folder.disk.open(path).ok()?.size().ok());
+        *lock(&self.base_path) = base;
         self.base_bytes.store(size.unwrap_or(0), Ordering::Relaxed);
     }
 
@@ -505,6 +508,8 @@ impl Shared {
             Ok(file)
         };
         let file = change()?;
+        // Before the epoch: who sees that sees the new base's size.
+        self.measure_base(&folder);
         let mut sink = lock(&self.sink);
         sink.segment = Some(Open { file, start: offset });
         self.written.store(offset.0, Ordering::Release);
@@ -512,7 +517,6 @@ impl Shared {
         self.sync_failed_at.store(NEVER, Ordering::Relaxed);
         self.epoch.store(epoch, Ordering::Release);
         drop(sink);
-        self.measure_base(&folder);
         folder.publish();
         let _ = folder.remove_dead();
         Ok(())

@@ -207,7 +207,10 @@ impl Server {
                 log::Event::BaseInstalled { at, result } => {
                     self.snapshots.installing = false;
                     match result {
-                        Ok(()) => log_notice!("The log's base is the snapshot at offset {at} now"),
+                        Ok(()) => {
+                            log_notice!("The log's base is the snapshot at offset {at} now");
+                            self.serve_base(at);
+                        }
                         Err(why) => log_warning!(
                             "The snapshot at offset {at} could not become the log's base: {why}"
                         ),

@@ -4,7 +4,7 @@ use super::super::Server;
 use super::super::client::{Client, Kind};
 use super::super::dispatch::Call;
 use super::super::progress::{Progress, Unit};
-use super::super::snapshot::Purpose;
+use super::super::snapshot::{OnDisk, Purpose};
 use super::feed::Feeding;
 use crate::{log_notice, log_warning};
 use memmap2::Mmap;
@@ -151,7 +151,10 @@ impl Server {
                 disk_child: self.snapshots.running.as_ref().and_then(|r| {
                     (matches!(r.purpose, Purpose::Save | Purpose::SyncDisk)).then_some(r.at)
                 }),
-                can_fork: !self.snapshots.running() && self.in_exec.is_none(),
+                // A base about to be in force is worth the moment that it takes.
+                can_fork: !self.snapshots.running()
+                    && !self.snapshots.installing
+                    && self.in_exec.is_none(),
             };
             let now = self.now_u64();
             let Some(supply) = self.repl.primary.supply(&view, now) else { return };
@@ -175,6 +178,17 @@ impl Server {
                     self.fork_for(net, target, &conns);
                 }
             }
+        }
+    }
+
+    /// Full syncs may have the log's new base, unless a newer save is there or it holds commands.
+    pub(super) fn serve_base(&mut self, at: Offset) {
+        let newest = self.snapshots.base.as_ref().is_none_or(|held| held.at < at);
+        if let Some(path) = self.log.base_path()
+            && newest
+            && path.extension().is_some_and(|kind| kind == "rdb")
+        {
+            self.snapshots.base = Some(OnDisk::new(path, at));
         }
     }
 

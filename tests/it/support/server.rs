@@ -22,6 +22,12 @@ impl Builder {
         self
     }
 
+    /// Makes it a replica of the server on a port of this machine, whenever it starts.
+    pub fn replica_of(mut self, port: u16) -> Builder {
+        self.args.extend(["--replicaof", "127.0.0.1", &port.to_string()].map(String::from));
+        self
+    }
+
     /// Copies a file or folder into the data folder before the start.
     pub fn with_file(mut self, path: &Path) -> Builder {
         self.files.push(path.to_path_buf());
@@ -84,12 +90,17 @@ impl Server {
 
     /// The server under test.
     pub fn varve() -> Builder {
-        Builder { program: Server::program(), args: Vec::new(), files: Vec::new(), dir: None }
+        Server::of(Server::program())
     }
 
     /// The oracle: `redis-server` from the PATH.
     pub fn redis() -> Builder {
-        Builder { program: "redis-server".into(), args: Vec::new(), files: Vec::new(), dir: None }
+        Server::of("redis-server".into())
+    }
+
+    /// Any program that takes Redis's arguments.
+    pub fn of(program: PathBuf) -> Builder {
+        Builder { program, args: Vec::new(), files: Vec::new(), dir: None }
     }
 
     /// Whether Redis stands in for the server under test.
