@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Draws resyncs.svg from resyncs.tsv, which are both in this folder: full resyncs in each scenario of
-tests/it/resync.rs, a column for each pair of servers. See that file for how to measure anew."""
+tests/it/resync, a column for each pair of servers. See that file for how to measure anew."""
 import os
 from html import escape
 

@@ -5,6 +5,8 @@
 //! The same matrix runs with Redis in either place, where the measure is what Redis needs with itself,
 //! and with any other servers, to lay the outcomes side by side (`docs/figures/resyncs.tsv`).
 
+mod memory;
+
 use crate::support::server::Builder;
 use crate::support::{PATIENCE, Proxy, Random, Server, assert_same_data, env_number, eventually};
 use std::thread;
@@ -14,6 +16,9 @@ use std::time::{Duration, Instant};
 const BACKLOG: u64 = 1 << 20;
 /// Keys that are written over and over, so that the data stay small while the history grows.
 const KEYS: usize = 100;
+
+/// What a slow link carries, in bytes a second.
+const SLOW_LINK: u64 = 2 << 20;
 
 /// How a server keeps its data.
 #[derive(Clone, Copy, PartialEq)]
@@ -299,24 +304,29 @@ fn middle_of_a_chain_dies(kinds: Kinds) -> Cost {
 
 /// Ten times as much is written as the replica's link carries.
 fn slow_replica(kinds: Kinds) -> Cost {
-    let seconds = env_number("VARVE_SLOW_SECONDS").unwrap_or(6);
     let pair = Pair::new(kinds, (Keeps::EverySec, Keeps::EverySec))?;
     // As a careful operator has it, who fears for the primary's memory.
     let limit = "replica 16mb 16mb 10";
     pair.primary.client().ok(&["CONFIG", "SET", "client-output-buffer-limit", limit]);
     let before = fulls(&pair.replica);
-    pair.proxy.throttle(2 << 20);
+    pair.proxy.throttle(SLOW_LINK);
+    outrun(&pair.primary);
+    pair.proxy.throttle(0);
+    pair.same()?;
+    Ok(fulls(&pair.replica) - before)
+}
+
+/// Writes ten times what a slow link carries, for as long as `VARVE_SLOW_SECONDS` says.
+fn outrun(primary: &Server) {
+    let seconds = env_number("VARVE_SLOW_SECONDS").unwrap_or(6);
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut n = 0;
     while Instant::now() < end {
         let next = Instant::now() + Duration::from_millis(100);
-        burst(&pair.primary, 14 + n, 2 << 20);
+        burst(primary, 14 + n, SLOW_LINK);
         n += 1;
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    pair.proxy.throttle(0);
-    pair.same()?;
-    Ok(fulls(&pair.replica) - before)
 }
 
 fn large_values(kinds: Kinds) -> Cost {
