@@ -242,8 +242,8 @@ impl Server {
                 Err(_) => at += 1,
             }
         }
-        if ended && !self.is_migrating() && self.pause.is_none() {
-            self.end_pause(net);
+        if ended {
+            self.let_go(net);
         }
     }
 

@@ -224,27 +224,53 @@ impl Server {
         }
     }
 
-    /// Whether `CLIENT PAUSE`, or keys on their way elsewhere, hold commands with these flags.
-    pub fn is_paused(&mut self, flags: u32) -> bool {
-        let writes = flags & (flag::WRITE | flag::MAY_REPLICATE) != 0;
-        if writes && self.is_migrating() {
-            return true;
-        }
-        let Some(pause) = &self.pause else { return false };
-        if pause.until_ms <= self.clock.now_ms() {
-            return false;
-        }
-        pause.all || writes
+    /// Whether writes wait for the end of something that no client can cut short: a failover, a
+    /// shutdown, keys on their way to another server.
+    fn holds_writes(&self) -> bool {
+        self.repl.failover.is_some() || self.shutdown.is_some() || self.is_migrating()
     }
 
-    /// Ends the pause: what was held runs now, in the order in which it came.
+    /// Whether commands with these flags are held, by that or by `CLIENT PAUSE`.
+    pub fn is_paused(&mut self, flags: u32) -> bool {
+        let writes = flags & (flag::WRITE | flag::MAY_REPLICATE) != 0;
+        if writes && self.holds_writes() {
+            return true;
+        }
+        match &self.pause {
+            Some(pause) if pause.until_ms > self.clock.now_ms() => pause.all || writes,
+            _ => false,
+        }
+    }
+
+    /// The flags of a client's command; a transaction is what is in it.
+    pub fn flags_of(&self, command: CommandId, client: &Client) -> u32 {
+        let spec = self.commands.get(command).spec;
+        match &client.multi {
+            Some(multi) if spec.name == "exec" => multi.flags,
+            _ => spec.flags,
+        }
+    }
+
+    /// Ends what `CLIENT PAUSE` began.
     pub fn end_pause(&mut self, net: &mut Net<Client>) {
         self.pause = None;
-        if self.is_migrating() {
-            return;
-        }
-        self.ks.hold_expiry = false;
+        self.let_go(net);
+    }
+
+    /// What nothing holds any more runs now, in the order in which it came.
+    pub fn let_go(&mut self, net: &mut Net<Client>) {
+        self.ks.hold_expiry = self.pause.is_some() || self.holds_writes();
         for id in std::mem::take(&mut self.paused) {
+            let Some(conn) = net.conn(id) else { continue };
+            let Some(Blocked { on: BlockedOn::Pause { command, .. }, .. }) = &conn.session.blocked
+            else {
+                continue;
+            };
+            let flags = self.flags_of(*command, &conn.session);
+            if self.is_paused(flags) {
+                self.paused.push(id);
+                continue;
+            }
             self.with_client(net, id, |s, call| {
                 if let Some(BlockedOn::Pause { command, mut args }) = s.unblock(id, call.client) {
                     call.command = command;

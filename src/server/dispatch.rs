@@ -69,11 +69,7 @@ impl Server {
             call.reply.simple("QUEUED");
             return;
         }
-        // A transaction is what is in it.
-        let flags = match &call.client.multi {
-            Some(multi) if spec.name == "exec" => multi.flags,
-            _ => spec.flags,
-        };
+        let flags = self.flags_of(id, call.client);
         if self.is_paused(flags) && call.client.kind == Kind::Normal && !spec.has(flag::ADMIN) {
             call.client.blocked = Some(Blocked {
                 on: BlockedOn::Pause { command: id, args: OwnedArgs::from_args(args) },

@@ -486,7 +486,7 @@ impl Server {
         if self.try_finish_shutdown(net)? {
             return Ok(());
         }
-        self.pause = Some(super::Pause { until_ms: i64::MAX, all: false });
+        self.ks.hold_expiry = true;
         log_notice!("Waiting for replicas before shutting down");
         Ok(())
     }
@@ -539,7 +539,7 @@ impl Server {
     pub fn cancel_shutdown(&mut self, net: &mut Net<Client>) -> bool {
         let was = self.shutdown.take().is_some();
         if was {
-            self.end_pause(net);
+            self.let_go(net);
         }
         was
     }

@@ -313,6 +313,34 @@ fn refusing_target() -> (u16, thread::JoinHandle<()>) {
     (port, serving)
 }
 
+/// A client cannot let writes through that a failover holds: they would be lost with it.
+#[test]
+fn unpausing_clients_does_not_let_writes_into_a_failover() {
+    let primary = start(Kind::Varve);
+    let mut silent = primary.client();
+    silent.ok(&["REPLCONF", "listening-port", "1"]);
+    silent.send_raw(b"PSYNC ? -1\r\n");
+    let online = || primary.info("slave0").contains("state=online");
+    assert!(eventually(PATIENCE, online), "{}", primary.info("slave0"));
+    primary.client().ok(&["SET", "before", "1"]); // which that replica never acknowledges
+    primary.client().ok(&["FAILOVER", "TIMEOUT", "600000"]);
+    let mut client = primary.client();
+    client.ok(&["CLIENT", "PAUSE", "600000", "ALL"]);
+    let port = primary.port();
+    let writer = thread::spawn(move || Client::connect(port).cmd(&["INCR", "counter"]));
+    let reader = thread::spawn(move || Client::connect(port).cmd(&["GET", "before"]));
+    let held = || {
+        let list = client.ok(&["CLIENT", "LIST"]).text();
+        list.contains("cmd=incr") && list.contains("cmd=get")
+    };
+    assert!(eventually(PATIENCE, held));
+    primary.client().ok(&["CLIENT", "UNPAUSE"]);
+    assert_eq!(reader.join().unwrap().text(), "1", "reads go on");
+    assert_eq!(primary.client().ok(&["EXISTS", "counter"]).int(), 0, "the write went through");
+    primary.client().ok(&["FAILOVER", "ABORT"]);
+    assert_eq!(writer.join().unwrap().int(), 1);
+}
+
 /// The target of a failover refuses. The primary is the primary again at once, and not only when it
 /// has waited for long enough: what it held back meanwhile is executed.
 #[test]

@@ -4,8 +4,8 @@
 //! first `PSYNC` asks the target to take over; what waited is refused as by any replica. If the target
 //! refuses, or does not answer in time, this server is the primary again.
 
+use super::super::Server;
 use super::super::dispatch::Call;
-use super::super::{Pause, Server};
 use crate::config::types::Primary as PrimaryAddress;
 use crate::{log_notice, log_warning};
 use varve_engine::Error;
@@ -75,7 +75,6 @@ impl Server {
         let goal = self.log.end().0;
         log_notice!("FAILOVER requested by '{}'", call.client.peer);
         self.repl.failover = Some(Failover { target, until_ms, force, goal, asked_ms: None });
-        self.pause = Some(Pause { until_ms: i64::MAX, all: false });
         self.ks.hold_expiry = true;
         self.ask_for_acks();
         Ok(())
@@ -150,6 +149,6 @@ impl Server {
     fn end_failover(&mut self, net: &mut Net<super::Client>) {
         self.repl.failover = None;
         self.replication_config_changed(); // the next PSYNC asks nobody to take over
-        self.end_pause(net);
+        self.let_go(net);
     }
 }
