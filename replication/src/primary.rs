@@ -161,6 +161,8 @@ struct Peer {
     rdb_only: bool,
     filter: RdbFilter,
     version: Option<String>,
+    /// Where the log ended when it asked for everything.
+    asked_at: Offset,
     /// Where it was fed the log from. After a snapshot it holds that only once it says so.
     fed_from: Offset,
     /// What it said that it holds.
@@ -407,7 +409,8 @@ impl Primary {
             self.partial_err += 1;
         }
         self.full += 1;
-        self.enter(conn, State::WaitBgsaveStart { since_ms: now_ms }, now_ms);
+        let peer = self.enter(conn, State::WaitBgsaveStart { since_ms: now_ms }, now_ms);
+        peer.asked_at = log.end;
         Decision::Full { reason }
     }
 
@@ -417,7 +420,8 @@ impl Primary {
             return decision;
         }
         self.full += 1;
-        self.enter(conn, State::WaitBgsaveStart { since_ms: now_ms }, now_ms).pre_psync = true;
+        let peer = self.enter(conn, State::WaitBgsaveStart { since_ms: now_ms }, now_ms);
+        (peer.pre_psync, peer.asked_at) = (true, log.end);
         Decision::Full { reason: "it asked with SYNC, which knows no partial resync".into() }
     }
 
@@ -611,6 +615,7 @@ impl Peer {
             rdb_only: false,
             filter: RdbFilter::ALL,
             version: None,
+            asked_at: Offset::ZERO,
             fed_from: Offset::ZERO,
             ack: Offset::ZERO,
             fack: None,

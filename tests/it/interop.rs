@@ -271,7 +271,12 @@ fn redis_cli_looks_through_the_keyspace() {
 
 #[test]
 fn redis_cli_fetches_an_rdb_file() {
-    let server = Server::start();
+    let server = Server::varve().arg("--appendonly", "yes").start();
+    fill(&mut server.client(), 4);
+    // A base on disk is older than what is written after it, and a backup is of now.
+    server.client().ok(&["BGREWRITEAOF"]);
+    let based = || server.log().contains("The log's base is the snapshot at offset");
+    assert!(eventually(PATIENCE, based), "{}", server.log());
     fill(&mut server.client(), 5);
     let before = dataset(&mut server.client());
     let oracle = Server::redis().start();

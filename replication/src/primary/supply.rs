@@ -209,11 +209,15 @@ impl Primary {
         })
     }
 
-    /// Gives a complete snapshot to all who wait for one and want all of it.
+    /// Gives a complete snapshot to all who wait for one and want all of it. Who takes an RDB and no
+    /// log after it, as backups do, must find in it all that there was when it asked.
     fn assign(&mut self, from: Offset, source: Source) -> Option<Vec<ConnId>> {
         let mut conns = vec![];
         for peer in &mut self.peers {
-            if matches!(peer.state, State::WaitBgsaveStart { .. }) && peer.filter == RdbFilter::ALL
+            let is_whole = from >= peer.asked_at || !(peer.rdb_only || peer.pre_psync);
+            if matches!(peer.state, State::WaitBgsaveStart { .. })
+                && peer.filter == RdbFilter::ALL
+                && is_whole
             {
                 peer.state = State::WaitBgsaveEnd { from, source };
                 conns.push(peer.conn);

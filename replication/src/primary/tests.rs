@@ -286,6 +286,28 @@ fn sync_and_rdb_only_end_in_their_own_ways() {
 }
 
 #[test]
+fn who_takes_no_log_after_its_rdb_is_given_no_old_one() {
+    let config = Config { diskless: false, ..Config::default() };
+    let end = log().end;
+    let view = |base: Option<Offset>, disk_child| SupplyView { base, disk_child, can_fork: true };
+    let old = Offset(end.0 - 1);
+    for backup in [true, false] {
+        let mut p = Primary::new(config.clone(), 0);
+        match backup {
+            true => {
+                replconf(&mut p, 1, "REPLCONF rdb-only 1", 0).unwrap();
+                ask_full(&mut p, 1, 0);
+            }
+            false => drop(p.sync(1, &log(), 0)),
+        }
+        let supply = p.supply(&view(Some(old), Some(old)), 0);
+        assert!(matches!(supply, Some(Supply::Fork { .. })), "{supply:?}");
+        let supply = p.supply(&view(Some(end), None), 0);
+        assert!(matches!(supply, Some(Supply::Base { .. })), "{supply:?}");
+    }
+}
+
+#[test]
 fn acknowledgements_are_counted() {
     let mut p = Primary::new(Config { min_replicas: 2, ..Config::default() }, 0);
     online(&mut p, 1, 0);
