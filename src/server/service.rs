@@ -210,27 +210,31 @@ impl Service for Server {
 }
 
 impl Server {
-    /// Fetches what the next requests will touch: first all buckets, then all entries, so that the
-    /// misses overlap. How many requests that covers.
+    /// Fetches what the next requests will touch. How many requests that covers.
     fn prefetch(&self, conn: &Conn<Client>) -> usize {
         let waiting = conn.input.waiting().min(AHEAD);
-        if waiting < 2 {
-            return waiting;
-        }
-        let keys = self.ks.dbs[conn.session.db].keys();
-        let mut hashes = [0u64; AHEAD];
-        let mut n = 0;
-        for i in 0..waiting {
-            if let Some(key) = conn.input.peek(i, 1) {
-                hashes[n] = hash(key);
-                keys.prefetch(hashes[n]);
-                n += 1;
-            }
-        }
-        for &hash in &hashes[..n] {
-            keys.prefetch_entry(hash);
+        if waiting >= 2 {
+            let keys = (0..waiting).filter_map(|i| conn.input.peek(i, 1));
+            self.prefetch_keys(conn.session.db, keys.map(hash));
         }
         waiting
+    }
+
+    /// Fetches what lookups of keys with these hashes will touch: first all buckets, then all
+    /// entries, so that the misses overlap. At most [`AHEAD`] keys.
+    pub fn prefetch_keys(&self, db: usize, hashes: impl Iterator<Item = u64>) {
+        let Some(db) = self.ks.dbs.get(db) else { return };
+        let keys = db.keys();
+        let mut fetched = [0u64; AHEAD];
+        let mut n = 0;
+        for hash in hashes.take(AHEAD) {
+            fetched[n] = hash;
+            keys.prefetch(hash);
+            n += 1;
+        }
+        for &hash in &fetched[..n] {
+            keys.prefetch_entry(hash);
+        }
     }
 
     /// Sets what the loop must know of a connection whose client is of another kind now.

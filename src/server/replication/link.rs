@@ -16,6 +16,7 @@ use std::net::ToSocketAddrs;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use varve_engine::Error;
+use varve_engine::hasher::hash;
 use varve_net::{Conn, ConnId, Net};
 use varve_persistence::log::{self, NewBase};
 use varve_persistence::offset::{HistoryId, Offset};
@@ -589,7 +590,22 @@ impl Server {
         let mut frame = std::mem::take(&mut self.frame);
         let limits = varve_engine::resp::request::Limits::default();
         let mut rest = bytes;
-        while let Ok(Some(len)) = frame.parse(rest, &limits) {
+        let mut ahead: usize = 0;
+        loop {
+            if ahead == 0 {
+                // Parsed twice, which is little beside a cache miss for each key.
+                let mut next = rest;
+                let hashes = std::iter::from_fn(|| {
+                    let len = frame.parse(next, &limits).ok()??;
+                    let key = hash(frame.args(next).get(1).unwrap_or_default());
+                    next = &next[len..];
+                    ahead += 1;
+                    Some(key)
+                });
+                self.prefetch_keys(db, hashes);
+            }
+            let Ok(Some(len)) = frame.parse(rest, &limits) else { break };
+            ahead = ahead.saturating_sub(1);
             let mut args = frame.args(rest);
             match args[0].to_ascii_lowercase().as_slice() {
                 b"select" => {
