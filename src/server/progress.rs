@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// How often the log file is told.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// The first report comes after less, so that work of a second shows up.
-const FIRST_REPORT: Duration = Duration::from_millis(200);
+const FIRST_REPORT: Duration = Duration::from_millis(100);
 
 /// What is counted.
 #[derive(Clone, Copy)]

@@ -455,7 +455,18 @@ impl Server {
             exited: None,
         });
         self.apply_fsync();
+        self.tell_progress();
         Ok(at)
+    }
+
+    /// Tells the service manager how far the child is, and the log file about once a second.
+    fn tell_progress(&mut self) {
+        let Some(running) = &mut self.snapshots.running else { return };
+        let text = format!("Saving ({}): {}", running.purpose.name(), running.progress);
+        if running.progress.is_report_due() {
+            log_notice!("{text}");
+        }
+        service::status(self, &text);
     }
 
     /// Tells the log when to sync: as `appendfsync` says, or not at all while a child works and
@@ -746,12 +757,8 @@ impl Server {
     /// Starts what is due: scheduled saves and rewrites, save points, a log grown too large.
     pub fn snapshot_round(&mut self, net: &mut Net<Client>) {
         self.reap(net);
-        if let Some(running) = &mut self.snapshots.running {
-            if running.progress.is_report_due() {
-                let text = format!("Saving ({}): {}", running.purpose.name(), running.progress);
-                log_notice!("{text}");
-                service::status(self, &text);
-            }
+        if self.snapshots.running() {
+            self.tell_progress();
             return;
         }
         if self.loading.is_some() || self.in_exec.is_some() {
