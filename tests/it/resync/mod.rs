@@ -96,7 +96,8 @@ fn configured(kind: Kind, keeps: Keeps) -> Builder {
     match keeps {
         Keeps::Always => server.arg("--appendonly", "yes").arg("--appendfsync", "always"),
         Keeps::EverySec => server.arg("--appendonly", "yes"),
-        Keeps::RdbOnly => server.arg("--save", "3600 1"),
+        // Varve keeps its log on disk if nothing else is said.
+        Keeps::RdbOnly => server.arg("--appendonly", "no").arg("--save", "3600 1"),
     }
 }
 
@@ -413,10 +414,11 @@ fn nothing_costs_a_full_resync() {
 }
 
 /// Fails when a scenario costs more with these two than with two Redis, which run only where it
-/// costs anything.
+/// costs anything. Where one full resync follows upon another while there are writes, how many there
+/// are is a matter of timing: so only what is worse each time counts.
 fn never_worse_than_redis(kinds: Kinds) {
-    let mut failed = Vec::new();
-    for (name, scenario) in chosen() {
+    const TRIES: usize = 3;
+    let worse = |name, scenario: Scenario| {
         let cost = scenario(kinds);
         let redis = if cost == Ok(0) { cost } else { scenario((Kind::Redis, Kind::Redis)) };
         println!("{name}: {cost:?}, Redis with itself: {redis:?}");
@@ -424,8 +426,13 @@ fn never_worse_than_redis(kinds: Kinds) {
             (Ok(cost), Ok(redis)) => cost <= redis,
             (_, redis) => redis.is_err(),
         };
-        if !as_good {
-            failed.push((name, cost, redis));
+        (!as_good).then_some((name, cost, redis))
+    };
+    let mut failed = Vec::new();
+    for &(name, scenario) in chosen() {
+        let tries: Vec<_> = (0..TRIES).map_while(|_| worse(name, scenario)).collect();
+        if tries.len() == TRIES {
+            failed.push(tries);
         }
     }
     assert!(failed.is_empty(), "scenario, cost, cost of Redis with itself: {failed:#?}");
