@@ -31,6 +31,10 @@ fn start_with(file: &Path, bytes: &[u8], args: &[&str], what: &str) -> Result<us
     let mut daemon = Attempt::new(args);
     match daemon.outcome() {
         Outcome::Serving(mut client) => Ok(items(&mut client)),
+        // Somebody else was given the port in the moment before; nothing was read yet.
+        Outcome::Ended(refusal) if refusal.output.contains("Address already in use") => {
+            start_with(file, bytes, args, what)
+        }
         Outcome::Ended(refusal) => {
             assert_eq!(refusal.code, Some(1), "{what}: exit code; {}", refusal.output);
             assert!(!refusal.output.contains("panicked"), "{what}: {}", refusal.output);
