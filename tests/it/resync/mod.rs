@@ -361,6 +361,9 @@ fn first_sync_under_writes(kinds: Kinds) -> Cost {
     Ok(fulls(&replica).saturating_sub(1))
 }
 
+/// The scenario whose cost is a count of loops.
+const SLOW_REPLICA: &str = "replica at a tenth of the writes";
+
 /// All of it, by name.
 const MATRIX: &[(&str, Scenario)] = &[
     ("short cut", short_cut),
@@ -389,7 +392,7 @@ const MATRIX: &[(&str, Scenario)] = &[
     ("failover, nothing lost", |m| crash_failover(m, false)),
     ("failover, a tail lost", |m| crash_failover(m, true)),
     ("middle of a chain killed", middle_of_a_chain_dies),
-    ("replica at a tenth of the writes", slow_replica),
+    (SLOW_REPLICA, slow_replica),
     ("values of 64 MB", large_values),
     ("first sync under writes", first_sync_under_writes),
 ];
@@ -414,10 +417,9 @@ fn nothing_costs_a_full_resync() {
 }
 
 /// Fails when a scenario costs more with these two than with two Redis, which run only where it
-/// costs anything. Where one full resync follows upon another while there are writes, how many there
-/// are is a matter of timing: so only what is worse each time counts.
+/// costs anything. How often a slow replica starts over while there are writes is a matter of timing: there
+/// only what is worse each time counts.
 fn never_worse_than_redis(kinds: Kinds) {
-    const TRIES: usize = 3;
     let worse = |name, scenario: Scenario| {
         let cost = scenario(kinds);
         let redis = if cost == Ok(0) { cost } else { scenario((Kind::Redis, Kind::Redis)) };
@@ -430,8 +432,9 @@ fn never_worse_than_redis(kinds: Kinds) {
     };
     let mut failed = Vec::new();
     for &(name, scenario) in chosen() {
-        let tries: Vec<_> = (0..TRIES).map_while(|_| worse(name, scenario)).collect();
-        if tries.len() == TRIES {
+        let most = if name == SLOW_REPLICA { 3 } else { 1 };
+        let tries: Vec<_> = (0..most).map_while(|_| worse(name, scenario)).collect();
+        if tries.len() == most {
             failed.push(tries);
         }
     }
