@@ -400,7 +400,7 @@ fn a_replica_started_alone_takes_a_name_of_its_own() {
 #[test]
 fn a_replica_serves_its_old_data_while_new_are_loaded_beside() {
     let primary = start(Kind::Varve);
-    primary.client().ok(&["DEBUG", "POPULATE", "200000"]);
+    primary.client().ok(&["DEBUG", "POPULATE", "1000000"]);
     primary.client().ok(&["SET", "which", "new"]);
     for appendonly in ["no", "yes"] {
         let replica = Server::varve()
