@@ -110,32 +110,72 @@ impl fmt::Debug for HistoryId {
     }
 }
 
-/// The histories that a node's data belongs to: the one it goes on with, and, after a promotion,
-/// the one it shared with its former primary up to an offset.
+/// How many former names a node remembers.
+const FORMER: usize = 8;
+
+/// The histories that a node's data belongs to: the one it goes on with, and those that its log was
+/// part of before, through promotions and changes of primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Histories {
     pub current: HistoryId,
-    /// The former history and the offset up to which, included, it is the same as the current one.
-    pub second: Option<(HistoryId, Offset)>,
+    /// See [`Histories::former`]; those that are there come first.
+    former: [Option<(HistoryId, Offset)>; FORMER],
 }
 
 impl Histories {
     /// A history with nothing before it.
     pub fn new(current: HistoryId) -> Histories {
-        Histories { current, second: None }
+        Histories { current, former: [None; FORMER] }
+    }
+
+    /// A history and its former names, newest first.
+    pub fn with_former(
+        current: HistoryId,
+        former: impl IntoIterator<Item = (HistoryId, Offset)>,
+    ) -> Histories {
+        let mut histories = Histories::new(current);
+        for (place, name) in histories.former.iter_mut().zip(former) {
+            *place = Some(name);
+        }
+        histories
+    }
+
+    /// The former names, newest first, each with the offset up to which, included, its history is the
+    /// same as the current one.
+    pub fn former(&self) -> impl Iterator<Item = (HistoryId, Offset)> {
+        self.former.iter().flatten().copied()
+    }
+
+    /// The name before the current one: Redis's `master_replid2`.
+    pub fn second(&self) -> Option<(HistoryId, Offset)> {
+        self.former[0]
+    }
+
+    /// How far the former history `id` is the same as the current one.
+    pub fn shared(&self, id: HistoryId) -> Option<Offset> {
+        self.former().find(|(former, _)| *former == id).map(|(_, shared)| shared)
     }
 
     /// Whether a node that holds `offset` bytes of `id` holds a beginning of this history. Whether
     /// the log reaches from there on is the log's to say.
     pub fn continues(&self, id: HistoryId, offset: Offset) -> bool {
-        id == self.current
-            || self.second.is_some_and(|(second, shared)| id == second && offset <= shared)
+        id == self.current || self.shared(id).is_some_and(|shared| offset <= shared)
     }
 
     /// Goes on under the name `id` from `offset` on, and keeps the old name for what was shared.
     pub fn shift(&mut self, id: HistoryId, offset: Offset) {
-        self.second = Some((self.current, offset));
-        self.current = id;
+        let last = (self.current, offset);
+        let before = self.former;
+        let others =
+            before.into_iter().flatten().filter(|(name, _)| *name != last.0 && *name != id);
+        *self = Histories::with_former(id, std::iter::once(last).chain(others));
+    }
+
+    /// The log was cut off at `end`, and nothing beyond is shared any more.
+    pub fn cut(&mut self, end: Offset) {
+        for (_, shared) in self.former.iter_mut().flatten() {
+            *shared = end.min(*shared);
+        }
     }
 }
 
@@ -168,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_history_holds_up_to_where_it_was_shared() {
+    fn a_former_history_holds_up_to_where_it_was_shared() {
         let mut histories = Histories::new(id(1));
         assert!(histories.continues(id(1), Offset(500)));
         assert!(!histories.continues(id(2), Offset(0)));
@@ -177,7 +217,27 @@ mod tests {
         assert!(histories.continues(id(1), Offset(100)));
         assert!(!histories.continues(id(1), Offset(101)));
         histories.shift(id(3), Offset(200));
-        assert!(!histories.continues(id(1), Offset(50)));
+        assert_eq!(histories.second(), Some((id(2), Offset(200))));
         assert!(histories.continues(id(2), Offset(200)));
+        assert!(histories.continues(id(1), Offset(100)));
+        assert!(!histories.continues(id(1), Offset(101)));
+        histories.cut(Offset(150));
+        assert!(!histories.continues(id(2), Offset(151)));
+        assert_eq!(histories.shared(id(1)), Some(Offset(100)));
+    }
+
+    #[test]
+    fn a_name_that_comes_back_is_named_once_and_old_ones_are_forgotten() {
+        let mut histories = Histories::new(id(1));
+        histories.shift(id(2), Offset(10));
+        histories.shift(id(1), Offset(20));
+        let former: Vec<_> = histories.former().collect();
+        assert_eq!(former, [(id(2), Offset(20))]);
+        for n in 3..30 {
+            histories.shift(id(n), Offset(10 * n as u64));
+        }
+        assert_eq!(histories.former().count(), FORMER);
+        assert_eq!(histories.second(), Some((id(28), Offset(290))));
+        assert_eq!(histories.shared(id(1)), None);
     }
 }

@@ -85,7 +85,7 @@ impl Node {
     /// A name under which nothing was written yet is known to nobody: the one before it says as much,
     /// and more nodes know it.
     pub fn place(&self, end: Offset) -> Place {
-        match self.histories.second {
+        match self.histories.second() {
             Some((second, upto)) if upto == end => (second, end),
             _ => (self.histories.current, end),
         }
@@ -121,9 +121,7 @@ impl Node {
     /// The end of our history was taken back to `to`. What followers hold beyond is no part of it any
     /// more, and other bytes will come in its place.
     pub fn rolled_back(&mut self, to: Offset) -> Followers {
-        if let Some((_, shared)) = &mut self.histories.second {
-            *shared = to.min(*shared);
-        }
+        self.histories.cut(to);
         Followers::Drop
     }
 
@@ -151,7 +149,7 @@ mod tests {
         assert_eq!(node.adopted(id(2)), Followers::Drop);
         assert_eq!(node.promote(Offset(100), [3; 20]), Followers::Drop);
         assert!(node.is_primary());
-        let expected = Histories { current: id(3), second: Some((id(2), Offset(100))) };
+        let expected = Histories::with_former(id(3), [(id(2), Offset(100))]);
         assert_eq!(node.histories(), expected);
         // A second REPLICAOF NO ONE changes nothing.
         assert_eq!(node.promote(Offset(120), [4; 20]), Followers::Keep);
@@ -164,24 +162,21 @@ mod tests {
         assert_eq!(node.follow("b", 2), Followers::Keep);
         assert_eq!(node.place(Offset(50)), (id(1), Offset(50)));
         assert_eq!(node.continued(id(9), Offset(50)), Followers::Drop);
-        assert_eq!(
-            node.histories(),
-            Histories { current: id(9), second: Some((id(1), Offset(50))) }
-        );
+        assert_eq!(node.histories(), Histories::with_former(id(9), [(id(1), Offset(50))]));
         assert_eq!(node.continued(id(9), Offset(60)), Followers::Keep);
         assert_eq!(node.continued(id(9), Offset(60)), Followers::Keep);
-        assert_eq!(node.histories().second, Some((id(1), Offset(50))));
+        assert_eq!(node.histories().second(), Some((id(1), Offset(50))));
     }
 
     #[test]
-    fn a_rollback_takes_from_both_names_and_from_the_followers() {
+    fn a_rollback_takes_from_all_names_and_from_the_followers() {
         let mut histories = Histories::new(id(1));
         histories.shift(id(2), Offset(100));
         let mut node = Node::new(histories);
         assert_eq!(node.rolled_back(Offset(150)), Followers::Drop);
         assert_eq!(node.histories(), histories);
         assert_eq!(node.rolled_back(Offset(60)), Followers::Drop);
-        assert_eq!(node.histories().second, Some((id(1), Offset(60))));
+        assert_eq!(node.histories().second(), Some((id(1), Offset(60))));
         assert_eq!(node.place(Offset(60)), (id(1), Offset(60)));
         assert_eq!(node.place(Offset(70)), (id(2), Offset(70)));
     }

@@ -683,7 +683,7 @@ fn continues(id: &[u8], next: i64, log: &LogView) -> Result<Offset, Denied> {
     };
     let histories = &log.histories;
     if !histories.continues(history, offset) {
-        let Some((_, shared)) = histories.second.filter(|(second, _)| *second == history) else {
+        let Some(shared) = histories.shared(history) else {
             let current = histories.current;
             return gone(format!("its history {history} is not ours, {current}"));
         };

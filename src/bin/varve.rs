@@ -179,8 +179,8 @@ fn check(folder: &Path) -> Result<(), Failure> {
     match found.histories() {
         Some(histories) => {
             println!("history   {}", histories.current);
-            if let Some((second, upto)) = histories.second {
-                println!("before    {second} up to offset {upto}");
+            for (former, upto) in histories.former() {
+                println!("before    {former} up to offset {upto}");
             }
         }
         None => println!("history   none: the folder is Redis's"),

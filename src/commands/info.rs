@@ -507,7 +507,7 @@ impl Server {
         }
         t.add("master_failover_state", self.failover_state());
         t.add("master_replid", histories.current);
-        match histories.second {
+        match histories.second() {
             Some((id, upto)) => {
                 t.add("master_replid2", id);
                 t.add("master_repl_offset", end);

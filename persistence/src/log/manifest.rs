@@ -152,8 +152,8 @@ impl Manifest {
         let mut text = String::new();
         if let Some(state) = &self.state {
             let _ = writeln!(text, "# varve history {}", state.histories.current);
-            if let Some((second, upto)) = state.histories.second {
-                let _ = writeln!(text, "# varve second {second} {upto}");
+            for (former, upto) in state.histories.former() {
+                let _ = writeln!(text, "# varve second {former} {upto}");
             }
             if state.own {
                 text.push_str("# varve own\n");
@@ -195,7 +195,7 @@ impl Manifest {
 #[derive(Default)]
 struct Comments {
     current: Option<HistoryId>,
-    second: Option<(HistoryId, Offset)>,
+    former: Vec<(HistoryId, Offset)>,
     own: bool,
     boot: String,
     folder: u64,
@@ -217,7 +217,7 @@ impl Comments {
         match words[..] {
             ["history", current] => self.current = Some(id(current)?),
             ["second", second, upto] => {
-                self.second = Some((id(second)?, Offset(number(upto)?)));
+                self.former.push((id(second)?, Offset(number(upto)?)));
             }
             ["own"] => self.own = true,
             ["boot", boot] => self.boot = boot.to_owned(),
@@ -231,7 +231,7 @@ impl Comments {
 
     fn finish(self) -> Option<State> {
         Some(State {
-            histories: Histories { current: self.current?, second: self.second },
+            histories: Histories::with_former(self.current?, self.former),
             own: self.own,
             boot: self.boot,
             folder: self.folder,
@@ -417,7 +417,7 @@ mod tests {
         fn a_manifest_reads_back(
             name in prop::collection::vec(any::<u8>().prop_filter("", |b| *b != b'/'), 1..20),
             start in prop::option::of(any::<u64>()),
-            seconds in prop::option::of(any::<u64>()),
+            shared in prop::collection::vec(any::<u64>(), 0..8),
             closed in prop::option::of(any::<u64>()),
             db in any::<u32>(),
         ) {
@@ -439,10 +439,10 @@ mod tests {
                     entry(FileType::History, 3),
                 ],
                 state: Some(State {
-                    histories: Histories {
-                        current: id,
-                        second: seconds.map(|s| (id, Offset(s))),
-                    },
+                    histories: Histories::with_former(
+                        id,
+                        shared.iter().map(|&s| (id, Offset(s))),
+                    ),
                     own: db == 1,
                     boot: "b".into(),
                     folder: 7,

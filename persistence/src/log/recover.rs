@@ -277,9 +277,7 @@ impl Recovered {
     /// The names that the log bears on disk: what a replica asks its primary with.
     pub fn histories(&self) -> Option<Histories> {
         let mut histories = self.manifest.state.as_ref()?.histories;
-        if let Some((_, upto)) = &mut histories.second {
-            *upto = (*upto).min(self.end);
-        }
+        histories.cut(self.end);
         Some(histories)
     }
 

@@ -495,7 +495,7 @@ fn a_power_cut_under_everysec_begins_a_history_that_continues_the_old() {
             true => assert_eq!(histories, Histories::new(id(1))),
             false => {
                 assert_eq!(histories.current, id(2));
-                assert_eq!(histories.second, Some((id(1), recovered.end())));
+                assert_eq!(histories.second(), Some((id(1), recovered.end())));
             }
         }
     }

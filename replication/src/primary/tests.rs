@@ -9,7 +9,7 @@ fn id(byte: u8) -> HistoryId {
 
 fn log() -> LogView {
     LogView {
-        histories: Histories { current: id(1), second: Some((id(2), Offset(500))) },
+        histories: Histories::with_former(id(1), [(id(2), Offset(500))]),
         first: Offset(100),
         end: Offset(1000),
         linked: true,
@@ -432,7 +432,7 @@ fn a_replica_that_is_ahead_is_asked_to_roll_back_if_it_can() {
 
 #[test]
 fn nobody_rolls_back_to_where_the_log_does_not_reach() {
-    let histories = Histories { second: Some((id(2), Offset(99))), ..log().histories };
+    let histories = Histories::with_former(log().histories.current, [(id(2), Offset(99))]);
     let view = LogView { histories, ..log() };
     let mut primary = primary();
     replconf(&mut primary, 1, "REPLCONF capa varve", 0).unwrap();

@@ -31,9 +31,9 @@ impl World {
         let followers = server.node.promote(end, random);
         server.own = Some(server.node.histories().current);
         if self.fault == Some(Fault::ForgetSecondIdOffset) {
-            let Histories { current, second } = server.node.histories();
-            let second = second.map(|(id, _)| (id, Offset(u64::MAX >> 1)));
-            server.node = Node::new(Histories { current, second });
+            let histories = server.node.histories();
+            let former = histories.former().map(|(id, _)| (id, Offset(u64::MAX >> 1)));
+            server.node = Node::new(Histories::with_former(histories.current, former));
         }
         server.log.take_histories(server.node.histories());
         self.note(|w| format!("node {at} is promoted: {:?}", w.servers[at].node.histories()));

@@ -123,10 +123,9 @@ impl Rules {
                 let histories = *primary.log.histories();
                 let history = HistoryId::parse(id).expect("replicas ask with histories");
                 let asked = Offset::from_wire_next(next).expect("and with offsets");
-                let common = match histories.second {
-                    _ if history == histories.current => Some(primary.log.end()),
-                    Some((second, shared)) if history == second => Some(shared),
-                    _ => None,
+                let common = match history == histories.current {
+                    true => Some(primary.log.end()),
+                    false => histories.shared(history),
                 };
                 let there = common.is_some_and(|common| {
                     (rolls_back || asked <= common) && primary.can_feed(common.min(asked))

@@ -416,6 +416,37 @@ fn nothing_costs_a_full_resync() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
+#[test]
+fn two_promotions_while_it_was_away_cost_nothing() {
+    let mut first = start(Kind::Varve, Keeps::EverySec);
+    let second = start(Kind::Varve, Keeps::EverySec);
+    let third = start(Kind::Varve, Keeps::EverySec);
+    follow(&second, first.port());
+    follow(&third, first.port());
+    burst(&first, 30, 100_000);
+    same(&first, &second).unwrap();
+    same(&first, &third).unwrap();
+    let before = fulls(&first) + fulls(&second) + fulls(&third);
+
+    second.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    follow(&third, second.port());
+    // Nobody has this tail.
+    burst(&first, 31, 50_000);
+    burst(&second, 32, 100_000);
+    same(&second, &third).unwrap();
+    third.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    follow(&second, third.port());
+    burst(&third, 33, 100_000);
+    same(&third, &second).unwrap();
+
+    first.kill9();
+    first.restart();
+    follow(&first, third.port());
+    same(&third, &first).unwrap();
+    assert_eq!(first.info("sync_rollbacks_done"), "1");
+    assert_eq!(fulls(&first) + fulls(&second) + fulls(&third), before);
+}
+
 /// Fails when a scenario costs more with these two than with two Redis, which run only where it
 /// costs anything. How often a slow replica starts over while there are writes is a matter of timing: there
 /// only what is worse each time counts.
