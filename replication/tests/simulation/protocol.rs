@@ -189,6 +189,7 @@ impl World {
             Output::RdbAbort => {
                 (self.servers[at].receiving, self.servers[at].loading) = (None, None);
             }
+            Output::Compressed => unreachable!("nobody offers it here"),
             Output::Continue { history } => {
                 self.counts.partial += 1;
                 let server = &mut self.servers[at];
@@ -480,7 +481,7 @@ impl World {
 
     fn announce(&mut self, at: usize, conns: &[ConnId]) {
         for &id in conns {
-            let server = &self.servers[at];
+            let server = &mut self.servers[at];
             let history = server.node.histories().current;
             let line = server.primary.fullresync(id, history).expect("it was given a snapshot");
             self.reply(id, line);
