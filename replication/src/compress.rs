@@ -131,11 +131,6 @@ impl Decoder {
         }
     }
 
-    /// Memory held.
-    pub fn memory(&self) -> usize {
-        self.plain.capacity()
-    }
-
     /// What was decoded since the beginning.
     pub fn volume(&self) -> Volume {
         self.volume
@@ -221,7 +216,7 @@ mod tests {
             let mut decoder = Decoder::default();
             let header = &frame(plain_len, len, b"")[..HEADER_BYTES];
             assert!(decoder.decode(header).is_err(), "{plain_len} {len}");
-            assert_eq!(decoder.memory(), 0);
+            assert_eq!(decoder.plain.capacity(), 0);
         }
     }
 
@@ -244,9 +239,9 @@ mod tests {
         for _ in 0..16 {
             decoder.decode(&frame).unwrap();
         }
-        assert!(decoder.memory() >= 16 * MAX_PLAIN_BYTES);
+        assert!(decoder.plain.capacity() >= 16 * MAX_PLAIN_BYTES);
         decoder.consume(16 * MAX_PLAIN_BYTES);
-        assert!(decoder.memory() <= 2 * MAX_PLAIN_BYTES);
+        assert!(decoder.plain.capacity() <= 2 * MAX_PLAIN_BYTES);
     }
 
     fn plain() -> impl Strategy<Value = Vec<u8>> {
