@@ -94,6 +94,8 @@ pub struct Conn<S> {
     /// Serves no requests until [`crate::Net::resume`]: the client is blocked. Its input is still
     /// read, within bounds, so that it is noticed if the peer goes away.
     pub hold: bool,
+    /// Asks for [`crate::Service::bytes`] once more, in the next turn, though nothing comes.
+    pub again: bool,
     /// Reads nothing until [`crate::Net::resume`]; the end of the stream is not noticed either.
     pub pause_read: bool,
     /// Its output waits for [`crate::Service::released`].

@@ -341,6 +341,7 @@ impl<S> Net<S> {
             close_after_reply: false,
             close_asap: false,
             hold: false,
+            again: false,
             pause_read: false,
             gated: false,
             feeds: false,

@@ -385,14 +385,14 @@ fn handle<T: Service>(
             return true;
         }
         if conn.mode == Mode::Raw {
-            if !conn.input.bytes().is_empty() {
+            if take(&mut conn.again) || !conn.input.bytes().is_empty() {
                 service.bytes(net, conn);
                 net.apply_notes(conn);
                 if conn.mode == Mode::Requests {
                     continue;
                 }
             }
-            return true;
+            return !conn.again;
         }
         if conn.input.waiting() == 0
             && let Err(error) = conn.input.parse(&conn.limits)

@@ -46,6 +46,10 @@
 //! A word more names the node, `REPLCONF capa varve-node=<40 hex digits>`. Whoever reads its own name
 //! there answers `-ERR can't replicate from itself`.
 //!
+//! A link is compressed if both ends want that. The replica says `REPLCONF capa varve-lz4`, the primary
+//! ends its `+CONTINUE <history>` or `+FULLRESYNC <history> <offset>` with ` lz4`, and all that it sends
+//! after that line is frames ([`compress`]). Offsets are those of the bytes inside them.
+//!
 //! The replica's link ([`replica::Replica`]) and a replica in its primary's eyes
 //! ([`primary::Primary`]):
 //!
@@ -87,6 +91,7 @@
 //! | file | what is in it |
 //! | --- | --- |
 //! | `replica.rs` | the link of a replica: handshake, transfer, stream, acknowledgements, attempts |
+//! | `compress.rs` | the frames of a compressed link |
 //! | `transfer.rs` | the RDB transfer, by size or by end mark |
 //! | `frame.rs` | where the units of the command stream end |
 //! | `primary.rs` | the replicas of a node: `REPLCONF`, `PSYNC`, `WAIT`'s counts, timeouts, `INFO` |
@@ -95,6 +100,7 @@
 //! | `wire.rs` | the few bytes that both ends make and read themselves |
 //! | `output.rs` | how loud a log line is |
 
+pub mod compress;
 pub mod frame;
 pub mod node;
 pub mod output;

@@ -49,6 +49,8 @@ pub struct Config {
     pub min_replicas: usize,
     /// `min-replicas-max-lag`, 0 for no condition
     pub max_lag_ms: u64,
+    /// `repl-compression lz4`
+    pub lz4: bool,
 }
 
 impl Default for Config {
@@ -63,6 +65,7 @@ impl Default for Config {
             backlog_ttl_ms: 3_600_000,
             min_replicas: 0,
             max_lag_ms: 10_000,
+            lz4: false,
         }
     }
 }
@@ -156,6 +159,10 @@ struct Peer {
     psync2: bool,
     /// Understands `-ROLLBACK`.
     rollback: bool,
+    /// Reads compressed frames.
+    lz4: bool,
+    /// Was told that all after the reply to `PSYNC` is compressed frames.
+    compressed: bool,
     /// Came with `SYNC`: knows no offsets and never acknowledges.
     pre_psync: bool,
     rdb_only: bool,
@@ -304,6 +311,7 @@ impl Primary {
                     peer.eof |= value.eq_ignore_ascii_case(b"eof");
                     peer.psync2 |= value.eq_ignore_ascii_case(b"psync2");
                     peer.rollback |= value.eq_ignore_ascii_case(wire::CAPA_ROLLBACK);
+                    peer.lz4 |= value.eq_ignore_ascii_case(wire::CAPA_LZ4);
                 }
                 b"rdb-only" => {
                     let only = parse_int(value).ok_or(Error::NOT_INT)?;
@@ -382,10 +390,14 @@ impl Primary {
         let reason = match continues(id, next, log) {
             Ok(from) => {
                 self.partial_ok += 1;
+                let lz4 = self.config.lz4;
                 let peer = self.enter(conn, State::Online { await_ack: None }, now_ms);
                 peer.ack = from;
                 let reply = match peer.psync2 {
-                    true => format!("+CONTINUE {}\r\n", log.histories.current).into_bytes(),
+                    true => {
+                        let end = peer.agree(lz4);
+                        format!("+CONTINUE {}{end}\r\n", log.histories.current).into_bytes()
+                    }
                     false => b"+CONTINUE\r\n".to_vec(),
                 };
                 return Decision::Continue { reply, from };
@@ -477,6 +489,11 @@ impl Primary {
     /// Whether the connection asked to be fed, and was not refused.
     pub fn is_replica(&self, conn: ConnId) -> bool {
         self.replica(conn).is_some()
+    }
+
+    /// Whether all that the connection is sent from now on is compressed frames.
+    pub fn is_compressed(&self, conn: ConnId) -> bool {
+        self.replica(conn).is_some_and(|peer| peer.compressed)
     }
 
     pub fn state(&self, conn: ConnId) -> Option<State> {
@@ -611,6 +628,8 @@ impl Peer {
             eof: false,
             psync2: false,
             rollback: false,
+            lz4: false,
+            compressed: false,
             pre_psync: false,
             rdb_only: false,
             filter: RdbFilter::ALL,
@@ -623,6 +642,13 @@ impl Peer {
             heard_ms: now_ms,
             progress_ms: now_ms,
         }
+    }
+
+    /// Decides whether the link is compressed: how the reply to `PSYNC` ends. `lz4` is whether this
+    /// side wants that.
+    fn agree(&mut self, lz4: bool) -> String {
+        self.compressed = lz4 && self.lz4 && !self.rdb_only;
+        if self.compressed { format!(" {}", wire::LZ4) } else { String::new() }
     }
 
     fn state_name(&self) -> &'static str {

@@ -24,6 +24,10 @@
 //! its outputs. While a data set loads it consumes nothing, and the caller stops reading: what the
 //! primary sends meanwhile waits on the primary's side, in its log.
 //!
+//! On a compressed link ([`crate::compress`]) the buffer is the one that the frames are decoded into:
+//! the machine stops behind the reply line, says [`Output::Compressed`], and from there on is handed
+//! what the frames hold.
+//!
 //! The command stream leaves as whole units only (see [`crate::frame`]), so the place that is asked
 //! for after a cut is always the end of the replica's log.
 
@@ -67,6 +71,8 @@ pub struct Config {
     /// A name of this node that no other has, so that it notices if it follows itself: see
     /// [`crate::primary::Primary::set_node`].
     pub node: Option<HistoryId>,
+    /// `repl-compression lz4`
+    pub lz4: bool,
 }
 
 impl Config {
@@ -84,6 +90,7 @@ impl Config {
             reconnect_max_ms: 30_000,
             failover: false,
             node: None,
+            lz4: false,
         }
     }
 }
@@ -107,6 +114,10 @@ pub enum Output {
     RdbEnd,
     /// The RDB that began will not come to its end; throw it away.
     RdbAbort,
+    /// The bytes of the connection that were not consumed yet, and all that follow, are compressed
+    /// frames: decode them and hand in what they hold. [`Replica::damaged`] is for what cannot be
+    /// decoded.
+    Compressed,
     /// The primary goes on from our place, under this name.
     Continue { history: HistoryId },
     /// The primary's log is ours up to `to` only: bring data set and log back to there and answer with
@@ -172,6 +183,10 @@ pub struct Replica {
     synced: Option<Offset>,
     state: State,
     framer: Framer,
+    /// Whether this connection's primary was told that we read compressed frames.
+    offered_lz4: bool,
+    /// The reply that was read last is the last thing that is not compressed.
+    frames_begin: bool,
     /// Whether the primary knows offsets; false after a `SYNC`.
     acks: bool,
     attempts: u32,
@@ -195,6 +210,8 @@ impl Replica {
             synced: None,
             state: State::Waiting { until_ms: now_ms },
             framer: Framer::default(),
+            offered_lz4: false,
+            frames_begin: false,
             acks: true,
             attempts: 0,
             rolled_back: None,
@@ -338,12 +355,27 @@ impl Replica {
                 Ok(Some(taken)) => at += taken,
                 Ok(None) => return at,
                 Err(error) => {
-                    let why = format!("Protocol error from the primary: {error}");
-                    self.lose(why, true, now_ms, out);
+                    self.damaged(error, now_ms, out);
                     return at;
                 }
             }
+            if std::mem::take(&mut self.frames_begin) {
+                return at;
+            }
         }
+    }
+
+    /// Bytes came over a compressed link, which may be no whole frame yet.
+    pub fn heard(&mut self, now_ms: u64) {
+        if self.wanted() > 0 {
+            self.heard_ms = now_ms;
+        }
+    }
+
+    /// The primary sent what its protocol has not: the connection ends, and a later one asks for the
+    /// rest.
+    pub fn damaged(&mut self, error: ProtocolError, now_ms: u64, out: &mut Vec<Output>) {
+        self.lose(format!("Protocol error from the primary: {error}"), true, now_ms, out);
     }
 
     /// Time passes. To be called several times a second, and also from inside a long load.
@@ -639,8 +671,10 @@ impl Replica {
         steps.push_back(Step::Capa);
         let node = self.config.node.map(|node| [wire::CAPA_NODE, node.as_bytes()].concat());
         let mut capa: Vec<&[u8]> = vec![b"REPLCONF"];
-        for word in [&b"eof"[..], b"psync2", wire::CAPA_ROLLBACK].into_iter().chain(node.as_deref())
-        {
+        self.offered_lz4 = self.config.lz4;
+        let lz4 = self.offered_lz4.then_some(wire::CAPA_LZ4);
+        let words = [&b"eof"[..], b"psync2", wire::CAPA_ROLLBACK].into_iter();
+        for word in words.chain(node.as_deref()).chain(lz4) {
             capa.extend([b"capa", word]);
         }
         bytes.extend(command(&capa));
@@ -681,19 +715,26 @@ impl Replica {
             };
             let text = format!("Full resync from the primary: {}:{}", place.0, place.1);
             log(out, Level::Notice, text);
+            self.compression(words.next() == Some(wire::LZ4.as_bytes()), out)?;
             self.acks = true;
             self.state = State::Transfer { transfer: Transfer::new(), place: Some(place) };
         } else if let Some(rest) = line.strip_prefix(b"+CONTINUE") {
             let Some((old, offset)) = self.place.filter(|_| self.all.is_none()) else {
                 return Err(ProtocolError("a +CONTINUE where nothing was to be continued"));
             };
-            let id = match rest.trim_ascii() {
+            let rest = rest.trim_ascii();
+            let (rest, lz4) = match rest.strip_suffix(wire::LZ4.as_bytes()) {
+                Some(id) if id.ends_with(b" ") => (id.trim_ascii(), true),
+                _ => (rest, false),
+            };
+            let id = match rest {
                 b"" => old,
                 id => HistoryId::parse(id)
                     .ok_or(ProtocolError("a +CONTINUE with an impossible history"))?,
             };
             let text = format!("Partial resync with the primary from {offset}, history {id}");
             log(out, Level::Notice, text);
+            self.compression(lz4, out)?;
             self.place = Some((id, offset));
             self.acks = true;
             out.push(Output::Continue { history: id });
@@ -714,6 +755,19 @@ impl Replica {
             // cannot now, or will not. SYNC would be refused as well.
             let why = format!("The primary did not take PSYNC: {}", printable(line));
             self.lose(why, true, now_ms, out);
+        }
+        Ok(())
+    }
+
+    /// The reply to `PSYNC` says whether all after it is compressed.
+    fn compression(&mut self, lz4: bool, out: &mut Vec<Output>) -> Result<(), ProtocolError> {
+        if lz4 && !self.offered_lz4 {
+            return Err(ProtocolError("compression that was not asked for"));
+        }
+        if lz4 {
+            log(out, Level::Notice, "The primary compresses what it sends (lz4)".into());
+            self.frames_begin = true;
+            out.push(Output::Compressed);
         }
         Ok(())
     }

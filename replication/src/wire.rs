@@ -19,6 +19,12 @@ pub(crate) const CAPA_ROLLBACK: &[u8] = b"varve";
 /// Varve skip it, as they do all capabilities that they do not know.
 pub(crate) const CAPA_NODE: &[u8] = b"varve-node=";
 
+/// The capability of a replica that reads compressed frames.
+pub(crate) const CAPA_LZ4: &[u8] = b"varve-lz4";
+
+/// The word that ends a reply to `PSYNC` after which all is compressed frames.
+pub(crate) const LZ4: &str = "lz4";
+
 /// The error that a primary has for itself.
 pub(crate) const ITSELF: &str = "can't replicate from itself";
 

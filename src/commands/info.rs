@@ -18,6 +18,8 @@ use std::fmt::{Display, Write};
 use varve_engine::Args;
 use varve_engine::command::category::DANGEROUS;
 use varve_engine::command::{Command, Keys, Spec, flag::*};
+use varve_net::ConnId;
+use varve_replication::compress::Volume;
 
 /// The sections in the order in which they are shown, and whether `INFO` alone shows them.
 const SECTIONS: &[(&str, bool)] = &[
@@ -488,13 +490,14 @@ impl Server {
         if self.cfg.min_replicas_to_write > 0 && self.cfg.min_replicas_max_lag > 0 {
             t.add("min_slaves_good_slaves", self.repl.primary.good(now));
         }
+        let session = |id: ConnId| match id == call.id {
+            true => Some(&*call.client),
+            false => call.net.conn(id).map(|c| &c.session),
+        };
         for (i, r) in self.repl.primary.listed(now).enumerate() {
             let own = || {
-                let session = match r.conn == call.id {
-                    true => Some(&*call.client),
-                    false => call.net.conn(r.conn).map(|c| &c.session),
-                };
-                session.and_then(|c| c.socket).map(|s| s.ip().to_canonical().to_string())
+                let socket = session(r.conn).and_then(|c| c.socket);
+                socket.map(|s| s.ip().to_canonical().to_string())
             };
             let ip = r.announced_ip.map(str::to_owned).or_else(own).unwrap_or_default();
             t.add(
@@ -524,6 +527,24 @@ impl Server {
         t.add("repl_backlog_size", self.cfg.repl_backlog_size);
         t.add("repl_backlog_first_byte_offset", first.to_wire_next());
         t.add("repl_backlog_histlen", end.saturating_sub(first.0));
+        if let (false, Some(link)) = (self.is_primary(), &self.repl.link) {
+            let decoder = link.conn().and_then(|id| call.net.conn(id)?.session.decoder.as_ref());
+            t.add("master_link_compression", if decoder.is_some() { "lz4" } else { "no" });
+            if let Some(Volume { plain, compressed }) = decoder.map(|d| d.volume()) {
+                t.add("master_link_plain_bytes", plain);
+                t.add("master_link_compressed_bytes", compressed);
+            }
+        }
+        // Not in the line of each replica, which Sentinel and others know field by field.
+        for (i, r) in self.repl.primary.listed(now).enumerate() {
+            let compressor = session(r.conn).and_then(|c| c.compressor.as_ref());
+            if let Some(Volume { plain, compressed }) = compressor.map(|c| c.volume()) {
+                t.add(
+                    format_args!("compressed_slave{i}"),
+                    format_args!("codec=lz4,plain_bytes={plain},compressed_bytes={compressed}"),
+                );
+            }
+        }
     }
 
     fn info_cpu(&self, t: &mut Lines) {

@@ -377,6 +377,10 @@ directives! {
         repl_reconnect_delay: u32 = 1, "repl-reconnect-delay", int(0, 30);
         /// Let the kernel gather small packets to replicas: less bandwidth, more delay.
         repl_disable_tcp_nodelay: bool = false, "repl-disable-tcp-nodelay", Kind::Bool;
+        /// Compress what replicas are sent, with a checksum for each piece: where both ends are
+        /// Varves with `lz4` here. For links made afterwards. Redis has no such directive.
+        repl_compression: ReplCompression = ReplCompression::No, "repl-compression",
+            ReplCompression::KIND;
         /// How much of the log's end stays in memory for replicas (16 KiB at least). With the log
         /// on disk a replica can come back from further away than this.
         repl_backlog_size: u64 = 1 << 20, "repl-backlog-size", memory(1), check(backlog_size);

@@ -39,6 +39,11 @@ choices! {
 }
 
 choices! {
+    /// How a link between two Varves is compressed.
+    ReplCompression { No = "no", Lz4 = "lz4" }
+}
+
+choices! {
     /// Who may use what can harm the server.
     OnOffLocal { No = "no", Yes = "yes", Local = "local" }
 }

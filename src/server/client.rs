@@ -1,10 +1,12 @@
 //! What the daemon knows of a connection.
 
 use super::registry::CommandId;
+use super::replication::Compressor;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use varve_engine::OwnedArgs;
 use varve_engine::command::OnTimeout;
+use varve_replication::compress::Decoder;
 
 /// What a connection is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,6 +110,10 @@ pub struct Client {
     pub speaks_replconf: bool,
     /// Its kind or limits have changed: the loop must be told.
     pub reconfigure: bool,
+    /// A replica's link that is compressed.
+    pub compressor: Option<Box<Compressor>>,
+    /// The primary's link, if that is compressed.
+    pub decoder: Option<Box<Decoder>>,
 }
 
 impl Client {

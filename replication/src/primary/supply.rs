@@ -125,11 +125,14 @@ impl Primary {
     }
 
     /// The reply to `PSYNC` of a replica that was given a snapshot; nothing for one that said `SYNC`.
-    pub fn fullresync(&self, conn: ConnId, history: HistoryId) -> Option<Vec<u8>> {
-        let peer = self.replica(conn).filter(|peer| !peer.pre_psync)?;
+    /// What follows it is compressed if [`Primary::is_compressed`] says so afterwards.
+    pub fn fullresync(&mut self, conn: ConnId, history: HistoryId) -> Option<Vec<u8>> {
+        let lz4 = self.config.lz4;
+        let peer = self.replica_mut(conn).filter(|peer| !peer.pre_psync)?;
         match peer.state {
             State::WaitBgsaveEnd { from, .. } | State::SendBulk { from, .. } => {
-                Some(format!("+FULLRESYNC {history} {from}\r\n").into_bytes())
+                let end = peer.agree(lz4);
+                Some(format!("+FULLRESYNC {history} {from}{end}\r\n").into_bytes())
             }
             _ => None,
         }

@@ -495,3 +495,47 @@ fn a_snapshot_that_was_sent_counts_once_it_is_loaded() {
         assert_eq!(primary.acked(Offset(900)), 1);
     }
 }
+
+#[test]
+fn a_link_is_compressed_if_both_ends_want_it() {
+    let partial = |lz4, words: &str| {
+        let mut p = Primary::new(Config { lz4, ..Config::default() }, 0);
+        replconf(&mut p, 1, &format!("REPLCONF {words}"), 0).unwrap();
+        match p.psync(1, id(1).as_bytes(), 101, &log(), 0) {
+            Decision::Continue { reply, .. } => (reply, p.is_compressed(1)),
+            other => panic!("{other:?}"),
+        }
+    };
+    let both = "capa eof capa psync2 capa varve-lz4";
+    let plain = format!("+CONTINUE {}\r\n", id(1)).into_bytes();
+    let compressed = format!("+CONTINUE {} lz4\r\n", id(1)).into_bytes();
+    assert_eq!(partial(true, both), (compressed, true));
+    assert_eq!(partial(false, both), (plain.clone(), false));
+    assert_eq!(partial(true, "capa eof capa psync2"), (plain.clone(), false));
+    assert_eq!(partial(true, &format!("{both} rdb-only 1")), (plain, false));
+    // Its reply has no place for the word.
+    assert_eq!(partial(true, "capa varve-lz4"), (b"+CONTINUE\r\n".to_vec(), false));
+}
+
+#[test]
+fn a_full_sync_is_plain_up_to_its_reply() {
+    let config = Config { diskless_delay_ms: 0, lz4: true, ..Config::default() };
+    let mut p = Primary::new(config.clone(), 0);
+    for (conn, words) in [(1, "capa eof capa psync2 capa varve-lz4"), (2, "capa eof capa psync2")] {
+        replconf(&mut p, conn, &format!("REPLCONF {words}"), 0).unwrap();
+        p.psync(conn, b"?", -1, &log(), 0);
+        assert!(!p.is_compressed(conn), "it waits for a snapshot");
+    }
+    replconf(&mut p, 3, "REPLCONF capa varve-lz4", 0).unwrap();
+    p.sync(3, &log(), 0);
+    let Some(Supply::Fork { conns, .. }) = p.supply(&FORK, 1) else { panic!() };
+    p.forked(&conns, Target::Disk, Offset(900), 1);
+    let line = |end| Some(format!("+FULLRESYNC {} 900{end}\r\n", id(1)).into_bytes());
+    assert_eq!(p.fullresync(1, id(1)), line(" lz4"));
+    assert_eq!(p.fullresync(2, id(1)), line(""));
+    assert_eq!(p.fullresync(3, id(1)), None);
+    assert_eq!([1, 2, 3].map(|conn| p.is_compressed(conn)), [true, false, false]);
+    // A link stays as it was announced.
+    p.set_config(Config { lz4: false, ..config });
+    assert!(p.is_compressed(1));
+}

@@ -1,4 +1,5 @@
 use super::*;
+use crate::compress::{Decoder, Encoder};
 use crate::wire::{GETACK, PING};
 use proptest::prelude::*;
 
@@ -10,6 +11,8 @@ fn id(byte: u8) -> HistoryId {
 struct Caller {
     replica: Replica,
     buffer: Vec<u8>,
+    /// What the frames in the buffer held, once the link is compressed.
+    decoder: Option<Decoder>,
     now_ms: u64,
     sent: Vec<u8>,
     rdb: Vec<u8>,
@@ -23,6 +26,7 @@ impl Caller {
         Caller {
             replica: Replica::new(config, place, 0),
             buffer: vec![],
+            decoder: None,
             now_ms: 0,
             sent: vec![],
             rdb: vec![],
@@ -42,6 +46,20 @@ impl Caller {
         caller
     }
 
+    /// The same, and it reads compressed frames.
+    fn asking_for_lz4(place: Option<Place>) -> Caller {
+        let config = Config { lz4: true, ..Config::new("primary", 6379, 6380) };
+        let mut caller = Caller::new(config, place);
+        caller.tick(0);
+        caller.connected();
+        caller.feed(b"+PONG\r\n");
+        assert!(caller.sent.ends_with(b"$4\r\ncapa\r\n$9\r\nvarve-lz4\r\n"));
+        caller.feed(b"+OK\r\n+OK\r\n");
+        caller.sent.clear();
+        caller.events.clear();
+        caller
+    }
+
     fn streaming() -> Caller {
         let mut caller = Caller::asking(Some((id(1), Offset(100))));
         caller.feed(b"+CONTINUE\r\n");
@@ -52,13 +70,21 @@ impl Caller {
 
     fn run(&mut self, input: impl FnOnce(&mut Replica, &[u8], u64, &mut Vec<Output>) -> usize) {
         let mut out = vec![];
-        let taken = input(&mut self.replica, &self.buffer, self.now_ms, &mut out);
-        let mut disconnected = false;
+        let buffer = match &self.decoder {
+            Some(decoder) => decoder.bytes(),
+            None => &self.buffer,
+        };
+        let taken = input(&mut self.replica, buffer, self.now_ms, &mut out);
+        let (mut disconnected, mut begins) = (false, false);
         for output in out {
             match output {
                 Output::Send(bytes) => self.sent.extend(bytes),
-                Output::RdbBytes(range) => self.rdb.extend_from_slice(&self.buffer[range]),
-                Output::Stream(range) => self.stream.extend_from_slice(&self.buffer[range]),
+                Output::RdbBytes(range) => self.rdb.extend_from_slice(&buffer[range]),
+                Output::Stream(range) => self.stream.extend_from_slice(&buffer[range]),
+                Output::Compressed => {
+                    begins = true;
+                    self.events.push("compressed".into());
+                }
                 Output::Log(..) => {}
                 Output::RdbBegin { size, place } => {
                     self.rdb.clear();
@@ -83,15 +109,35 @@ impl Caller {
                 Output::LinkDown { .. } => self.events.push("down".into()),
             }
         }
-        self.buffer.drain(..taken);
+        match &mut self.decoder {
+            Some(decoder) => decoder.consume(taken),
+            None => drop(self.buffer.drain(..taken)),
+        }
+        if begins {
+            self.decoder = Some(Decoder::default());
+        }
         if disconnected {
             self.buffer.clear();
+            self.decoder = None;
         }
     }
 
     fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
         self.run(|replica, buffer, now, out| replica.bytes(buffer, now, out));
+        while let Some(decoder) = &mut self.decoder {
+            match decoder.decode(&self.buffer) {
+                Ok(Some(taken)) => {
+                    self.buffer.drain(..taken);
+                    self.run(|replica, buffer, now, out| replica.bytes(buffer, now, out));
+                }
+                Ok(None) => return,
+                Err(error) => self.run(|replica, _, now, out| {
+                    replica.damaged(error, now, out);
+                    0
+                }),
+            }
+        }
     }
 
     fn connected(&mut self) {
@@ -731,4 +777,94 @@ fn a_replica_of_itself_says_so_and_comes_back_later() {
     let says = |output: &Output| matches!(output, Output::Log(_, text) if text.contains("itself"));
     assert!(out.iter().any(says), "{out:?}");
     assert_eq!(caller.replica.state_name(), "connect");
+}
+
+fn frames(pieces: &[&[u8]]) -> Vec<u8> {
+    let (mut encoder, mut frames) = (Encoder::default(), vec![]);
+    pieces.iter().for_each(|piece| encoder.encode(piece, &mut frames));
+    frames
+}
+
+#[test]
+fn frames_begin_right_behind_the_reply() {
+    let set = command(&[b"SET", b"key", b"value"]);
+    let reply = format!("+CONTINUE {} lz4\r\n", id(2)).into_bytes();
+    let stream = [reply, frames(&[&set, PING, &set[..9], &set[9..]])].concat();
+    for read in [1, 7, stream.len()] {
+        let mut caller = Caller::asking_for_lz4(Some((id(1), Offset(100))));
+        stream.chunks(read).for_each(|bytes| caller.feed(bytes));
+        assert_eq!(caller.events, ["compressed", "continue true", "up"]);
+        assert_eq!(caller.stream, [&set[..], PING, &set].concat());
+        let end = Offset(100) + caller.stream.len() as u64;
+        assert_eq!(caller.replica.place(), Some((id(2), end)), "offsets are of plain bytes");
+    }
+}
+
+#[test]
+fn a_full_sync_is_compressed_with_all_around_it() {
+    let reply = format!("+FULLRESYNC {} 500 lz4\r\n", id(2)).into_bytes();
+    let mark = b"0123456789abcdef0123456789abcdef01234567";
+    let streamed = [&b"$EOF:"[..], mark, b"\r\nREDIS0011", &mark[..20]].concat();
+    for rdb in [
+        frames(&[b"\n", b"\n", b"$9\r\n", b"REDIS", b"0011", PING]),
+        frames(&[&streamed, &mark[20..], PING]),
+        frames(&[&[&streamed, &mark[20..], PING].concat()]),
+    ] {
+        let stream = [&reply[..], &rdb].concat();
+        for read in [1, stream.len()] {
+            let mut caller = Caller::asking_for_lz4(None);
+            stream.chunks(read).for_each(|bytes| caller.feed(bytes));
+            assert_eq!(caller.rdb, b"REDIS0011");
+            assert_eq!(caller.events[0], "compressed");
+            assert_eq!(caller.events[2], "end");
+            caller.loaded((id(2), Offset(500)));
+            assert_eq!(caller.stream, PING, "what came with the RDB's end is not lost");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_frame_ends_the_link_and_hands_nothing_out() {
+    let set = command(&[b"SET", b"key", b"value"]);
+    let good = frames(&[&set]);
+    for bit in 0..8 * good.len() {
+        let mut caller = Caller::asking_for_lz4(Some((id(1), Offset(100))));
+        caller.feed(format!("+CONTINUE {} lz4\r\n", id(1)).as_bytes());
+        caller.events.clear();
+        caller.feed(&good);
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        caller.feed(&bad);
+        assert_eq!(caller.events, ["down", "disconnect"], "bit {bit}");
+        assert_eq!(caller.stream, set);
+        assert_eq!(caller.replica.place(), Some((id(1), Offset(100) + set.len() as u64)));
+    }
+}
+
+#[test]
+fn compression_that_was_not_asked_for_is_refused() {
+    for reply in ["+CONTINUE ID lz4\r\n", "+FULLRESYNC ID 5 lz4\r\n"] {
+        let mut caller = Caller::asking(Some((id(1), Offset(100))));
+        caller.feed(reply.replace("ID", &id(1).to_string()).as_bytes());
+        assert_eq!(caller.events, ["disconnect"], "{reply}");
+    }
+    // What is set while the handshake runs counts for the next one.
+    let mut caller = Caller::asking_for_lz4(Some((id(1), Offset(100))));
+    caller.replica.set_config(Config::new("primary", 6379, 6380));
+    caller.feed(format!("+CONTINUE {} lz4\r\n", id(1)).as_bytes());
+    assert_eq!(caller.events, ["compressed", "continue false", "up"]);
+}
+
+/// A frame may take longer than `repl-timeout` on a slow link: its bytes are signs of life.
+#[test]
+fn half_a_frame_is_a_sign_of_life() {
+    let mut caller = Caller::asking_for_lz4(Some((id(1), Offset(100))));
+    caller.feed(format!("+CONTINUE {} lz4\r\n", id(1)).as_bytes());
+    for now_ms in (50_000..300_000).step_by(50_000) {
+        caller.tick(now_ms);
+        caller.replica.heard(now_ms);
+    }
+    assert!(caller.replica.is_up());
+    caller.tick(400_000);
+    assert!(!caller.replica.is_up());
 }

@@ -11,7 +11,13 @@ impl World {
             0..=11 => self.crash(at, false),
             12..=20 => self.crash(at, true),
             21..=24 => self.shut_down(at),
-            25..=44 => {
+            25..=29 => {
+                let conns: Vec<ConnId> = self.net.conns.keys().copied().collect();
+                if !conns.is_empty() {
+                    self.to_damage.insert(conns[self.random.index(conns.len())]);
+                }
+            }
+            30..=44 => {
                 let conns: Vec<ConnId> = self.net.conns.keys().copied().collect();
                 if !conns.is_empty() {
                     let conn = conns[self.random.index(conns.len())];

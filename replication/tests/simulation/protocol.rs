@@ -1,12 +1,13 @@
 //! How nodes carry out what their machines say: the part that is the daemon's elsewhere.
 
-use crate::network::{ConnId, Packet, Way};
+use crate::network::{ConnId, Packet, WINDOW, Way};
 use crate::server::{Feeding, Peer, Server, link_config};
 use crate::world::{Event, Fault, World};
 use std::sync::Arc;
 use varve_engine::OwnedArgs;
 use varve_persistence::log::NewBase;
 use varve_persistence::offset::{Histories, HistoryId, Offset};
+use varve_replication::compress::{Decoder, Encoder};
 use varve_replication::frame::Framer;
 use varve_replication::node::{Followers, Node};
 use varve_replication::primary::supply::{AfterBulk, Supply, SupplyView, Target};
@@ -89,7 +90,7 @@ impl World {
         let at = conn.replica;
         if std::mem::take(&mut conn.replica_open) && self.servers[at].link_conn == Some(id) {
             self.servers[at].link_conn = None;
-            self.servers[at].input.clear();
+            self.servers[at].forget_input();
             let now_ms = self.now_ms;
             self.with_link(at, |link, out| link.closed(now_ms, out));
         }
@@ -134,16 +135,60 @@ impl World {
     pub fn replica_reads(&mut self, at: usize, bytes: &[u8]) {
         let server = &mut self.servers[at];
         server.input.extend_from_slice(bytes);
-        let (conn, buf) = (server.link_conn, std::mem::take(&mut server.input));
-        let (Some(_), Some(link)) = (conn, &mut server.link) else { return };
-        let mut out = vec![];
-        let taken = link.bytes(&buf, self.now_ms, &mut out);
-        for output in out {
-            self.act(at, output, &buf);
+        let conn = server.link_conn;
+        loop {
+            let server = &mut self.servers[at];
+            let compressed = server.decoder.is_some();
+            let buf = match &server.decoder {
+                Some(decoder) => decoder.bytes().to_vec(),
+                None => server.input.clone(),
+            };
+            let (Some(_), Some(link)) = (conn, &mut server.link) else {
+                return server.forget_input();
+            };
+            let mut out = vec![];
+            let taken = link.bytes(&buf, self.now_ms, &mut out);
+            for output in out {
+                self.act(at, output, &buf);
+            }
+            let server = &mut self.servers[at];
+            if server.link_conn != conn {
+                return;
+            }
+            match &mut server.decoder {
+                Some(decoder) if compressed => decoder.consume(taken),
+                _ => drop(server.input.drain(..taken)),
+            }
+            if !self.decode(at) {
+                return;
+            }
         }
+    }
+
+    /// Decodes the next frame of a compressed link, if one is whole and wanted.
+    fn decode(&mut self, at: usize) -> bool {
+        let now_ms = self.now_ms;
         let server = &mut self.servers[at];
-        if server.link_conn == conn {
-            server.input = buf[taken..].to_vec();
+        let (Some(decoder), Some(link)) = (&mut server.decoder, &mut server.link) else {
+            return false;
+        };
+        if link.wanted() == 0 {
+            return false;
+        }
+        if !server.input.is_empty() {
+            link.heard(now_ms);
+        }
+        match decoder.decode(&server.input) {
+            Ok(Some(taken)) => {
+                server.input.drain(..taken);
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                self.counts.damaged += 1;
+                self.with_link(at, |link, out| link.damaged(error, now_ms, out));
+                false
+            }
         }
     }
 
@@ -160,7 +205,7 @@ impl World {
                 self.plan(after, Event::Connected { at, run, conn: id });
             }
             Output::Disconnect => {
-                self.servers[at].input.clear();
+                self.servers[at].forget_input();
                 if let Some(id) = self.servers[at].link_conn.take()
                     && let Some(conn) = self.net.conns.get_mut(&id)
                 {
@@ -189,6 +234,7 @@ impl World {
             Output::RdbAbort => {
                 (self.servers[at].receiving, self.servers[at].loading) = (None, None);
             }
+            Output::Compressed => self.servers[at].decoder = Some(Decoder::default()),
             Output::Continue { history } => {
                 self.counts.partial += 1;
                 let server = &mut self.servers[at];
@@ -302,6 +348,16 @@ impl World {
         self.outbox.push((id, Way::Down, Packet::Bytes(bytes.into())));
     }
 
+    /// What is behind the reply to `PSYNC`, as its link has it.
+    pub fn framed(&self, at: usize, id: ConnId, bytes: Vec<u8>) -> Vec<u8> {
+        if !self.servers[at].primary.is_compressed(id) {
+            return bytes;
+        }
+        let mut frames = vec![];
+        Encoder::default().encode(&bytes, &mut frames);
+        frames
+    }
+
     pub fn primary_reads(&mut self, id: ConnId, bytes: &[u8]) {
         let (at, replica) = match self.net.conns.get(&id) {
             Some(conn) => (conn.primary, conn.replica),
@@ -393,7 +449,14 @@ impl World {
     pub fn pump(&mut self, at: usize) {
         let conns: Vec<ConnId> = self.servers[at].peers.keys().copied().collect();
         for id in conns {
-            while let room @ 1.. = self.net.room(id) {
+            // A frame of a byte or two is nearly all header, and would fill the window with it.
+            let least = match self.servers[at].primary.is_compressed(id) {
+                true => WINDOW / 4,
+                false => 1,
+            };
+            while let room = self.net.room(id)
+                && room >= least
+            {
                 let most = 1 + self.random.index(room.min(1500));
                 let Some(bytes) = self.servers[at].next_bytes(id, most) else {
                     self.note(|_| format!("node {at} has no more the place of connection {id}"));
@@ -404,6 +467,7 @@ impl World {
                     break;
                 }
                 if !bytes.is_empty() {
+                    let bytes = self.framed(at, id, bytes);
                     self.transmit(id, Way::Down, Packet::Bytes(bytes));
                 }
             }
@@ -480,7 +544,7 @@ impl World {
 
     fn announce(&mut self, at: usize, conns: &[ConnId]) {
         for &id in conns {
-            let server = &self.servers[at];
+            let server = &mut self.servers[at];
             let history = server.node.histories().current;
             let line = server.primary.fullresync(id, history).expect("it was given a snapshot");
             self.reply(id, line);
@@ -490,7 +554,8 @@ impl World {
     fn send_file(&mut self, at: usize, conns: &[ConnId], bytes: Arc<Vec<u8>>) {
         for &id in conns {
             self.servers[at].primary.bulk_started(id, self.now_ms);
-            let header = format!("${}\r\n", bytes.len());
+            let header = format!("${}\r\n", bytes.len()).into_bytes();
+            let header = self.framed(at, id, header);
             self.reply(id, header);
             if let Some(peer) = self.servers[at].peers.get_mut(&id) {
                 peer.feeding = Feeding::File { bytes: bytes.clone(), at: 0 };

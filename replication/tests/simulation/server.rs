@@ -13,6 +13,7 @@ use varve_persistence::log::disk::Disk;
 use varve_persistence::log::fake::FakeDisk;
 use varve_persistence::log::{self, Cursor, Fsync, Log, NewBase, Options, SegmentReader};
 use varve_persistence::offset::{Histories, HistoryId, Offset};
+use varve_replication::compress::Decoder;
 use varve_replication::frame::Framer;
 use varve_replication::node::Node;
 use varve_replication::primary::supply::Target;
@@ -65,6 +66,8 @@ pub struct Server {
     pub link: Option<Replica>,
     pub link_conn: Option<ConnId>,
     pub input: Vec<u8>,
+    /// What the frames in the input held, on a compressed link.
+    pub decoder: Option<Decoder>,
     pub data: Data,
     pub peers: BTreeMap<ConnId, Peer>,
     /// The RDB that is being received, and the one that is being loaded.
@@ -102,6 +105,7 @@ pub fn primary_config() -> primary::Config {
         diskless_delay_ms: 200,
         timeout_ms: REPL_TIMEOUT_MS,
         ping_period_ms: 700,
+        lz4: true,
         ..primary::Config::default()
     }
 }
@@ -111,6 +115,7 @@ pub fn link_config(at: usize, parent: usize) -> replica::Config {
     config.timeout_ms = REPL_TIMEOUT_MS;
     config.reconnect_ms = 100;
     config.reconnect_max_ms = 1600;
+    config.lz4 = at.is_multiple_of(2);
     config
 }
 
@@ -148,6 +153,7 @@ impl Server {
             link: None,
             link_conn: None,
             input: vec![],
+            decoder: None,
             data: Data::default(),
             peers: BTreeMap::new(),
             receiving: None,
@@ -184,13 +190,19 @@ impl Server {
         }
     }
 
+    /// What came over the link's connection, which is over.
+    pub fn forget_input(&mut self) {
+        self.input.clear();
+        self.decoder = None;
+    }
+
     /// The process is gone: what it knew in memory is, too.
     pub fn stop(&mut self, now_ms: u64) {
         self.up = false;
         self.run += 1;
         self.link = None;
         self.link_conn = None;
-        self.input.clear();
+        self.forget_input();
         self.peers.clear();
         self.primary = Primary::new(primary_config(), now_ms);
         (self.receiving, self.loading, self.rolling, self.snapshot) = (None, None, None, None);

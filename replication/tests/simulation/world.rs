@@ -8,7 +8,7 @@ use crate::random::Random;
 use crate::rules::Rules;
 use crate::server::{Server, instant};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::time::Instant;
 use varve_replication::wire::PING;
 
@@ -60,6 +60,8 @@ pub struct Counts {
     pub full: u64,
     pub rollbacks: u64,
     pub failovers: u64,
+    /// Frames of compressed links that were found damaged.
+    pub damaged: u64,
     pub crashes: u64,
     pub acked: u64,
     pub written: u64,
@@ -70,6 +72,7 @@ impl Counts {
         self.partial += other.partial;
         self.full += other.full;
         self.rollbacks += other.rollbacks;
+        self.damaged += other.damaged;
         self.failovers += other.failovers;
         self.crashes += other.crashes;
         self.acked += other.acked;
@@ -99,6 +102,8 @@ pub struct World {
     pub unreachable: [bool; NODES],
     /// What nodes have sent in this turn, which leaves at its end.
     pub outbox: Vec<(ConnId, Way, Packet)>,
+    /// Connections of which a bit is to be flipped on its way to the replica.
+    pub to_damage: BTreeSet<ConnId>,
     trace: Option<VecDeque<String>>,
 }
 
@@ -126,6 +131,7 @@ impl World {
             parents: [0; NODES],
             unreachable: [false; NODES],
             outbox: vec![],
+            to_damage: BTreeSet::new(),
             trace: trace.then(VecDeque::new),
         };
         for at in 0..NODES {
@@ -322,11 +328,20 @@ impl World {
                 }
                 self.net.tidy();
             }
-            Packet::Bytes(bytes) => {
+            Packet::Bytes(mut bytes) => {
                 pipe.under_way -= bytes.len();
                 let next = pipe.packets.front().map(|(at_ms, _)| at_ms.saturating_sub(now_ms));
                 if let Some(after) = next {
                     again(self, after);
+                }
+                // Only a compressed link has a checksum that would show it.
+                if way == Way::Down
+                    && self.servers[to].decoder.is_some()
+                    && self.to_damage.remove(&id)
+                {
+                    let at = self.random.index(bytes.len());
+                    bytes[at] ^= 1 << self.random.below(8);
+                    self.note(|_| format!("a bit flips on its way to node {to}"));
                 }
                 match way {
                     Way::Up => self.primary_reads(id, &bytes),
@@ -353,7 +368,8 @@ impl World {
                     server.absorb(from);
                 }
                 Output::Newline(conn) => {
-                    self.outbox.push((conn, Way::Down, Packet::Bytes(b"\n".to_vec())));
+                    let newline = self.framed(at, conn, b"\n".to_vec());
+                    self.outbox.push((conn, Way::Down, Packet::Bytes(newline)));
                 }
                 Output::Drop { conn, why } => {
                     self.note(|_| format!("node {at} drops connection {conn}: {why}"));

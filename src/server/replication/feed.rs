@@ -10,12 +10,15 @@
 use super::super::Server;
 use super::super::client::Client;
 use super::super::progress::Progress;
+use super::compress::Piece;
 use crate::{log_notice, log_warning};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use memmap2::{Advice, Mmap};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use varve_net::{Conn, ConnId, Net};
 use varve_persistence::log::{Cursor, SegmentReader, Waker};
@@ -32,7 +35,7 @@ pub enum Feeding {
     Nothing,
     /// A file, from a position on. `None` while the next piece is fetched.
     File {
-        map: Option<Arc<Mmap>>,
+        file: Option<Arc<Snapshot>>,
         progress: Progress,
     },
     /// What a child streams.
@@ -55,7 +58,7 @@ enum Source {
         upto: Offset,
     },
     File {
-        map: Arc<Mmap>,
+        file: Arc<Snapshot>,
         range: Range<usize>,
     },
     /// Not for a replica: a file that was received from the primary, to be made durable.
@@ -65,24 +68,57 @@ enum Source {
 struct Fetched {
     conn: ConnId,
     source: Source,
-    /// What was read; nothing for a mapped file, whose pages are in memory now.
-    result: io::Result<Vec<u8>>,
+    /// What was read; of a mapped file, the pages are in memory now.
+    result: io::Result<Piece>,
+}
+
+/// A piece to fetch.
+struct Job {
+    conn: ConnId,
+    source: Source,
+    compress: bool,
+}
+
+/// An RDB file that replicas are sent.
+pub struct Snapshot {
+    file: File,
+    map: Mmap,
+}
+
+impl Snapshot {
+    pub fn open(path: &Path) -> io::Result<Snapshot> {
+        let file = File::open(path)?;
+        // SAFETY: RDB files are never changed in place, only replaced.
+        let map = unsafe { Mmap::map(&file) }?;
+        Ok(Snapshot { file, map })
+    }
+
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+}
+
+/// Several connections send from it.
+impl AsRef<[u8]> for Snapshot {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
 }
 
 /// The thread that waits for disks on behalf of replicas.
 pub struct Fetcher {
-    wanted: Sender<(ConnId, Source)>,
+    wanted: Sender<Job>,
     fetched: Receiver<Fetched>,
 }
 
 impl Fetcher {
     /// Starts the thread, which lives as long as this. `waker` tells the loop of each piece.
     pub fn start(waker: Waker) -> io::Result<Fetcher> {
-        let (wanted, jobs) = unbounded::<(ConnId, Source)>();
+        let (wanted, jobs) = unbounded::<Job>();
         let (results, fetched) = unbounded();
         std::thread::Builder::new().name("fetch".into()).spawn(move || {
-            for (conn, mut source) in jobs {
-                let result = source.fetch();
+            for Job { conn, mut source, compress } in jobs {
+                let result = source.fetch(compress);
                 if results.send(Fetched { conn, source, result }).is_err() {
                     return;
                 }
@@ -92,32 +128,41 @@ impl Fetcher {
         Ok(Fetcher { wanted, fetched })
     }
 
-    fn fetch(&self, id: ConnId, source: Source) {
+    fn fetch(&self, job: Job) {
         // The thread ends only with this process.
-        let _ = self.wanted.send((id, source));
+        let _ = self.wanted.send(job);
     }
 
     /// Makes durable what came over connection `id`: [`Server::received_is_durable`] follows.
     pub fn sync(&self, id: ConnId, file: File) {
-        self.fetch(id, Source::Received(file));
+        self.fetch(Job { conn: id, source: Source::Received(file), compress: false });
     }
 }
 
 impl Source {
-    fn fetch(&mut self) -> io::Result<Vec<u8>> {
+    fn fetch(&mut self, compress: bool) -> io::Result<Piece> {
         match self {
             Source::Segments { reader, upto } => {
                 let mut bytes = vec![0; FEED];
                 let n = reader.read(&mut bytes, *upto)?;
                 bytes.truncate(n);
-                Ok(bytes)
+                Ok(match compress {
+                    true => Piece::frames(&bytes),
+                    false => Piece::Plain(Arc::new(bytes), 0..n),
+                })
             }
-            Source::File { map, range } => {
+            Source::File { file, range } if compress => {
+                // Not from the map: an error of the disk must be one here, and not a signal.
+                let mut bytes = vec![0; range.len()];
+                file.file.read_exact_at(&mut bytes, range.start as u64)?;
+                Ok(Piece::frames(&bytes))
+            }
+            Source::File { file, range } => {
                 // Where the kernel does not know this, the loop's own `writev` brings the pages in.
-                let _ = map.advise_range(Advice::PopulateRead, range.start, range.len());
-                Ok(Vec::new())
+                let _ = file.map.advise_range(Advice::PopulateRead, range.start, range.len());
+                Ok(Piece::Plain(file.clone(), range.clone()))
             }
-            Source::Received(file) => file.sync_all().map(|()| Vec::new()),
+            Source::Received(file) => file.sync_all().map(|()| Piece::Plain(Arc::new([]), 0..0)),
         }
     }
 }
@@ -140,11 +185,11 @@ impl Server {
         let id = conn.id;
         match self.repl.feeding.get_mut(&id) {
             None | Some(Feeding::Nothing | Feeding::Stream) => {}
-            Some(Feeding::File { map, progress }) => {
-                if let Some(map) = map.take() {
+            Some(Feeding::File { file, progress }) => {
+                if let Some(file) = file.take() {
                     let at = progress.done as usize;
-                    let range = at..(at + FEED_FILE).min(map.len());
-                    self.fetch(id, Source::File { map, range });
+                    let range = at..(at + FEED_FILE).min(file.len());
+                    self.fetch(conn, Source::File { file, range });
                 }
             }
             Some(Feeding::Log(_)) => self.feed_from_tail(conn),
@@ -159,8 +204,9 @@ impl Server {
         }
     }
 
-    fn fetch(&self, id: ConnId, source: Source) {
-        self.repl.fetcher.fetch(id, source);
+    fn fetch(&self, conn: &Conn<Client>, source: Source) {
+        let compress = conn.session.compressor.is_some();
+        self.repl.fetcher.fetch(Job { conn: conn.id, source, compress });
     }
 
     fn feed_from_tail(&mut self, conn: &mut Conn<Client>) {
@@ -171,8 +217,8 @@ impl Server {
             let Some(piece) = self.log.next(cursor, room, released) else { break };
             let range = piece.range.clone();
             room = room.saturating_sub(range.len());
-            self.stats.net_replication_out += range.len() as u64;
-            conn.output.shared(piece.block, range);
+            let sent = Piece::Plain(piece.block, range).send(conn);
+            self.stats.net_replication_out += sent as u64;
         }
         let at = cursor.offset;
         if room == FEED && at < self.log.first_in_memory() {
@@ -195,7 +241,7 @@ impl Server {
             return self.feed_from_tail(conn);
         }
         reader.refresh(self.log.segments());
-        self.fetch(conn.id, Source::Segments { reader, upto: self.log.released() });
+        self.fetch(conn, Source::Segments { reader, upto: self.log.released() });
     }
 
     /// Sends on what the fetcher has brought.
@@ -210,39 +256,36 @@ impl Server {
             else {
                 continue;
             };
-            match (feeding, source, result) {
-                (_, _, Err(error)) => {
-                    log_warning!("Can't read the log for replica {}: {error}", conn.session.peer);
+            let piece = match result {
+                Ok(piece) => piece,
+                Err(error) => {
+                    log_warning!("Can't read what replica {} is due: {error}", conn.session.peer);
                     net.kill(id);
                     continue;
                 }
-                (
-                    Feeding::Disk { reader, at },
-                    Source::Segments { reader: back, .. },
-                    Ok(bytes),
-                ) => {
-                    let n = bytes.len();
-                    *at += n as u64;
+            };
+            match (feeding, source) {
+                (Feeding::Disk { reader, at }, Source::Segments { reader: back, .. }) => {
+                    *at += piece.len() as u64;
                     *reader = Some(back);
-                    if n == 0 {
+                    if piece.len() == 0 {
                         // Its segment is gone, or another was begun.
                         let at = *at;
                         self.feed_from(id, at);
                     } else {
-                        self.stats.net_replication_out += n as u64;
-                        conn.output.shared(Arc::new(bytes), 0..n);
+                        self.stats.net_replication_out += piece.send(conn) as u64;
                     }
                 }
-                (Feeding::File { map, progress }, Source::File { map: back, range }, Ok(_)) => {
+                (Feeding::File { file, progress }, Source::File { file: back, range }) => {
                     self.repl.primary.bulk_progress(id, self.clock.now_ms() as u64);
-                    self.stats.net_replication_out += range.len() as u64;
                     progress.done = range.end as u64;
                     if progress.is_report_due() {
                         log_notice!("Full sync: sent {progress} to {}", conn.session.peer);
                     }
                     let ended = range.end == back.len();
-                    conn.output.shared(Arc::new(Mapped(back.clone())), range);
-                    *map = Some(back);
+                    let sent = piece.send(conn);
+                    self.stats.net_replication_out += sent as u64;
+                    *file = Some(back);
                     if ended {
                         let peer = conn.session.peer.clone();
                         self.bulk_sent(id, &peer);
@@ -303,14 +346,5 @@ impl Server {
         for id in self.repl.feeding.keys() {
             net.mark_dirty(*id);
         }
-    }
-}
-
-/// A mapped file as bytes that several connections send from.
-struct Mapped(Arc<Mmap>);
-
-impl AsRef<[u8]> for Mapped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
     }
 }

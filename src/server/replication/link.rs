@@ -6,7 +6,9 @@ use super::super::progress::{Progress, Unit};
 use super::super::pubsub::Listening;
 use super::super::snapshot::OnDisk;
 use crate::config::Config;
-use crate::config::types::{DisklessLoad, Primary as PrimaryAddress, PropagationError};
+use crate::config::types::{
+    DisklessLoad, Primary as PrimaryAddress, PropagationError, ReplCompression,
+};
 use crate::logger::{self, Role};
 use crate::{log_debug, log_notice, log_verbose, log_warning, service};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -48,6 +50,17 @@ struct Receiving {
     progress: Progress,
 }
 
+/// Bytes of a compressed link that are taken in before other connections get their turn.
+const DECODED_A_TURN: usize = 1 << 20;
+
+/// What the primary sent and the machine has not consumed: the machine's ranges are of this.
+fn received(conn: &Conn<Client>) -> &[u8] {
+    match &conn.session.decoder {
+        Some(decoder) => decoder.bytes(),
+        None => conn.input.bytes(),
+    }
+}
+
 pub(super) fn link_config(cfg: &Config, to: &PrimaryAddress, node: HistoryId) -> replica::Config {
     let announced = match cfg.replica_announce_port {
         0 => cfg.port,
@@ -60,6 +73,7 @@ pub(super) fn link_config(cfg: &Config, to: &PrimaryAddress, node: HistoryId) ->
     config.announce_ip = some(&cfg.replica_announce_ip);
     config.timeout_ms = cfg.repl_timeout as u64 * 1000;
     config.node = Some(node);
+    config.lz4 = cfg.repl_compression == ReplCompression::Lz4;
     config.reconnect_ms = cfg.repl_reconnect_delay as u64 * 1000;
     config
 }
@@ -76,6 +90,11 @@ impl Receiving {
 impl Link {
     pub fn machine(&self) -> &Replica {
         &self.machine
+    }
+
+    /// The link's connection, if it is open.
+    pub fn conn(&self) -> Option<ConnId> {
+        self.conn
     }
 
     /// How far the RDB of a full sync came.
@@ -201,9 +220,11 @@ impl Server {
         self.act(net, None, &mut out);
     }
 
-    /// Bytes from the primary.
+    /// Bytes from the primary, or a call to go on with those that came before.
     pub fn primary_bytes(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
         let now = self.now_u64();
+        let mut decoded = 0;
+        conn.pause_read = false;
         loop {
             let synced = self.log.synced();
             let Some(link) = &mut self.repl.link else { return };
@@ -218,13 +239,61 @@ impl Server {
             }
             link.machine.set_synced(synced);
             let mut out = std::mem::take(&mut self.repl.outputs);
-            let taken = link.machine.bytes(conn.input.bytes(), now, &mut out);
-            self.stats.net_replication_in += taken as u64;
+            let compressed = conn.session.decoder.is_some();
+            let taken = link.machine.bytes(received(conn), now, &mut out);
             let acted = !out.is_empty();
             self.act(net, Some(conn), &mut out);
-            conn.input.consume(taken);
-            if taken == 0 && !acted || conn.close_asap || conn.input.bytes().is_empty() {
+            match &mut conn.session.decoder {
+                Some(decoder) if compressed => decoder.consume(taken),
+                _ => {
+                    conn.input.consume(taken);
+                    self.stats.net_replication_in += taken as u64;
+                }
+            }
+            if conn.close_asap {
                 return;
+            }
+            if conn.session.decoder.is_none() {
+                if taken == 0 && !acted || conn.input.bytes().is_empty() {
+                    return;
+                }
+            } else if taken == 0 && !acted || received(conn).is_empty() {
+                if decoded >= DECODED_A_TURN {
+                    // The others get their turn. What is not read cannot pile up here.
+                    (conn.again, conn.pause_read) = (true, true);
+                    return;
+                }
+                match self.decode(net, conn) {
+                    0 => return,
+                    len => decoded += len,
+                }
+            }
+        }
+    }
+
+    /// Decodes the next frame of a compressed link. Returns the bytes that it held, 0 if none is
+    /// whole or the link has ended.
+    fn decode(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) -> usize {
+        let now = self.now_u64();
+        let (Some(link), Some(decoder)) = (&mut self.repl.link, &mut conn.session.decoder) else {
+            return 0;
+        };
+        if !conn.input.bytes().is_empty() {
+            link.machine.heard(now);
+        }
+        let before = decoder.bytes().len();
+        match decoder.decode(conn.input.bytes()) {
+            Ok(None) => 0,
+            Ok(Some(taken)) => {
+                conn.input.consume(taken);
+                self.stats.net_replication_in += taken as u64;
+                decoder.bytes().len() - before
+            }
+            Err(error) => {
+                let mut out = std::mem::take(&mut self.repl.outputs);
+                link.machine.damaged(error, now, &mut out);
+                self.act(net, Some(conn), &mut out);
+                0
             }
         }
     }
@@ -278,7 +347,7 @@ impl Server {
                         && let Some(rdb) = &mut link.rdb
                     {
                         rdb.progress.done += range.len() as u64;
-                        if let Err(error) = rdb.file.write_all(&conn.input.bytes()[range]) {
+                        if let Err(error) = rdb.file.write_all(&received(conn)[range]) {
                             let why = format!("can't write {}: {error}", rdb.path.display());
                             let now = self.clock.now_ms() as u64;
                             link.machine.rdb_failed(&why, true, now, out);
@@ -298,6 +367,11 @@ impl Server {
                         link.back_to = Some(to);
                     }
                 }
+                Output::Compressed => {
+                    if let Some(conn) = &mut conn {
+                        conn.session.decoder = Some(Box::default());
+                    }
+                }
                 Output::Continue { history } => {
                     let followers = self.repl.node.continued(history, self.log.end());
                     self.log.set_histories(self.repl.node.histories());
@@ -308,7 +382,7 @@ impl Server {
                 }
                 Output::Stream(range) => {
                     if let Some(conn) = &conn {
-                        let bytes = &conn.input.bytes()[range];
+                        let bytes = &received(conn)[range];
                         self.apply_stream(net, bytes);
                     }
                     if !self.ks.ready.is_empty() {
@@ -460,6 +534,8 @@ impl Server {
         if let Some(id) = self.repl.link.as_ref().and_then(|link| link.conn) {
             if let Some(conn) = net.conn_mut(id) {
                 conn.pause_read = false;
+                // Decoded bytes may wait, and nothing else come for long.
+                conn.again = conn.session.decoder.is_some();
             }
             net.resume(id);
         }

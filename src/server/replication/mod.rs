@@ -5,9 +5,11 @@
 //! | --- | --- |
 //! | `replicas.rs` | the answers to replicas, and the snapshots that they get |
 //! | `feed.rs` | what each replica is sent, from memory and from disk |
+//! | `compress.rs` | bytes on their way to a replica, as they are or compressed |
 //! | `failover.rs` | handing over to a replica |
 //! | `link.rs` | this server as a replica |
 
+mod compress;
 mod failover;
 mod feed;
 mod link;
@@ -17,7 +19,9 @@ use super::Server;
 use super::client::Client;
 use super::progress::Progress;
 use crate::config::Config;
+use crate::config::types::ReplCompression;
 use crate::{log_debug, log_notice, log_warning};
+pub use compress::Compressor;
 use feed::{Feeding, Fetcher};
 pub use link::Link;
 use std::collections::HashMap;
@@ -57,6 +61,7 @@ fn primary_config(cfg: &Config) -> primary::Config {
         backlog_ttl_ms: cfg.repl_backlog_ttl as u64 * 1000,
         min_replicas: cfg.min_replicas_to_write as usize,
         max_lag_ms: cfg.min_replicas_max_lag as u64 * 1000,
+        lz4: cfg.repl_compression == ReplCompression::Lz4,
     }
 }
 
@@ -171,7 +176,7 @@ impl Server {
                 }
                 primary::Output::Newline(id) => {
                     if let Some(conn) = net.conn_mut(id) {
-                        conn.output.raw(b"\n");
+                        compress::send(conn, b"\n");
                         net.mark_dirty(id);
                     }
                 }

@@ -5,10 +5,9 @@ use super::super::client::{Client, Kind};
 use super::super::dispatch::Call;
 use super::super::progress::{Progress, Unit};
 use super::super::snapshot::{OnDisk, Purpose};
-use super::feed::Feeding;
+use super::compress::{self, Piece};
+use super::feed::{Feeding, Snapshot};
 use crate::{log_notice, log_warning};
-use memmap2::Mmap;
-use std::fs::File;
 use std::sync::Arc;
 use varve_engine::{Args, Error};
 use varve_net::{Conn, ConnId, Net};
@@ -84,6 +83,7 @@ impl Server {
                 );
                 call.reply.raw(&reply);
                 self.become_replica(call);
+                self.reply_was_sent(call.id, call.client);
                 self.feed_from(call.id, from);
             }
             Decision::Rollback { reply, to, reason } => {
@@ -243,9 +243,7 @@ impl Server {
                         self.repl.primary.bulk_started(id, now);
                         self.repl.feeding.insert(id, Feeding::Stream);
                         if let Some(conn) = net.conn_mut(id) {
-                            conn.output.raw(b"$EOF:");
-                            conn.output.raw(&mark);
-                            conn.output.raw(b"\r\n");
+                            compress::send(conn, &[b"$EOF:", &mark[..], b"\r\n"].concat());
                             net.mark_dirty(id);
                         }
                     }
@@ -254,7 +252,8 @@ impl Server {
             Err(_) => {
                 for id in self.repl.primary.fork_failed(conns, now) {
                     if let Some(conn) = net.conn_mut(id) {
-                        conn.output.raw(b"-ERR BGSAVE failed, replication can't continue\r\n");
+                        let error = b"-ERR BGSAVE failed, replication can't continue\r\n";
+                        compress::send(conn, error);
                         conn.close_after_reply = true;
                         net.mark_dirty(id);
                     }
@@ -270,16 +269,15 @@ impl Server {
             let Some(line) = self.repl.primary.fullresync(id, history) else { continue };
             if let Some(conn) = net.conn_mut(id) {
                 conn.output.raw(&line);
+                self.reply_was_sent(id, &mut conn.session);
                 net.mark_dirty(id);
             }
         }
     }
 
     fn send_file(&mut self, net: &mut Net<Client>, conns: &[ConnId], path: &std::path::Path) {
-        // SAFETY: RDB files are never changed in place, only replaced.
-        let map = File::open(path).and_then(|file| unsafe { Mmap::map(&file) });
-        let map = match map {
-            Ok(map) => Arc::new(map),
+        let file = match Snapshot::open(path) {
+            Ok(file) => Arc::new(file),
             Err(error) => {
                 log_warning!("Can't read {} for a full sync: {error}", path.display());
                 for &id in conns {
@@ -291,10 +289,10 @@ impl Server {
         let now = self.now_u64();
         for &id in conns {
             self.repl.primary.bulk_started(id, now);
-            let progress = Progress::new(Unit::Bytes, Some(map.len() as u64));
-            self.repl.feeding.insert(id, Feeding::File { map: Some(map.clone()), progress });
+            let progress = Progress::new(Unit::Bytes, Some(file.len() as u64));
+            self.repl.feeding.insert(id, Feeding::File { file: Some(file.clone()), progress });
             if let Some(conn) = net.conn_mut(id) {
-                conn.output.raw(format!("${}\r\n", map.len()).as_bytes());
+                compress::send(conn, format!("${}\r\n", file.len()).as_bytes());
                 net.mark_dirty(id);
             }
         }
@@ -325,14 +323,20 @@ impl Server {
         conn.input.consume(len);
         let now = self.clock.now_ms() as u64;
         let mut fullest = 0;
+        // For all whose link is compressed, made once.
+        let mut frames = None;
         for &id in conns {
             if !matches!(self.repl.feeding.get(&id), Some(Feeding::Stream)) {
                 continue;
             }
             if let Some(replica) = net.conn_mut(id) {
-                replica.output.shared(bytes.clone(), 0..len);
+                let piece = match replica.session.compressor {
+                    Some(_) => frames.get_or_insert_with(|| Piece::frames(&bytes)).clone(),
+                    None => Piece::Plain(bytes.clone(), 0..len),
+                };
+                let sent = piece.send(replica);
                 fullest = fullest.max(replica.output.len());
-                self.stats.net_replication_out += len as u64;
+                self.stats.net_replication_out += sent as u64;
                 self.repl.primary.bulk_progress(id, now);
                 net.mark_dirty(id);
             }

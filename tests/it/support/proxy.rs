@@ -1,4 +1,4 @@
-//! A link between two servers that can be cut, paused and throttled.
+//! A link between two servers that can be cut, paused, throttled and damaged.
 
 use super::{Random, eventually};
 use std::io::{Read, Write};
@@ -15,6 +15,10 @@ struct Shared {
     paused: AtomicBool,
     /// Bytes a second each way; 0 is no limit.
     rate: AtomicU64,
+    /// A bit of what comes next from the upstream is to be flipped.
+    damage: AtomicBool,
+    /// Bytes that came from the upstream.
+    carried: AtomicU64,
     /// Both ends of every open link.
     open: Mutex<Vec<TcpStream>>,
 }
@@ -54,9 +58,9 @@ impl Proxy {
                 drop(open);
                 let ends =
                     [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
-                for (from, to) in ends {
+                for ((from, to), down) in ends.into_iter().zip([false, true]) {
                     let shared = accepting.clone();
-                    thread::spawn(move || forward(from, to, &shared));
+                    thread::spawn(move || forward(from, to, down, &shared));
                 }
             }
         });
@@ -84,13 +88,28 @@ impl Proxy {
         self.shared.paused.store(yes, SeqCst);
     }
 
+    /// Flips a bit in the middle of the next bytes that come from the upstream.
+    pub fn damage(&self) {
+        self.shared.damage.store(true, SeqCst);
+    }
+
+    /// Whether that still waits for bytes.
+    pub fn is_damage_due(&self) -> bool {
+        self.shared.damage.load(SeqCst)
+    }
+
+    /// How many bytes have come from the upstream.
+    pub fn carried(&self) -> u64 {
+        self.shared.carried.load(SeqCst)
+    }
+
     /// Limits each direction to so many bytes a second; 0 is no limit.
     pub fn throttle(&self, bytes_per_second: u64) {
         self.shared.rate.store(bytes_per_second, SeqCst);
     }
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
+fn forward(mut from: TcpStream, mut to: TcpStream, down: bool, shared: &Shared) {
     let mut buffer = vec![0; 64 << 10];
     loop {
         let rate = shared.rate.load(SeqCst);
@@ -104,6 +123,12 @@ fn forward(mut from: TcpStream, mut to: TcpStream, shared: &Shared) {
         }
         let free = || !shared.paused.load(SeqCst) || shared.stop.load(SeqCst);
         eventually(Duration::from_secs(3600), free);
+        if down {
+            shared.carried.fetch_add(got as u64, SeqCst);
+            if shared.damage.swap(false, SeqCst) {
+                buffer[got / 2] ^= 1;
+            }
+        }
         if to.write_all(&buffer[..got]).is_err() {
             break;
         }
