@@ -537,8 +537,8 @@ impl Server {
         }
         // Not in the line of each replica, which Sentinel and others know field by field.
         for (i, r) in self.repl.primary.listed(now).enumerate() {
-            let compressor = session(r.conn).and_then(|c| c.compressor.as_ref());
-            if let Some(Volume { plain, compressed }) = compressor.map(|c| c.volume()) {
+            let volume = session(r.conn).and_then(|c| c.compression);
+            if let Some(Volume { plain, compressed }) = volume {
                 t.add(
                     format_args!("compressed_slave{i}"),
                     format_args!("codec=lz4,plain_bytes={plain},compressed_bytes={compressed}"),

@@ -1,12 +1,11 @@
 //! What the daemon knows of a connection.
 
 use super::registry::CommandId;
-use super::replication::Compressor;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use varve_engine::OwnedArgs;
 use varve_engine::command::OnTimeout;
-use varve_replication::compress::Decoder;
+use varve_replication::compress::{Decoder, Volume};
 
 /// What a connection is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -110,8 +109,8 @@ pub struct Client {
     pub speaks_replconf: bool,
     /// Its kind or limits have changed: the loop must be told.
     pub reconfigure: bool,
-    /// A replica's link that is compressed.
-    pub compressor: Option<Box<Compressor>>,
+    /// A replica's link that is compressed: what it was sent.
+    pub compression: Option<Volume>,
     /// The primary's link, if that is compressed.
     pub decoder: Option<Box<Decoder>>,
 }

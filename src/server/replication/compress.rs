@@ -1,6 +1,6 @@
 //! Bytes on their way to a replica: as they are, or, on a compressed link, as frames.
 //!
-//! Everything behind the reply to `PSYNC` leaves as a [`Piece`].
+//! Everything behind the reply to `PSYNC` leaves through [`Piece::send`] or [`send`].
 
 use super::super::Server;
 use super::super::client::Client;
@@ -9,21 +9,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use varve_engine::resp::reply::SharedBytes;
 use varve_net::{Conn, ConnId};
+use varve_persistence::log::{self, Block};
 use varve_replication::compress::{Encoder, Volume};
-
-/// The sending end of a compressed link.
-#[derive(Default)]
-pub struct Compressor {
-    encoder: Encoder,
-    volume: Volume,
-}
-
-impl Compressor {
-    /// What was sent since the link was made.
-    pub fn volume(&self) -> Volume {
-        self.volume
-    }
-}
 
 /// What a replica is to be sent.
 #[derive(Clone)]
@@ -36,55 +23,82 @@ pub enum Piece {
 impl Piece {
     /// Compresses, away from the loop or for several replicas at once.
     pub fn frames(plain: &[u8]) -> Piece {
-        let bytes = encode(&mut Encoder::default(), plain);
-        Piece::Frames(Arc::new(bytes), plain.len())
+        Piece::frames_by(&mut Encoder::default(), plain)
+    }
+
+    fn frames_by(encoder: &mut Encoder, plain: &[u8]) -> Piece {
+        let mut frames = Vec::new();
+        encoder.encode(plain, &mut frames);
+        // They may wait for long, and are to take no more memory than they have bytes.
+        frames.shrink_to_fit();
+        Piece::Frames(Arc::new(frames), plain.len())
     }
 
     /// The bytes before compression.
     pub fn len(&self) -> usize {
         match self {
             Piece::Plain(_, range) => range.len(),
-            Piece::Frames(_, plain) => *plain,
+            Piece::Frames(_, plain_len) => *plain_len,
         }
     }
 
     /// Sends it in the form that the link has. Returns the bytes that leave.
     pub fn send(self, conn: &mut Conn<Client>) -> usize {
-        let plain_len = self.len();
-        let (bytes, range): (SharedBytes, _) = match (self, &mut conn.session.compressor) {
-            (Piece::Plain(bytes, range), None) => (bytes, range),
-            (Piece::Plain(bytes, range), Some(compressor)) => {
-                let plain = &(*bytes).as_ref()[range];
-                let frames = encode(&mut compressor.encoder, plain);
-                let len = frames.len();
-                (Arc::new(frames), 0..len)
-            }
-            (Piece::Frames(frames, _), _) => {
-                let len = frames.len();
-                (frames, 0..len)
-            }
+        let Some(volume) = &mut conn.session.compression else {
+            return match self {
+                Piece::Plain(bytes, range) => {
+                    let len = range.len();
+                    conn.output.shared(bytes, range);
+                    len
+                }
+                Piece::Frames(..) => unreachable!("frames are made for compressed links only"),
+            };
         };
-        let len = range.len();
-        if let Some(compressor) = &mut conn.session.compressor {
-            compressor.volume.plain += plain_len as u64;
-            compressor.volume.compressed += len as u64;
+        match self {
+            Piece::Plain(bytes, range) => Piece::frames(&(*bytes).as_ref()[range]).send(conn),
+            Piece::Frames(frames, plain_len) => {
+                let len = frames.len();
+                volume.plain += plain_len as u64;
+                volume.compressed += len as u64;
+                conn.output.shared(frames, 0..len);
+                len
+            }
         }
-        conn.output.shared(bytes, range);
-        len
     }
 }
 
 /// Sends a few bytes of protocol.
 pub fn send(conn: &mut Conn<Client>, bytes: &[u8]) {
-    Piece::Plain(Arc::new(bytes.to_vec()), 0..bytes.len()).send(conn);
+    if conn.session.compression.is_none() {
+        return conn.output.raw(bytes);
+    }
+    Piece::frames(bytes).send(conn);
 }
 
-fn encode(encoder: &mut Encoder, plain: &[u8]) -> Vec<u8> {
-    let mut frames = Vec::new();
-    encoder.encode(plain, &mut frames);
-    // It may wait for long, and is to take no more memory than it has bytes.
-    frames.shrink_to_fit();
-    frames
+/// The newest piece of the log, compressed. All replicas that keep up are due the same one.
+#[derive(Default)]
+pub struct TailFrames {
+    encoder: Encoder,
+    last: Option<(Arc<Block>, Range<usize>, Piece)>,
+}
+
+impl TailFrames {
+    /// What a replica is to be sent of the log's tail.
+    pub fn piece(&mut self, conn: &Conn<Client>, piece: log::Piece) -> Piece {
+        if conn.session.compression.is_none() {
+            return Piece::Plain(piece.block, piece.range);
+        }
+        // A block is only ever appended to, and is no other while it is held here.
+        if let Some((block, range, frames)) = &self.last
+            && Arc::ptr_eq(block, &piece.block)
+            && *range == piece.range
+        {
+            return frames.clone();
+        }
+        let frames = Piece::frames_by(&mut self.encoder, piece.bytes());
+        self.last = Some((piece.block, piece.range, frames.clone()));
+        frames
+    }
 }
 
 impl Server {
@@ -92,7 +106,7 @@ impl Server {
     pub(super) fn reply_was_sent(&self, id: ConnId, client: &mut Client) {
         if self.repl.primary.is_compressed(id) {
             log_notice!("The link to replica {} is compressed (lz4)", client.peer);
-            client.compressor = Some(Box::default());
+            client.compression = Some(Volume::default());
         }
     }
 }

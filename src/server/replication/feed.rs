@@ -205,7 +205,7 @@ impl Server {
     }
 
     fn fetch(&self, conn: &Conn<Client>, source: Source) {
-        let compress = conn.session.compressor.is_some();
+        let compress = conn.session.compression.is_some();
         self.repl.fetcher.fetch(Job { conn: conn.id, source, compress });
     }
 
@@ -215,9 +215,8 @@ impl Server {
         let mut room = FEED;
         while room > 0 {
             let Some(piece) = self.log.next(cursor, room, released) else { break };
-            let range = piece.range.clone();
-            room = room.saturating_sub(range.len());
-            let sent = Piece::Plain(piece.block, range).send(conn);
+            room = room.saturating_sub(piece.range.len());
+            let sent = self.repl.tail_frames.piece(conn, piece).send(conn);
             self.stats.net_replication_out += sent as u64;
         }
         let at = cursor.offset;

@@ -21,7 +21,7 @@ use super::progress::Progress;
 use crate::config::Config;
 use crate::config::types::ReplCompression;
 use crate::{log_debug, log_notice, log_warning};
-pub use compress::Compressor;
+use compress::TailFrames;
 use feed::{Feeding, Fetcher};
 pub use link::Link;
 use std::collections::HashMap;
@@ -44,6 +44,7 @@ pub struct Replication {
     pub failover: Option<failover::Failover>,
     feeding: HashMap<ConnId, Feeding>,
     fetcher: Fetcher,
+    tail_frames: TailFrames,
     /// Room for what the link's machine asks for.
     outputs: Vec<replica::Output>,
     loop_ms: u64,
@@ -85,6 +86,7 @@ impl Replication {
             outputs: Vec::new(),
             loop_ms: now_ms as u64,
             fetcher: Fetcher::start(waker)?,
+            tail_frames: TailFrames::default(),
         })
     }
 

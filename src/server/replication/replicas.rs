@@ -330,7 +330,7 @@ impl Server {
                 continue;
             }
             if let Some(replica) = net.conn_mut(id) {
-                let piece = match replica.session.compressor {
+                let piece = match replica.session.compression {
                     Some(_) => frames.get_or_insert_with(|| Piece::frames(&bytes)).clone(),
                     None => Piece::Plain(bytes.clone(), 0..len),
                 };
