@@ -162,20 +162,22 @@ impl Histories {
         id == self.current || self.shared(id).is_some_and(|shared| offset <= shared)
     }
 
-    /// Goes on under the name `id` from `offset` on, and keeps the old name for what was shared.
-    pub fn shift(&mut self, id: HistoryId, offset: Offset) {
-        let last = (self.current, offset);
-        let before = self.former;
-        let others =
-            before.into_iter().flatten().filter(|(name, _)| *name != last.0 && *name != id);
+    /// Goes on under the name `id`, whose bytes are those of the present one up to `shared`: the present
+    /// one is a former name then.
+    pub fn shift(&mut self, id: HistoryId, shared: Offset) {
+        let last = (self.current, shared);
+        let others = self.former.into_iter().flatten();
+        let others = others
+            .filter(|(name, _)| *name != last.0 && *name != id)
+            .map(|(name, upto)| (name, upto.min(shared)));
         *self = Histories::with_former(id, std::iter::once(last).chain(others));
     }
 
-    /// The log was cut off at `end`, and nothing beyond is shared any more.
-    pub fn cut(&mut self, end: Offset) {
-        for (_, shared) in self.former.iter_mut().flatten() {
-            *shared = end.min(*shared);
-        }
+    /// Takes over what another knows of the names that the present one had before, newest first.
+    pub fn learn(&mut self, former: Vec<(HistoryId, Offset)>) {
+        let known = |id| former.iter().any(|(name, _)| *name == id);
+        let own: Vec<_> = self.former().filter(|(id, _)| !known(*id)).collect();
+        *self = Histories::with_former(self.current, former.into_iter().chain(own));
     }
 }
 
@@ -221,7 +223,7 @@ mod tests {
         assert!(histories.continues(id(2), Offset(200)));
         assert!(histories.continues(id(1), Offset(100)));
         assert!(!histories.continues(id(1), Offset(101)));
-        histories.cut(Offset(150));
+        histories.shift(id(4), Offset(150));
         assert!(!histories.continues(id(2), Offset(151)));
         assert_eq!(histories.shared(id(1)), Some(Offset(100)));
     }

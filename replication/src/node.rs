@@ -82,11 +82,11 @@ impl Node {
     /// What `PSYNC` asks with when the log ends at `end`. A primary that becomes a replica uses it
     /// too: if the new primary was its replica before, that one's second history continues it.
     ///
-    /// A name under which nothing was written yet is known to nobody: the one before it says as much,
-    /// and more nodes know it.
+    /// A name of which we hold nothing that the one before it has not, is perhaps known to nobody: the
+    /// one before says as much, and more nodes know it.
     pub fn place(&self, end: Offset) -> Place {
         match self.histories.second() {
-            Some((second, upto)) if upto == end => (second, end),
+            Some((second, upto)) if upto >= end => (second, end),
             _ => (self.histories.current, end),
         }
     }
@@ -109,20 +109,26 @@ impl Node {
         Followers::Keep
     }
 
-    /// `+CONTINUE` came with the log at `end`: it goes on under the name `history`.
-    pub fn continued(&mut self, history: HistoryId, end: Offset) -> Followers {
-        if history == self.histories.current {
-            return Followers::Keep;
+    /// `+CONTINUE` came with the log at `end`: it goes on under the name `history`. Our log is a
+    /// beginning of the primary's, so the names that it had before, `former`, are ours too, also for
+    /// what we do not hold yet.
+    pub fn continued(
+        &mut self,
+        history: HistoryId,
+        former: Vec<(HistoryId, Offset)>,
+        end: Offset,
+    ) -> Followers {
+        let renamed = history != self.histories.current;
+        if renamed {
+            // Two histories have in common what they both have in common with a third.
+            let common = former.iter().filter_map(|&(id, upto)| match id {
+                _ if id == self.histories.current => Some(upto),
+                _ => self.histories.shared(id).map(|own| upto.min(own)),
+            });
+            self.histories.shift(history, common.fold(end, Offset::max));
         }
-        self.histories.shift(history, end);
-        Followers::Drop
-    }
-
-    /// The end of our history was taken back to `to`. What followers hold beyond is no part of it any
-    /// more, and other bytes will come in its place.
-    pub fn rolled_back(&mut self, to: Offset) -> Followers {
-        self.histories.cut(to);
-        Followers::Drop
+        self.histories.learn(former);
+        if renamed { Followers::Drop } else { Followers::Keep }
     }
 
     /// The data set was replaced by a primary's, whose history is `id`. Nothing of what the followers
@@ -161,24 +167,36 @@ mod tests {
         let mut node = Node::new(Histories::new(id(1)));
         assert_eq!(node.follow("b", 2), Followers::Keep);
         assert_eq!(node.place(Offset(50)), (id(1), Offset(50)));
-        assert_eq!(node.continued(id(9), Offset(50)), Followers::Drop);
+        assert_eq!(node.continued(id(9), vec![], Offset(50)), Followers::Drop);
         assert_eq!(node.histories(), Histories::with_former(id(9), [(id(1), Offset(50))]));
-        assert_eq!(node.continued(id(9), Offset(60)), Followers::Keep);
-        assert_eq!(node.continued(id(9), Offset(60)), Followers::Keep);
+        assert_eq!(node.continued(id(9), vec![], Offset(60)), Followers::Keep);
+        assert_eq!(node.continued(id(9), vec![], Offset(60)), Followers::Keep);
         assert_eq!(node.histories().second(), Some((id(1), Offset(50))));
     }
 
     #[test]
-    fn a_rollback_takes_from_all_names_and_from_the_followers() {
-        let mut histories = Histories::new(id(1));
-        histories.shift(id(2), Offset(100));
-        let mut node = Node::new(histories);
-        assert_eq!(node.rolled_back(Offset(150)), Followers::Drop);
-        assert_eq!(node.histories(), histories);
-        assert_eq!(node.rolled_back(Offset(60)), Followers::Drop);
-        assert_eq!(node.histories().second(), Some((id(1), Offset(60))));
-        assert_eq!(node.place(Offset(60)), (id(1), Offset(60)));
+    fn a_node_that_lags_learns_how_far_the_names_hold() {
+        let mut node = Node::new(Histories::new(id(1)));
+        let _ = node.continued(id(3), vec![(id(2), Offset(95)), (id(1), Offset(90))], Offset(50));
+        assert_eq!(node.histories().shared(id(1)), Some(Offset(90)));
+        assert_eq!(node.histories().shared(id(2)), Some(Offset(95)));
+        // It holds nothing yet that only the new name has.
         assert_eq!(node.place(Offset(70)), (id(2), Offset(70)));
+        assert_eq!(node.place(Offset(96)), (id(3), Offset(96)));
+        // A primary that tells nothing leaves us with what we know ourselves.
+        let _ = node.continued(id(4), vec![], Offset(92));
+        assert_eq!(node.histories().shared(id(3)), Some(Offset(92)));
+        assert_eq!(node.histories().shared(id(2)), Some(Offset(92)));
+        assert_eq!(node.histories().shared(id(1)), Some(Offset(90)));
+        // Ours and the primary's share what both share with a third.
+        let mut other = Node::new(Histories::with_former(id(7), [(id(1), Offset(80))]));
+        let _ = other.continued(id(8), vec![(id(1), Offset(60))], Offset(10));
+        assert_eq!(other.histories().shared(id(7)), Some(Offset(60)));
+        assert_eq!(other.histories().shared(id(1)), Some(Offset(60)));
+        // What is appended here is shared with nobody.
+        node.role = Role::Replica { host: "a".into(), port: 1 };
+        let _ = node.promote(Offset(75), [5; 20]);
+        assert!(node.histories().former().all(|(_, upto)| upto == Offset(75)));
     }
 
     #[test]

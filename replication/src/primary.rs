@@ -20,6 +20,7 @@
 
 pub mod supply;
 
+use std::fmt::Write;
 use varve_engine::num::parse_int;
 use varve_engine::{Args, Error};
 use varve_persistence::offset::{Histories, HistoryId, Offset};
@@ -158,7 +159,7 @@ struct Peer {
     eof: bool,
     psync2: bool,
     /// Understands `-ROLLBACK`.
-    rollback: bool,
+    varve: bool,
     /// Reads compressed frames.
     lz4: bool,
     /// Was told that all after the reply to `PSYNC` is compressed frames.
@@ -310,7 +311,7 @@ impl Primary {
                     let peer = self.peer(conn, now_ms);
                     peer.eof |= value.eq_ignore_ascii_case(b"eof");
                     peer.psync2 |= value.eq_ignore_ascii_case(b"psync2");
-                    peer.rollback |= value.eq_ignore_ascii_case(wire::CAPA_ROLLBACK);
+                    peer.varve |= value.eq_ignore_ascii_case(wire::CAPA_ROLLBACK);
                     peer.lz4 |= value.eq_ignore_ascii_case(wire::CAPA_LZ4);
                 }
                 b"rdb-only" => {
@@ -395,8 +396,13 @@ impl Primary {
                 peer.ack = from;
                 let reply = match peer.psync2 {
                     true => {
-                        let end = peer.agree(lz4);
-                        format!("+CONTINUE {}{end}\r\n", log.histories.current).into_bytes()
+                        let mut reply = format!("+CONTINUE {}", log.histories.current);
+                        for (id, upto) in log.histories.former().filter(|_| peer.varve) {
+                            let _ = write!(reply, " {}{id}:{upto}", wire::FORMER);
+                        }
+                        reply.push_str(&peer.agree(lz4));
+                        reply.push_str("\r\n");
+                        reply.into_bytes()
                     }
                     false => b"+CONTINUE\r\n".to_vec(),
                 };
@@ -408,7 +414,7 @@ impl Primary {
                 ));
             }
             Err(Denied::Ahead { to, reason, .. })
-                if to >= log.first && self.peer(conn, now_ms).rollback =>
+                if to >= log.first && self.peer(conn, now_ms).varve =>
             {
                 self.rollbacks += 1;
                 let history = printable(id);
@@ -627,7 +633,7 @@ impl Peer {
             announced_ip: None,
             eof: false,
             psync2: false,
-            rollback: false,
+            varve: false,
             lz4: false,
             compressed: false,
             pre_psync: false,
@@ -720,8 +726,8 @@ fn continues(id: &[u8], next: i64, log: &LogView) -> Result<Offset, Denied> {
     }
     if offset > log.end {
         let reason = format!("it is ahead: it holds {offset} bytes, and we only {}", log.end);
-        // What our own primary wrote under this name reaches us too, in time.
-        let waits = !log.top && history == histories.current;
+        // What our own primary has of this name reaches us too, in time.
+        let waits = !log.top;
         return Err(Denied::Ahead { to: log.end, reason, waits });
     }
     if offset < log.first {

@@ -47,6 +47,31 @@ pub type Place = (HistoryId, Offset);
 /// How often the replica says what it holds, or that it is alive, in milliseconds.
 const ACK_PERIOD_MS: u64 = 1000;
 
+/// What a Varve adds to its reply to `PSYNC`. Words that a later one may add are skipped.
+#[derive(Default)]
+struct Terms {
+    former: Vec<(HistoryId, Offset)>,
+    lz4: bool,
+}
+
+impl Terms {
+    fn read<'a>(words: impl Iterator<Item = &'a [u8]>) -> Result<Terms, ProtocolError> {
+        let mut terms = Terms::default();
+        for word in words {
+            if let Some(former) = word.strip_prefix(wire::FORMER.as_bytes()) {
+                let id = former.get(..HistoryId::LEN).and_then(HistoryId::parse);
+                let upto = former.get(HistoryId::LEN..).and_then(|rest| rest.strip_prefix(b":"));
+                let upto = upto.and_then(varve_engine::num::parse_int);
+                let upto = upto.and_then(|n| u64::try_from(n).ok()).map(Offset);
+                let former = id.zip(upto);
+                terms.former.push(former.ok_or(ProtocolError("an impossible former history"))?);
+            }
+            terms.lz4 |= word == wire::LZ4.as_bytes();
+        }
+        Ok(terms)
+    }
+}
+
 /// Where the primary is and how to talk to it. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -119,7 +144,9 @@ pub enum Output {
     /// decoded.
     Compressed,
     /// The primary goes on from our place, under this name.
-    Continue { history: HistoryId },
+    ///
+    /// The primary says which names it had before: `former`, newest first, each with how far it holds.
+    Continue { history: HistoryId, former: Vec<(HistoryId, Offset)> },
     /// The primary's log is ours up to `to` only: bring data set and log back to there and answer with
     /// [`Replica::rolled_back`] or [`Replica::rollback_failed`].
     Rollback { to: Offset },
@@ -715,29 +742,26 @@ impl Replica {
             };
             let text = format!("Full resync from the primary: {}:{}", place.0, place.1);
             log(out, Level::Notice, text);
-            self.compression(words.next() == Some(wire::LZ4.as_bytes()), out)?;
+            self.agree(&Terms::read(words)?, out)?;
             self.acks = true;
             self.state = State::Transfer { transfer: Transfer::new(), place: Some(place) };
         } else if let Some(rest) = line.strip_prefix(b"+CONTINUE") {
             let Some((old, offset)) = self.place.filter(|_| self.all.is_none()) else {
                 return Err(ProtocolError("a +CONTINUE where nothing was to be continued"));
             };
-            let rest = rest.trim_ascii();
-            let (rest, lz4) = match rest.strip_suffix(wire::LZ4.as_bytes()) {
-                Some(id) if id.ends_with(b" ") => (id.trim_ascii(), true),
-                _ => (rest, false),
-            };
-            let id = match rest {
-                b"" => old,
-                id => HistoryId::parse(id)
+            let mut words = rest.split(|&b| b == b' ').filter(|word| !word.is_empty());
+            let id = match words.next() {
+                None => old,
+                Some(id) => HistoryId::parse(id)
                     .ok_or(ProtocolError("a +CONTINUE with an impossible history"))?,
             };
             let text = format!("Partial resync with the primary from {offset}, history {id}");
             log(out, Level::Notice, text);
-            self.compression(lz4, out)?;
+            let terms = Terms::read(words)?;
+            self.agree(&terms, out)?;
             self.place = Some((id, offset));
             self.acks = true;
-            out.push(Output::Continue { history: id });
+            out.push(Output::Continue { history: id, former: terms.former });
             self.up(now_ms, out);
         } else if let Some(rest) = line.strip_prefix(b"-ROLLBACK ") {
             self.told_to_roll_back(rest, now_ms, out)?;
@@ -759,12 +783,12 @@ impl Replica {
         Ok(())
     }
 
-    /// The reply to `PSYNC` says whether all after it is compressed.
-    fn compression(&mut self, lz4: bool, out: &mut Vec<Output>) -> Result<(), ProtocolError> {
-        if lz4 && !self.offered_lz4 {
+    /// What the reply to `PSYNC` says of the link.
+    fn agree(&mut self, terms: &Terms, out: &mut Vec<Output>) -> Result<(), ProtocolError> {
+        if terms.lz4 && !self.offered_lz4 {
             return Err(ProtocolError("compression that was not asked for"));
         }
-        if lz4 {
+        if terms.lz4 {
             log(out, Level::Notice, "The primary compresses what it sends (lz4)".into());
             self.frames_begin = true;
             out.push(Output::Compressed);

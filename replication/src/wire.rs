@@ -22,6 +22,10 @@ pub(crate) const CAPA_NODE: &[u8] = b"varve-node=";
 /// The capability of a replica that reads compressed frames.
 pub(crate) const CAPA_LZ4: &[u8] = b"varve-lz4";
 
+/// How the words begin that name, in a `+CONTINUE`, the primary's former histories: `<id>:<offset>`
+/// follows, with how far that history is the same as the one that goes on.
+pub(crate) const FORMER: &str = "former=";
+
 /// The word that ends a reply to `PSYNC` after which all is compressed frames.
 pub(crate) const LZ4: &str = "lz4";
 

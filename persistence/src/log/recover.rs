@@ -276,9 +276,7 @@ impl Recovered {
 
     /// The names that the log bears on disk: what a replica asks its primary with.
     pub fn histories(&self) -> Option<Histories> {
-        let mut histories = self.manifest.state.as_ref()?.histories;
-        histories.cut(self.end);
-        Some(histories)
+        Some(self.manifest.state.as_ref()?.histories)
     }
 
     /// Whether nothing was lost that anybody can have seen: the log was closed in good order; or

@@ -100,7 +100,7 @@ impl Caller {
                 }
                 Output::RdbEnd => self.events.push("end".into()),
                 Output::RdbAbort => self.events.push("abort".into()),
-                Output::Continue { history } => {
+                Output::Continue { history, .. } => {
                     self.events.push(format!("continue {}", history != id(1)))
                 }
                 Output::Rollback { to } => self.events.push(format!("rollback {to}")),

@@ -235,10 +235,10 @@ impl World {
                 (self.servers[at].receiving, self.servers[at].loading) = (None, None);
             }
             Output::Compressed => self.servers[at].decoder = Some(Decoder::default()),
-            Output::Continue { history } => {
+            Output::Continue { history, former } => {
                 self.counts.partial += 1;
                 let server = &mut self.servers[at];
-                let followers = server.node.continued(history, server.log.end());
+                let followers = server.node.continued(history, former, server.log.end());
                 server.log.set_histories(server.node.histories());
                 server.log.set_current_db(Some(server.data.db()));
                 self.note(|w| format!("node {at} continues at {:?}", w.servers[at].place()));
@@ -329,7 +329,16 @@ impl World {
                 self.counts.rollbacks += 1;
                 self.servers[at].moved();
                 let told_by = self.servers[at].told_by.filter(|by| *by == self.primary);
-                let primary = told_by.map(|by| &self.servers[by]).filter(|server| server.up);
+                // One that does not speak as Varve does is told no former names: it knows how far those
+                // before its last one hold by what it held itself, which may have been less.
+                let all_tell = self.servers.iter().all(|server| server.rolls_back);
+                let knows = |server: &&Server| {
+                    let names = server.log.histories();
+                    let last = names.second().map(|(id, _)| id);
+                    let asked = Some(place.0);
+                    server.up && (all_tell || asked == last || asked == Some(names.current))
+                };
+                let primary = told_by.map(|by| &self.servers[by]).filter(knows);
                 self.rules.rolled_back(at, &self.servers[at], primary);
                 self.with_link(at, |link, out| link.rolled_back(place, now_ms, out));
             }

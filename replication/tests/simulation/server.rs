@@ -363,7 +363,6 @@ impl Server {
         (self.snapshot, self.own) = (None, None);
         // The followers are dropped by the caller.
         let _ = self.node.follow("node", 0);
-        let _ = self.node.rolled_back(self.log.end());
         assert_eq!(self.log.end(), if done.is_ok() { to } else { end });
         done.map(|_| self.place()).map_err(|error| error.to_string())
     }

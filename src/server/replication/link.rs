@@ -22,6 +22,7 @@ use varve_engine::hasher::hash;
 use varve_net::{Conn, ConnId, Net};
 use varve_persistence::log::{self, NewBase};
 use varve_persistence::offset::{HistoryId, Offset};
+use varve_replication::node::Followers;
 use varve_replication::output::Level;
 use varve_replication::replica::{self, Replica};
 
@@ -372,8 +373,8 @@ impl Server {
                         conn.session.decoder = Some(Box::default());
                     }
                 }
-                Output::Continue { history } => {
-                    let followers = self.repl.node.continued(history, self.log.end());
+                Output::Continue { history, former } => {
+                    let followers = self.repl.node.continued(history, former, self.log.end());
                     self.log.set_histories(self.repl.node.histories());
                     let db = self.repl.link.as_ref().map(|l| l.db as u32);
                     self.log.set_current_db(db);
@@ -544,8 +545,8 @@ impl Server {
     /// Takes log and data back to `to`, and sets aside what the log had beyond.
     fn go_back(&mut self, net: &mut Net<Client>, to: Offset, out: &mut Vec<replica::Output>) {
         let result = self.take_log_back(net, to);
-        let followers = self.repl.node.rolled_back(self.log.end());
-        self.drop_followers(net, followers);
+        // What they hold beyond is no part of our log any more.
+        self.drop_followers(net, Followers::Drop);
         let (history, end) = self.repl.node.place(self.log.end());
         let now = self.now_u64();
         let Some(link) = &mut self.repl.link else { return };

@@ -448,15 +448,17 @@ fn two_promotions_while_it_was_away_cost_nothing() {
 }
 
 /// Fails when a scenario costs more with these two than with two Redis, which run only where it
-/// costs anything. How often a slow replica starts over while there are writes is a matter of timing: there
-/// only what is worse each time counts.
+/// costs anything. How often a slow replica starts over in the seconds of writes is a matter of timing, and
+/// the ends of that time cut one start in half: there only what is worse by more than that one, each time,
+/// counts.
 fn never_worse_than_redis(kinds: Kinds) {
     let worse = |name, scenario: Scenario| {
+        let half_starts = (name == SLOW_REPLICA) as usize;
         let cost = scenario(kinds);
         let redis = if cost == Ok(0) { cost } else { scenario((Kind::Redis, Kind::Redis)) };
         println!("{name}: {cost:?}, Redis with itself: {redis:?}");
         let as_good = match (cost, redis) {
-            (Ok(cost), Ok(redis)) => cost <= redis,
+            (Ok(cost), Ok(redis)) => cost <= redis + half_starts,
             (_, redis) => redis.is_err(),
         };
         (!as_good).then_some((name, cost, redis))
