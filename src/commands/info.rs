@@ -364,6 +364,10 @@ impl Server {
             None => t.add("log_first_offset_disk", -1),
         }
         t.add("log_first_offset_memory", log.first_in_memory);
+        match self.log.oldest_base() {
+            Some(offset) => t.add("log_first_offset_base", offset),
+            None => t.add("log_first_offset_base", -1),
+        }
         t.add("log_end_offset", self.log.end());
         t.add("log_written_offset", self.log.written());
         match self.log.synced() {

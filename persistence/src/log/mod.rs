@@ -70,7 +70,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use syncs::Syncs;
 use tail::Tail;
-use writer::{Reset, Shared, SlowJob, WriteJob, Writer, lock};
+use writer::{NEVER, Reset, Shared, SlowJob, WriteJob, Writer, lock};
 
 /// Called, from another thread, when the log has got further or something happened to it.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -608,6 +608,14 @@ impl Log {
             disk.writer.shared.retention.set(bytes, ttl);
             disk.writer.shared.history_due();
         }
+    }
+
+    /// The oldest offset that log and data can be brought back to by [`roll_back`]: that of the oldest
+    /// base. `None` without the log on disk, and while the files change after a [`Log::reset`].
+    pub fn oldest_base(&self) -> Option<Offset> {
+        let shared = &self.on_disk.as_ref()?.writer.shared;
+        let at = Offset(shared.oldest_base.load(Ordering::Acquire));
+        (at.0 != NEVER).then_some(at)
     }
 
     /// Says that somebody reads from `from` on: history that ends after it stays, however much and

@@ -174,11 +174,7 @@ impl Recovered {
         let file = self.disk.open(&path).map_err(Error::io("open", &path))?;
         let mut magic = [0; 5];
         let n = file.read_at(&mut magic, 0).map_err(Error::io("read", &path))?;
-        let kind = match (&magic[..n], entry.name.as_bytes().ends_with(b".rdb")) {
-            (_, true) => BaseKind::Rdb,
-            (b"REDIS", false) => BaseKind::RdbThenAof,
-            _ => BaseKind::Aof,
-        };
+        let kind = base_kind(&entry.name, &magic[..n]);
         self.base = Some(Base { path, kind, offset });
         Ok(())
     }
@@ -246,6 +242,18 @@ impl Recovered {
                     None
                 }
             };
+        }
+        let starts: Vec<Option<Offset>> = self.manifest.kept().map(|entry| entry.start).collect();
+        for entry in self.manifest.entries.iter_mut().filter(|entry| entry.is_old_base()) {
+            let path = dir.join(&entry.name);
+            match disk.open(&path) {
+                Ok(_) if starts.contains(&entry.start) => {}
+                Ok(_) => entry.sealed_s = None, // no history goes on from it
+                Err(error) => {
+                    entry.sealed_s = None;
+                    notes.push(format!("An old base is left out: can't read {path:?}: {error}"));
+                }
+            }
         }
     }
 
@@ -431,6 +439,15 @@ impl Recovered {
     /// Whether the end is known for certain: the segments were replayed.
     pub(super) fn is_replayed(&self) -> bool {
         self.replayed
+    }
+}
+
+/// What a base's name and its first bytes say of it.
+pub(super) fn base_kind(name: &OsStr, bytes: &[u8]) -> BaseKind {
+    match name.as_bytes().ends_with(b".rdb") {
+        true => BaseKind::Rdb,
+        false if bytes.starts_with(b"REDIS") => BaseKind::RdbThenAof,
+        false => BaseKind::Aof,
     }
 }
 
