@@ -4,10 +4,11 @@
 
 use crate::support::server::Builder;
 use crate::support::{
-    Client, Command, PATIENCE, Proxy, Random, Server, assert_same_data, eventually,
+    Client, Command, PATIENCE, Proxy, Random, Server, assert_same_data, dataset, eventually,
 };
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 fn with_log() -> Builder {
     let builder = Server::varve().arg("--appendonly", "yes");
@@ -104,12 +105,41 @@ fn set_aside(server: &Server) -> usize {
     tails.iter().map(count).sum()
 }
 
+fn follow(replica: &Server, port: u16) {
+    replica.client().ok(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
+}
+
+/// The last line of a server's log that says why it could not roll back.
+fn refusal(server: &Server) -> Option<String> {
+    let log = server.log();
+    log.lines().rfind(|line| line.contains("so a full resync follows")).map(String::from)
+}
+
+/// A link that a full sync takes some seconds over.
+fn slow_link(to: &Server) -> Proxy {
+    let proxy = Proxy::to(to.port());
+    proxy.throttle(150 << 10);
+    proxy
+}
+
 impl Parted {
     /// The old primary comes back.
     fn come_back(&mut self) {
         self.old.restart();
-        self.old.client().ok(&["REPLICAOF", "127.0.0.1", &self.new.port().to_string()]);
+        follow(&self.old, self.new.port());
         caught_up(&self.new, &self.old);
+    }
+
+    fn log_file(&self, name: &str) -> PathBuf {
+        self.old.dir().join("appendonlydir").join(name)
+    }
+
+    /// Where the tail will go.
+    fn tail_path(&self) -> PathBuf {
+        let history = &self.old.info("master_replid")[..8];
+        let from = number(&self.new, "second_repl_offset") - 1;
+        let to = number(&self.old, "master_repl_offset");
+        self.log_file(&format!("appendonly.aof.tail-{history}-{from}-{to}.aof"))
     }
 
     fn assert_rolled_back(&self) {
@@ -133,7 +163,7 @@ fn a_rollback_beyond_the_newest_base_needs_no_full_resync() {
         caught_up(new, old);
         old.terminate();
         old.restart();
-        old.client().ok(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]);
+        follow(old, new.port());
         caught_up(new, old);
         rewrite(old);
         old.kill9();
@@ -165,4 +195,93 @@ fn redis_starts_from_a_folder_with_old_bases() {
     assert_same_data(&mut server.client(), &mut redis.client());
     let copy = redis.dir().join("appendonlydir");
     assert!(eventually(PATIENCE, || bases(&copy) == 1), "Redis keeps what it has no use for");
+}
+
+/// Without the history nothing reaches back that far. That is known at once: the data are not read
+/// back for it.
+#[test]
+fn a_rollback_that_no_base_reaches_is_a_full_resync_at_once() {
+    let mut parted = part(1, 1, |builder| builder.arg("--repl-history-size", "0"));
+    parted.old.restart();
+    let loads = || parted.old.log().matches("The log ends at offset").count();
+    let before = loads();
+    follow(&parted.old, parted.new.port());
+    caught_up(&parted.new, &parted.old);
+    let why = refusal(&parted.old).expect("a line that says why");
+    assert!(why.contains("the oldest base that is kept stands at offset"), "{why}");
+    assert_eq!((loads(), number(&parted.new, "sync_full")), (before, 1), "{}", parted.old.log());
+    assert_eq!(set_aside(&parted.old), 0);
+}
+
+/// A rollback fails when nearly all of it is done. Until the full sync that follows, the server has what
+/// it had, in memory and on disk, and a crash then changes nothing either.
+#[test]
+fn a_rollback_that_fails_leaves_log_and_data_as_they_were() {
+    let mut parted = part(1, 1, |builder| builder);
+    parted.old.restart();
+    let before = dataset(&mut parted.old.client());
+    let obstacle = parted.tail_path();
+    fs::create_dir(&obstacle).unwrap();
+    let link = slow_link(&parted.new);
+    follow(&parted.old, link.port());
+    assert!(eventually(PATIENCE, || refusal(&parted.old).is_some()), "{}", parted.old.log());
+    assert!(
+        refusal(&parted.old).unwrap().contains(obstacle.file_name().unwrap().to_str().unwrap())
+    );
+    assert!(dataset(&mut parted.old.client()) == before, "the data are others");
+    assert_ne!(parted.old.info("log_first_offset_disk"), "-1", "the log is only in memory");
+    parted.old.kill9();
+    parted.old.restart();
+    assert!(dataset(&mut parted.old.client()) == before, "the log is another");
+    drop(link);
+    fs::remove_dir(&obstacle).unwrap();
+    let full = number(&parted.new, "sync_full");
+    follow(&parted.old, parted.new.port());
+    caught_up(&parted.new, &parted.old);
+    assert_eq!(
+        (number(&parted.new, "sync_full"), number(&parted.old, "sync_rollbacks_done")),
+        (full, 1)
+    );
+    assert_eq!(set_aside(&parted.old), parted.tail / 100 * 99);
+}
+
+/// The loop goes on answering while a large tail is set aside, and a shutdown at that moment ends in good
+/// order: the next start has the log as it was or as it was to be.
+#[test]
+fn a_server_that_rolls_back_answers_and_can_be_shut_down() {
+    let mut parted = part(1, 1, |builder| builder);
+    parted.old.restart();
+    let value = "v".repeat(1 << 20);
+    for n in 0..200 {
+        parted.old.client().ok(&["SET", &format!("large:{}", n % 3), &value]);
+    }
+    let mut client = parted.old.client();
+    follow(&parted.old, parted.new.port());
+    let set_aside = || parted.old.log().contains("are set aside in");
+    let (mut loading, mut longest) = (0, Duration::ZERO);
+    let began = Instant::now();
+    while !set_aside() && began.elapsed() < PATIENCE {
+        let asked = Instant::now();
+        loading += usize::from(client.cmd(&["GET", "large:0"]).is_error());
+        longest = longest.max(asked.elapsed());
+    }
+    println!("{loading} answers within {longest:?} in {:?}", began.elapsed());
+    assert!(loading > 10, "only {loading} answers while it rolled back");
+    assert!(longest < began.elapsed() / 2, "an answer took {longest:?} of {:?}", began.elapsed());
+    caught_up(&parted.new, &parted.old);
+    assert_eq!(number(&parted.new, "sync_full"), 0);
+
+    let mut parted = part(1, 1, |builder| builder);
+    parted.old.restart();
+    for n in 0..200 {
+        parted.old.client().ok(&["SET", &format!("large:{}", n % 3), &value]);
+    }
+    let mut client = parted.old.client();
+    follow(&parted.old, parted.new.port());
+    let rolls = || client.cmd(&["GET", "large:0"]).is_error();
+    assert!(eventually(PATIENCE, rolls), "it does not roll back");
+    parted.old.terminate();
+    assert!(parted.old.log().contains("ready to exit"), "{}", parted.old.log());
+    parted.come_back();
+    assert_eq!(number(&parted.new, "sync_full"), 0, "{}", parted.old.log());
 }

@@ -762,11 +762,14 @@ impl Log {
 
     /// `CONFIG SET appendonly no`: closes the files in good order and goes on in memory.
     pub fn stop_disk(&mut self) -> Result<(), Error> {
+        self.leave_disk().map_or(Ok(()), Left::close)
+    }
+
+    /// As [`Log::stop_disk`], and leaves to the caller what waits for the disk.
+    pub fn leave_disk(&mut self) -> Option<Left> {
         self.flush();
-        match self.on_disk.take() {
-            Some(disk) => disk.writer.close(),
-            None => Ok(()),
-        }
+        let (end, db) = (self.end(), self.db);
+        Some(Left { disk: self.on_disk.take()?, end, db })
     }
 
     /// Writes and syncs everything, and notes that the log ends here: a start in any boot may go on
@@ -801,6 +804,52 @@ impl Log {
             history_segments: history.clone().count() as u64,
             history_bytes: history.map(|s| s.disk_bytes).sum(),
         }
+    }
+}
+
+/// The files of a log that went on in memory, still to be closed.
+pub struct Left {
+    disk: OnDisk,
+    end: Offset,
+    db: Option<u32>,
+}
+
+impl Left {
+    /// Closes the files in good order: takes as long as the disk does.
+    pub fn close(self) -> Result<(), Error> {
+        self.disk.writer.close()
+    }
+
+    /// Closes the files and brings the log back to `to`: [`roll_back`].
+    ///
+    /// # Errors
+    /// Why that can not be, and the log that goes on at its old end, for whom still has the data; or
+    /// none if that is not what the files hold.
+    pub fn roll_back(
+        self,
+        to: Offset,
+        options: Options,
+        waker: Waker,
+    ) -> Result<rollback::Tail, (Error, Option<Box<Log>>)> {
+        let (end, db) = (self.end, self.db);
+        let result = self.close().and_then(|()| roll_back(&options, to));
+        result.map_err(|error| {
+            let mut log = Log::reopen(options, end, waker).ok().flatten();
+            log.iter_mut().for_each(|log| log.set_current_db(db));
+            (error, log.map(Box::new))
+        })
+    }
+}
+
+impl Log {
+    /// Goes on with a log that was closed at `end`, without reading it: whoever asks has the data of
+    /// that place. `None` if the folder holds another.
+    fn reopen(options: Options, end: Offset, waker: Waker) -> Result<Option<Log>, Error> {
+        let Some(mut found) = recover(&options)? else { return Ok(None) };
+        let Some(histories) = found.histories().filter(|_| found.skip_replay(end)) else {
+            return Ok(None);
+        };
+        Log::resume(found, histories, options, waker).map(Some)
     }
 }
 

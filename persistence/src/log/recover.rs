@@ -291,14 +291,24 @@ impl Recovered {
         Some(histories)
     }
 
+    /// Whether the log was closed in good order, and ends where it did then.
+    fn is_closed(&self) -> bool {
+        self.manifest.state.as_ref().is_some_and(|state| state.closed == Some(self.end))
+    }
+
+    /// Leaves the segments unread, if the log is as its process closed it at `end`: what they hold is
+    /// known then.
+    pub(super) fn skip_replay(&mut self, end: Offset) -> bool {
+        self.replayed |= self.end == end && self.is_closed();
+        self.replayed
+    }
+
     /// Whether nothing was lost that anybody can have seen: the log was closed in good order; or
     /// the kernel that had all of it still runs; or every acknowledged byte was synced. A folder
     /// that was copied proves nothing: others may have seen what came after the copy.
     pub fn is_lossless(&self) -> bool {
-        self.manifest.state.as_ref().is_some_and(|state| {
-            state.closed == Some(self.end)
-                || (self.same_place && (self.same_boot || state.fsync == Fsync::Always))
-        })
+        let always = self.manifest.state.as_ref().is_some_and(|state| state.fsync == Fsync::Always);
+        self.is_closed() || (self.same_place && (self.same_boot || always))
     }
 
     /// Whether this node took the log's current name itself, rather than from a primary that may go on
