@@ -7,7 +7,7 @@ use crate::support::{
     Client, Command, PATIENCE, Proxy, Random, Server, assert_same_data, dataset, eventually,
 };
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 fn with_log() -> Builder {
@@ -243,6 +243,57 @@ fn a_rollback_that_fails_leaves_log_and_data_as_they_were() {
         (full, 1)
     );
     assert_eq!(set_aside(&parted.old), parted.tail / 100 * 99);
+}
+
+fn flip(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(file, bytes).unwrap();
+}
+
+/// A disk gives back other bits than it was given: of the base to go back to, old or in force, or of the
+/// history after it. The file is named, a full resync follows, and no wrong value is ever served.
+#[test]
+fn damage_met_in_a_rollback_is_named_and_costs_a_full_resync() {
+    for (after, damaged) in [
+        (1, "appendonly.aof.2.base.rdb"),
+        (1, "appendonly.aof.2.incr.aof.lz4"),
+        (0, "appendonly.aof.2.base.rdb"),
+    ] {
+        println!("rewritten {after} times after they parted, damaged: {damaged}");
+        let mut parted = part(1, after, |builder| builder);
+        parted.old.restart();
+        let file = parted.log_file(damaged);
+        assert!(eventually(PATIENCE, || file.exists()), "{damaged} is not there");
+        let before = dataset(&mut parted.old.client());
+        flip(&file);
+        let link = slow_link(&parted.new);
+        follow(&parted.old, link.port());
+        assert!(eventually(PATIENCE, || refusal(&parted.old).is_some()), "{}", parted.old.log());
+        let why = refusal(&parted.old).unwrap();
+        assert!(why.contains(damaged) && why.contains("damaged at byte"), "{why}");
+        assert!(dataset(&mut parted.old.client()) == before, "the data are others");
+        if after > 0 {
+            // Killed at this moment, it starts from what is whole, and meets the damage again.
+            parted.old.kill9();
+            parted.old.restart();
+            assert!(dataset(&mut parted.old.client()) == before, "the log is another");
+            follow(&parted.old, link.port());
+        }
+        link.throttle(0);
+        caught_up(&parted.new, &parted.old);
+        assert_eq!(number(&parted.old, "sync_rollbacks_done"), 0);
+        // The damaged file is of no log any more once the received base is in force.
+        let received = || {
+            number(&parted.old, "log_first_offset_base")
+                >= number(&parted.new, "second_repl_offset")
+        };
+        assert!(eventually(PATIENCE, received), "the received base is not in force");
+        parted.old.kill9();
+        parted.old.restart();
+        assert_same_data(&mut parted.new.client(), &mut parted.old.client());
+    }
 }
 
 /// The loop goes on answering while a large tail is set aside, and a shutdown at that moment ends in good
