@@ -377,6 +377,8 @@ impl Server {
         t.add("log_live_bytes", log.live_bytes);
         t.add("log_history_segments", log.history_segments);
         t.add("log_history_bytes", log.history_bytes);
+        t.add("log_old_bases", log.old_bases);
+        t.add("log_old_bases_bytes", log.old_bases_bytes);
     }
 
     fn info_stats(&self, call: &Call<'_>, t: &mut Lines) {

@@ -162,6 +162,10 @@ fn a_rollback_beyond_the_newest_base_needs_no_full_resync() {
         write(&mut new.client(), &mut Random::new(9), "later", 500);
         caught_up(new, old);
         old.terminate();
+        // Redis takes the folder as it is now.
+        let folder = old.dir().join("appendonlydir");
+        let redis = Server::redis().arg("--appendonly", "yes").with_file(&folder).start();
+        assert_same_data(&mut new.client(), &mut redis.client());
         old.restart();
         follow(old, new.port());
         caught_up(new, old);

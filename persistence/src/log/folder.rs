@@ -8,14 +8,14 @@ use super::error::Error;
 use super::index::{self, Indexer};
 use super::lz4;
 use super::manifest::{Entry, FileType, Manifest};
-use super::writer::{NEVER, lock};
+use super::writer::lock;
 use crate::offset::Offset;
 use crate::rdb;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A snapshot to become the log's base.
@@ -70,6 +70,17 @@ impl SegmentInfo {
     }
 }
 
+/// What there is to go back to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bases {
+    /// The offset of the oldest dataset.
+    pub oldest: Option<Offset>,
+    /// How many bases are old ones.
+    pub old: u64,
+    /// What those take on disk.
+    pub old_bytes: u64,
+}
+
 /// Something that any of many threads may find out.
 #[derive(Clone, Debug, Default)]
 pub struct Flag(Arc<AtomicBool>);
@@ -103,8 +114,8 @@ pub struct Folder {
     pub notes: Arc<Mutex<Vec<String>>>,
     /// What readers are told of the segments.
     pub listed: Arc<Mutex<Arc<Vec<SegmentInfo>>>>,
-    /// The offset of the oldest base, which may be an old one; [`NEVER`] if there is none.
-    pub oldest_base: Arc<AtomicU64>,
+    /// What the log's owner is told of the bases.
+    pub bases: Arc<Mutex<Bases>>,
     /// The sizes of compressed segments and of old bases, by name.
     sizes: HashMap<OsString, u64>,
     last_base: u64,
@@ -127,7 +138,7 @@ impl Folder {
             is_stale: false,
             notes: Arc::default(),
             listed: Arc::default(),
-            oldest_base: Arc::new(AtomicU64::new(NEVER)),
+            bases: Arc::default(),
             sizes: HashMap::new(),
             last_base,
             last_segment,
@@ -377,8 +388,12 @@ impl Folder {
 
     /// Tells readers which segments there are. What was found out about a file stays known.
     pub fn publish(&self) {
-        let oldest_base = self.manifest.oldest_base().map_or(NEVER, |at| at.0);
-        self.oldest_base.store(oldest_base, Ordering::Release);
+        let old = self.manifest.old_bases();
+        *lock(&self.bases) = Bases {
+            oldest: self.manifest.oldest_base(),
+            old: old.len() as u64,
+            old_bytes: old.iter().map(|base| self.kept_bytes(base)).sum(),
+        };
         let mut now = self.segments();
         let mut listed = lock(&self.listed);
         for old in listed.iter().filter(|old| old.unreadable.is_set()) {

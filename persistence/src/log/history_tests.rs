@@ -254,6 +254,8 @@ fn old_bases_take_no_more_than_their_part() {
     }
     bench.write(1000);
     assert_eq!(bases(&bench), [1, 2, 3, 4, 5, 6]);
+    let stats = bench.log.stats();
+    assert_eq!((stats.old_bases, stats.old_bases_bytes), (5, 4 * 100_000 + 18));
     let segments = bench.log.stats().history_segments;
     bench.log.set_history(500_000, DAY);
     assert_eq!(bases(&bench), [1, 4, 5, 6], "there is room for two of these, and for the first");

@@ -70,7 +70,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use syncs::Syncs;
 use tail::Tail;
-use writer::{NEVER, Reset, Shared, SlowJob, WriteJob, Writer, lock};
+use writer::{Reset, Shared, SlowJob, WriteJob, Writer, lock};
 
 /// Called, from another thread, when the log has got further or something happened to it.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -202,8 +202,10 @@ pub struct Stats {
     /// Live segments, in bytes.
     pub live_bytes: u64,
     pub history_segments: u64,
-    /// The history's files, in bytes.
+    /// The history's files, in bytes, without old bases.
     pub history_bytes: u64,
+    pub old_bases: u64,
+    pub old_bases_bytes: u64,
 }
 
 /// A new, random name for a history.
@@ -613,9 +615,10 @@ impl Log {
     /// The oldest offset that log and data can be brought back to by [`roll_back`]: that of the oldest
     /// base. `None` without the log on disk, and while the files change after a [`Log::reset`].
     pub fn oldest_base(&self) -> Option<Offset> {
-        let shared = &self.on_disk.as_ref()?.writer.shared;
-        let at = Offset(shared.oldest_base.load(Ordering::Acquire));
-        (at.0 != NEVER).then_some(at)
+        let disk = self.on_disk.as_ref()?;
+        let shared = &disk.writer.shared;
+        let is_begun = shared.epoch.load(Ordering::Acquire) == disk.epoch;
+        lock(&shared.bases).oldest.filter(|_| is_begun)
     }
 
     /// Says that somebody reads from `from` on: history that ends after it stays, however much and
@@ -790,6 +793,7 @@ impl Log {
         let segments = self.segments();
         let history = segments.iter().filter(|segment| segment.is_history);
         let current_bytes = shared.base_bytes.load(Ordering::Relaxed) + log;
+        let bases = *lock(&shared.bases);
         Stats {
             current_bytes,
             base_bytes: disk.base_size.unwrap_or(current_bytes),
@@ -803,6 +807,8 @@ impl Log {
             live_bytes: log,
             history_segments: history.clone().count() as u64,
             history_bytes: history.map(|s| s.disk_bytes).sum(),
+            old_bases: bases.old,
+            old_bases_bytes: bases.old_bytes,
         }
     }
 }

@@ -16,7 +16,7 @@
 
 use super::disk::{Disk, DiskFile};
 use super::error::Error;
-use super::folder::{Folder, NewBase, SegmentInfo};
+use super::folder::{Bases, Folder, NewBase, SegmentInfo};
 use super::history::{Retention, now_s};
 use super::manifest::{Entry, FileType, Manifest, State};
 use super::marks::Mark;
@@ -93,8 +93,7 @@ pub struct Shared {
     pub error: Mutex<Option<String>>,
     pub events: Mutex<Vec<Event>>,
     pub segments: Arc<Mutex<Arc<Vec<SegmentInfo>>>>,
-    /// The offset of the oldest base, which may be an old one; [`NEVER`] if there is none.
-    pub oldest_base: Arc<AtomicU64>,
+    pub bases: Arc<Mutex<Bases>>,
     pub base_bytes: AtomicU64,
     pub base_path: Mutex<Option<PathBuf>>,
     pub retention: Retention,
@@ -138,7 +137,7 @@ impl Shared {
             error: Mutex::new(None),
             events: Mutex::new(Vec::new()),
             segments: folder.listed.clone(),
-            oldest_base: folder.oldest_base.clone(),
+            bases: folder.bases.clone(),
             base_bytes: AtomicU64::new(0),
             base_path: Mutex::new(None),
             retention,

@@ -469,6 +469,7 @@ impl Server {
     /// Takes log and data back to `to`, and sets aside what the log had beyond.
     fn go_back(&mut self, net: &mut Net<Client>, to: Offset, out: &mut Vec<replica::Output>) {
         let possible = match self.log.oldest_base() {
+            None if self.log.is_on_disk() => Err("the log's files are just being replaced".into()),
             None => Err("the log is only in memory".into()),
             Some(oldest) if to < oldest => {
                 Err(format!("the oldest base that is kept stands at offset {oldest}"))
