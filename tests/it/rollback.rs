@@ -6,7 +6,9 @@ use crate::support::server::Builder;
 use crate::support::{
     Client, Command, PATIENCE, Proxy, Random, Server, assert_same_data, dataset, eventually,
 };
+use lz4_flex::frame::FrameDecoder;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -300,6 +302,51 @@ fn damage_met_in_a_rollback_is_named_and_costs_a_full_resync() {
     }
 }
 
+/// Every checksum fits and every command parses, but one can not be run: that shows when the log has gone
+/// back and is loaded. Nothing is held then, and nothing is claimed to be.
+#[test]
+fn a_log_that_can_not_be_loaded_after_a_rollback_costs_a_full_resync() {
+    let mut parted = part(1, 1, |builder| builder);
+    parted.old.restart();
+    let compressed = parted.log_file("appendonly.aof.2.incr.aof.lz4");
+    assert!(eventually(PATIENCE, || compressed.exists()), "the history is not compressed");
+    parted.old.terminate();
+    let (bytes, mut plain) = (fs::read(&compressed).unwrap(), Vec::new());
+    let mut rest = &bytes[..];
+    while rest.starts_with(&0x184d_2204_u32.to_le_bytes()) {
+        FrameDecoder::new(&mut rest).read_to_end(&mut plain).unwrap();
+    }
+    let set = b"\r\nSET\r\n$";
+    let at = plain.windows(set.len()).position(|bytes| bytes == set).unwrap();
+    plain[at + 2] = b'X';
+    fs::remove_file(&compressed).unwrap();
+    fs::write(parted.log_file("appendonly.aof.2.incr.aof"), plain).unwrap();
+    let manifest = parted.log_file("appendonly.aof.manifest");
+    let named = fs::read_to_string(&manifest).unwrap().replace(".2.incr.aof.lz4", ".2.incr.aof");
+    fs::write(&manifest, named).unwrap();
+
+    parted.old.restart();
+    let link = slow_link(&parted.new);
+    follow(&parted.old, link.port());
+    assert!(eventually(PATIENCE, || refusal(&parted.old).is_some()), "{}", parted.old.log());
+    let why = refusal(&parted.old).unwrap();
+    assert!(why.contains("unknown command 'XET'"), "{why}");
+    assert!(dataset(&mut parted.old.client()).is_empty(), "half of the data are there");
+    assert_eq!(number(&parted.old, "master_repl_offset"), 0);
+    // Told to ask another time, it does not ask for what it does not hold.
+    follow(&parted.old, parted.new.port());
+    caught_up(&parted.new, &parted.old);
+    assert_eq!(number(&parted.old, "sync_rollbacks_done"), 0);
+    let on_disk = || {
+        let base: i64 = parted.old.info("log_first_offset_base").parse().unwrap();
+        base >= number(&parted.new, "second_repl_offset") as i64
+    };
+    assert!(eventually(PATIENCE, on_disk), "{}", parted.old.log());
+    parted.old.kill9();
+    parted.old.restart();
+    assert_same_data(&mut parted.new.client(), &mut parted.old.client());
+}
+
 /// The loop goes on answering while a large tail is set aside, and a shutdown at that moment ends in good
 /// order: the next start has the log as it was or as it was to be.
 #[test]
@@ -317,8 +364,14 @@ fn a_server_that_rolls_back_answers_and_can_be_shut_down() {
     let began = Instant::now();
     while !set_aside() && began.elapsed() < PATIENCE {
         let asked = Instant::now();
-        loading += usize::from(client.cmd(&["GET", "large:0"]).is_error());
+        let refused = client.cmd(&["GET", "large:0"]).is_error();
         longest = longest.max(asked.elapsed());
+        if refused && loading == 0 {
+            // Its role is not changed half-way, by whatever command.
+            let answer = format!("{:?}", client.cmd(&["REPLICAOF", "NO", "ONE"]));
+            assert!(answer.contains("LOADING"), "{answer}");
+        }
+        loading += usize::from(refused);
     }
     println!("{loading} answers within {longest:?} in {:?}", began.elapsed());
     assert!(loading > 10, "only {loading} answers while it rolled back");
