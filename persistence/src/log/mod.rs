@@ -593,9 +593,10 @@ impl Log {
     }
 
     /// The segments, oldest first and without a gap: those of the history, then the live ones. Those
-    /// up to one that could not be read are left out.
+    /// up to one that could not be read are left out. None while a [`Log::reset`] changes the files.
     pub fn segments(&self) -> Arc<Vec<SegmentInfo>> {
-        let shared = self.on_disk.as_ref().map(|disk| &disk.writer.shared);
+        let begun = self.on_disk.as_ref().filter(|disk| disk.is_begun());
+        let shared = begun.map(|disk| &disk.writer.shared);
         let listed = shared.map_or_else(Default::default, |shared| lock(&shared.segments).clone());
         match listed.iter().rposition(|segment| segment.unreadable.is_set()) {
             Some(last) => Arc::new(listed[last + 1..].to_vec()),
@@ -615,10 +616,8 @@ impl Log {
     /// The oldest offset that log and data can be brought back to by [`roll_back`]: that of the oldest
     /// base. `None` without the log on disk, and while the files change after a [`Log::reset`].
     pub fn oldest_base(&self) -> Option<Offset> {
-        let disk = self.on_disk.as_ref()?;
-        let shared = &disk.writer.shared;
-        let is_begun = shared.epoch.load(Ordering::Acquire) == disk.epoch;
-        lock(&shared.bases).oldest.filter(|_| is_begun)
+        let disk = self.on_disk.as_ref().filter(|disk| disk.is_begun())?;
+        lock(&disk.writer.shared.bases).oldest
     }
 
     /// Says that somebody reads from `from` on: history that ends after it stays, however much and
@@ -860,8 +859,13 @@ impl Log {
 }
 
 impl OnDisk {
+    /// Whether the files are those of the present log, and not yet of the one before a reset.
+    fn is_begun(&self) -> bool {
+        self.writer.shared.epoch.load(Ordering::Acquire) == self.epoch
+    }
+
     fn published(&self, value: &std::sync::atomic::AtomicU64) -> Offset {
-        match self.writer.shared.epoch.load(Ordering::Acquire) == self.epoch {
+        match self.is_begun() {
             true => Offset(value.load(Ordering::Acquire)),
             false => self.epoch_start,
         }

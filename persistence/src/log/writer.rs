@@ -519,8 +519,9 @@ impl Shared {
             Ok(file)
         };
         let file = change()?;
-        // Before the epoch: who sees that sees the new base's size.
+        // Before the epoch: who sees that sees the new base's size and the new segments.
         self.measure_base(&folder);
+        folder.publish();
         let mut sink = lock(&self.sink);
         sink.segment = Some(Open { file, start: offset });
         self.written.store(offset.0, Ordering::Release);
@@ -528,7 +529,6 @@ impl Shared {
         self.sync_failed_at.store(NEVER, Ordering::Relaxed);
         self.epoch.store(epoch, Ordering::Release);
         drop(sink);
-        folder.publish();
         let _ = folder.remove_dead();
         Ok(())
     }
