@@ -216,6 +216,12 @@ fn check(folder: &Path) -> Result<(), Failure> {
     }
     let kept = Manifest::parse(&fs::read(&manifest)?);
     let kept = kept.map_err(|(line, what)| format!("{}:{line}: {what}", manifest.display()))?;
+    for base in kept.old_bases().into_iter().rev() {
+        let (path, at) = (folder.join(&base.name), base.start.unwrap_or_default());
+        let bytes = OsDisk.map(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let keys = if bytes.starts_with(b"REDIS") { check_rdb(&path)?.0 } else { 0 };
+        println!("old base  {} at offset {at}: {keys} keys", path.display());
+    }
     for entry in kept.kept() {
         let path = folder.join(&entry.name);
         let commands = count(&path)?;

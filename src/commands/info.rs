@@ -366,6 +366,10 @@ impl Server {
             None => t.add("log_first_offset_disk", -1),
         }
         t.add("log_first_offset_memory", log.first_in_memory);
+        match self.log.oldest_base() {
+            Some(offset) => t.add("log_first_offset_base", offset),
+            None => t.add("log_first_offset_base", -1),
+        }
         t.add("log_end_offset", self.log.end());
         t.add("log_written_offset", self.log.written());
         match self.log.synced() {
@@ -375,6 +379,8 @@ impl Server {
         t.add("log_live_bytes", log.live_bytes);
         t.add("log_history_segments", log.history_segments);
         t.add("log_history_bytes", log.history_bytes);
+        t.add("log_old_bases", log.old_bases);
+        t.add("log_old_bases_bytes", log.old_bases_bytes);
     }
 
     fn info_stats(&self, call: &Call<'_>, t: &mut Lines) {

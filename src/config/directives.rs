@@ -385,7 +385,8 @@ directives! {
         /// on disk a replica can come back from further away than this.
         repl_backlog_size: u64 = 1 << 20, "repl-backlog-size", memory(1), check(backlog_size);
         /// How much of the log from before its base stays on disk, compressed: a replica that was
-        /// away across a rewrite continues from there. 0 keeps none. Redis has no such directive.
+        /// away across a rewrite continues from there. Older bases, for a rollback, may take half
+        /// of it. 0 keeps none. Redis has no such directive.
         repl_history_size: u64 = 1 << 30, "repl-history-size", memory(0);
         /// Seconds for which that stays; 0 keeps none. Redis has no such directive.
         repl_history_ttl: u32 = 86400, "repl-history-ttl", int(0, INT_MAX);

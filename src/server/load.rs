@@ -425,6 +425,41 @@ impl Server {
         })
     }
 
+    /// Has a thread do what waits for the disk, and runs turns of the event loop until that is done.
+    /// Clients hear `LOADING` meanwhile: nothing is written, and the role stays what it is.
+    pub fn off_the_loop<T: Send + 'static>(
+        &mut self,
+        net: &mut Net<Client>,
+        name: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let waker = self.waker.clone();
+        let worker = std::thread::Builder::new().name(name.into()).spawn(move || {
+            let result = work();
+            waker();
+            result
+        });
+        let worker = worker.map_err(|e| format!("Can't start a thread: {e}"))?;
+        self.loading = Some(Loading::new(0, self.clock.now_ms(), false));
+        while !worker.is_finished() {
+            self.clock.sync();
+            let _ = varve_net::turn(net, self, Some(TURN_EVERY));
+        }
+        self.loading = None;
+        worker.join().map_err(|_| "the thread that did it panicked".to_owned())
+    }
+
+    /// Lets go of all data and of the log: what is held then is nothing, under a name that nobody knows.
+    pub fn hold_nothing(&mut self) {
+        self.flush_all(true);
+        let histories = Histories::new(log::random_history().unwrap_or(HistoryId::NONE));
+        let keep = self.cfg.repl_backlog_size;
+        self.log = Log::in_memory(histories, Offset(0), keep, self.waker.clone());
+        self.histories = histories;
+        self.repl.set_histories(histories);
+        self.snapshots.base = None;
+    }
+
     /// Lets the event loop run if it has waited long enough.
     fn breathe(&mut self, net: &mut Net<Client>) {
         let now = Instant::now();

@@ -30,6 +30,7 @@ mod powercut;
 mod protocol;
 mod replication;
 mod resync;
+mod rollback;
 mod sentinel;
 mod service;
 mod support;

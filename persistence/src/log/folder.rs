@@ -10,6 +10,7 @@ use super::lz4;
 use super::manifest::{Entry, FileType, Manifest};
 use super::writer::lock;
 use crate::offset::Offset;
+use crate::rdb;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -69,6 +70,17 @@ impl SegmentInfo {
     }
 }
 
+/// What there is to go back to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bases {
+    /// The offset of the oldest dataset.
+    pub oldest: Option<Offset>,
+    /// How many bases are old ones.
+    pub old: u64,
+    /// What those take on disk.
+    pub old_bytes: u64,
+}
+
 /// Something that any of many threads may find out.
 #[derive(Clone, Debug, Default)]
 pub struct Flag(Arc<AtomicBool>);
@@ -102,8 +114,10 @@ pub struct Folder {
     pub notes: Arc<Mutex<Vec<String>>>,
     /// What readers are told of the segments.
     pub listed: Arc<Mutex<Arc<Vec<SegmentInfo>>>>,
-    /// The sizes of compressed segments.
-    sizes: HashMap<u64, u64>,
+    /// What the log's owner is told of the bases.
+    pub bases: Arc<Mutex<Bases>>,
+    /// The sizes of compressed segments and of old bases, by name.
+    sizes: HashMap<OsString, u64>,
     last_base: u64,
     last_segment: u64,
 }
@@ -124,15 +138,22 @@ impl Folder {
             is_stale: false,
             notes: Arc::default(),
             listed: Arc::default(),
+            bases: Arc::default(),
             sizes: HashMap::new(),
             last_base,
             last_segment,
         };
-        for entry in folder.manifest.kept().filter(|entry| lz4::is_name(&entry.name)) {
-            let size = folder.disk.open(&folder.path(&entry.name)).and_then(|file| file.size());
-            folder.sizes.insert(entry.seq, size.unwrap_or(0));
-        }
+        let compressed = folder.manifest.kept().filter(|entry| lz4::is_name(&entry.name));
+        let measured: Vec<OsString> =
+            compressed.chain(folder.manifest.old_bases()).map(|e| e.name.clone()).collect();
+        measured.iter().for_each(|name| folder.measure(name));
         folder
+    }
+
+    /// Notes the size of a file of the history.
+    pub fn measure(&mut self, name: &OsStr) {
+        let size = self.disk.open(&self.path(name)).and_then(|file| file.size());
+        self.sizes.insert(name.to_owned(), size.unwrap_or(0));
     }
 
     /// The manifest's place.
@@ -197,6 +218,25 @@ impl Folder {
         Ok(Entry { name, seq, kind, start, end: None, db: 0, sealed_s: None })
     }
 
+    /// Makes a base for a log that began without one, with nothing in it at `at`. The entry is not in
+    /// the manifest yet.
+    pub fn create_empty_base(&mut self, at: Offset) -> Result<Entry, Error> {
+        let (seq, kind) = (self.last_base + 1, FileType::Base);
+        let name = self.name(seq, "base.rdb");
+        let path = self.path(&name);
+        let write = || {
+            let file = self.disk.create(&path)?;
+            super::disk::write_all_at(&*file, &rdb::empty(), 0)?;
+            file.sync()
+        };
+        if let Err(error) = write() {
+            let _ = self.disk.remove(&path);
+            return Err(Error::io("write", &path)(error));
+        }
+        self.last_base = seq;
+        Ok(Entry { name, seq, kind, start: Some(at), end: None, db: 0, sealed_s: None })
+    }
+
     /// Writes `manifest` beside the one in force, durably, and returns its temporary path. If history
     /// has to go to make room for it, `manifest` is without that then.
     pub fn prepare(&mut self, manifest: &mut Manifest) -> Result<PathBuf, Error> {
@@ -254,7 +294,9 @@ impl Folder {
     /// Removes the files that are neither of the log nor kept, and then their names from the manifest.
     pub fn remove_dead(&mut self) -> Result<(), Error> {
         let mut manifest = self.manifest.clone();
-        let is_dead = |entry: &mut Entry| entry.kind == FileType::History && !entry.is_kept();
+        let is_dead = |entry: &mut Entry| {
+            entry.kind == FileType::History && !entry.is_kept() && !entry.is_old_base()
+        };
         for entry in manifest.entries.extract_if(.., is_dead) {
             self.remove_files(&entry);
         }
@@ -270,19 +312,37 @@ impl Folder {
         let _ = self.disk.remove(&index::path_of(&path));
     }
 
-    /// Removes the oldest history, whoever may want it, and says what it was. The manifest on disk
+    /// What goes first when room is needed: the oldest segment of the history, or an old base that
+    /// stands where it begins.
+    pub fn oldest(&self) -> Option<&Entry> {
+        let segment = self.manifest.kept().next();
+        let base = self.manifest.old_bases().pop();
+        base.filter(|base| segment.is_none_or(|segment| base.start <= segment.start)).or(segment)
+    }
+
+    /// Removes the oldest history, whoever may want it, and says what it was.
+    pub fn remove_oldest(&mut self, why: &str) -> Option<Entry> {
+        let entry = self.oldest()?.clone();
+        self.remove_history(&entry, Some(why));
+        Some(entry)
+    }
+
+    /// Removes a file of the history; the log file is told if there is a `why`. The manifest on disk
     /// names it until the next [`Folder::store`]; a start in between finds it missing, and needs it
     /// for nothing.
-    pub fn remove_oldest(&mut self, why: &str) -> Option<Entry> {
-        let at = self.manifest.entries.iter().position(Entry::is_kept)?;
-        let entry = self.manifest.entries.remove(at);
+    pub fn remove_history(&mut self, entry: &Entry, why: Option<&str>) {
+        self.manifest.entries.retain(|other| other != entry);
         self.publish();
-        self.remove_files(&entry);
-        self.sizes.remove(&entry.seq);
+        self.remove_files(entry);
+        self.sizes.remove(&entry.name);
         self.is_stale = true;
-        let (name, end) = (entry.name.display(), entry.end.unwrap_or_default());
-        lock(&self.notes).push(format!("Removed {name}, the history up to offset {end}: {why}"));
-        Some(entry)
+        let Some(why) = why else { return };
+        let name = entry.name.display();
+        let what = match (entry.end, entry.start.unwrap_or_default()) {
+            (Some(end), _) => format!("the history up to offset {end}"),
+            (None, start) => format!("an old base at offset {start}"),
+        };
+        lock(&self.notes).push(format!("Removed {name}, {what}: {why}"));
     }
 
     /// Does something that may need room on the disk; while there is none, history goes for it, the
@@ -296,9 +356,9 @@ impl Folder {
         }
     }
 
-    /// What a kept segment takes on disk, in bytes.
+    /// What a kept segment or an old base takes on disk, in bytes.
     pub fn kept_bytes(&self, entry: &Entry) -> u64 {
-        self.sizes.get(&entry.seq).copied().unwrap_or(entry.covers())
+        self.sizes.get(&entry.name).copied().unwrap_or(entry.covers())
     }
 
     /// Puts the compressed form of a kept segment, finished and synced at `temp`, in the place of its
@@ -307,7 +367,7 @@ impl Folder {
         let mut manifest = self.manifest.clone();
         let name = lz4::name_of(&old.name);
         if let Some(entry) = manifest.entries.iter_mut().find(|entry| *entry == old) {
-            entry.name = name.clone();
+            entry.name.clone_from(&name);
         }
         let path = self.path(&name);
         self.disk.rename(temp, &path).map_err(Error::io("rename", temp))?;
@@ -320,7 +380,7 @@ impl Folder {
         }
         self.put_in_force(&prepared, manifest)?;
         self.sync_dir()?;
-        self.sizes.insert(old.seq, bytes);
+        self.sizes.insert(name, bytes);
         self.publish();
         self.remove_files(old);
         Ok(())
@@ -328,6 +388,12 @@ impl Folder {
 
     /// Tells readers which segments there are. What was found out about a file stays known.
     pub fn publish(&self) {
+        let old = self.manifest.old_bases();
+        *lock(&self.bases) = Bases {
+            oldest: self.manifest.oldest_base(),
+            old: old.len() as u64,
+            old_bytes: old.iter().map(|base| self.kept_bytes(base)).sum(),
+        };
         let mut now = self.segments();
         let mut listed = lock(&self.listed);
         for old in listed.iter().filter(|old| old.unreadable.is_set()) {

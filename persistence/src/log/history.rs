@@ -5,6 +5,9 @@
 //! first live one. Nobody waits for any of this, and compressing takes long, so it has a thread of
 //! its own, which holds the folder's lock only to change names.
 //!
+//! Bases from before the one in force stay beside them, for this node itself to go back to
+//! (`rollback.rs`): while the history goes on from where they stand, and in a part of its room only.
+//!
 //! Room on the disk goes to the log first: [`Folder::with_room`] and [`Shared::make_room`] give up
 //! history before a write is refused.
 
@@ -26,6 +29,8 @@ pub const TEMPORARY: &str = "temp_";
 const LOW_BYTES: u64 = 64 << 20;
 /// ... and with less than so many times the newest segment.
 const LOW_SEGMENTS: u64 = 2;
+/// Old bases may take one of so many parts of the history's room: segments are of use more often.
+const BASES_PART: u64 = 2;
 /// How far the history thread stands back where it would share the loop's core. Compressing took a
 /// fifth of a busy server's processor time before.
 const NICE: libc::c_int = 19;
@@ -73,8 +78,11 @@ impl Retention {
         self.bytes.load(Ordering::Relaxed) > 0 && self.ttl_s.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether a segment is being read. Nobody reads old bases.
     fn is_protected(&self, entry: &Entry) -> bool {
-        self.is_on() && entry.end.is_none_or(|end| end.0 > self.protected.load(Ordering::Relaxed))
+        self.is_on()
+            && entry.is_kept()
+            && entry.end.is_none_or(|end| end.0 > self.protected.load(Ordering::Relaxed))
     }
 
     /// Ends the history thread at the next frame.
@@ -162,9 +170,9 @@ impl Shared {
                 Err(error) => {
                     let _ = self.disk.remove(&temp);
                     let mut folder = lock(&self.folder);
-                    let oldest = folder.manifest.kept().next();
+                    let oldest = folder.oldest();
                     let older = oldest.filter(|oldest| !self.retention.is_protected(oldest));
-                    match older.is_some_and(|older| is_full(&error) && older.seq != entry.seq) {
+                    match older.is_some_and(|older| is_full(&error) && older != entry) {
                         true => drop(folder.remove_oldest(FULL)),
                         false => return Err(Error::io("compress", &path)(error)),
                     }
@@ -183,6 +191,9 @@ impl Shared {
     /// Removes what is not to be kept: what does not reach up to the live segments or can not be
     /// read, what is too old or too much and nobody reads, and what leaves too little room. The segment
     /// that is going to be compressed next has no size yet, unless `all_sizes` are to count.
+    ///
+    /// An old base counts before the segments that are older, and goes before them if it has too
+    /// much: those are of use without it.
     fn trim(&self, folder: &mut Folder, now_s: u64, all_sizes: bool) {
         let retention = &self.retention;
         let unreadable: Vec<PathBuf> = {
@@ -194,6 +205,8 @@ impl Shared {
         let mut next = folder.manifest.segments().next().and_then(|entry| entry.start);
         let (mut bytes, mut keep, mut why) = (0u64, 0, "");
         let mut has_size = all_sizes;
+        let old_bases: Vec<Entry> = folder.manifest.old_bases().into_iter().cloned().collect();
+        let (mut kept_bases, mut bases_bytes) = (Vec::new(), 0u64);
         for entry in folder.manifest.kept().rev() {
             if lz4::is_name(&entry.name) || std::mem::replace(&mut has_size, true) {
                 bytes += folder.kept_bytes(entry);
@@ -212,13 +225,25 @@ impl Shared {
             } else {
                 next = entry.start;
                 keep += 1;
+                if let Some(base) = old_bases.iter().find(|base| base.start == next) {
+                    let size = folder.kept_bytes(base);
+                    if bases_bytes + size <= most_bytes / BASES_PART && bytes + size <= most_bytes {
+                        kept_bases.push(&base.name);
+                        (bytes, bases_bytes) = (bytes + size, bases_bytes + size);
+                    }
+                }
                 continue;
             };
             break;
         }
         let surplus = folder.manifest.kept().count() - keep;
-        for _ in 0..surplus {
-            folder.remove_oldest(why);
+        let segments: Vec<Entry> = folder.manifest.kept().take(surplus).cloned().collect();
+        segments.iter().for_each(|entry| folder.remove_history(entry, Some(why)));
+        for base in old_bases.iter().filter(|base| !kept_bases.contains(&&base.name)) {
+            // Without the segment that goes on from it, it goes untold.
+            let goes_on = folder.manifest.kept().any(|entry| entry.start == base.start);
+            let why = goes_on.then_some("it takes too much of repl-history-size");
+            folder.remove_history(base, why);
         }
         self.leave_room(folder);
         if folder.is_stale {
@@ -233,7 +258,7 @@ impl Shared {
     fn leave_room(&self, folder: &mut Folder) {
         let wanted = LOW_BYTES.max(self.newest_bytes(folder).saturating_mul(LOW_SEGMENTS));
         loop {
-            let oldest = folder.manifest.kept().next();
+            let oldest = folder.oldest();
             let may_go = oldest.is_some_and(|oldest| !self.retention.is_protected(oldest));
             let is_low = || self.disk.free_bytes(&folder.dir).is_ok_and(|free| free < wanted);
             if !may_go || !is_low() {

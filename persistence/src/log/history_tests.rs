@@ -168,7 +168,7 @@ fn history_is_smaller_than_it_was_and_the_plain_files_are_gone() {
     let sizes = names.iter().filter(|p| lz4::is_name(p.file_name().unwrap()));
     let sizes: Vec<_> = sizes.map(|p| bench.disk.contents(p).unwrap().len() as u64).collect();
     assert_eq!((sizes.len(), sizes.iter().sum::<u64>()), (2, stats.history_bytes));
-    for gone in ["a.aof.1.incr.aof", "a.aof.1.incr.aof.idx", "a.aof.1.base.rdb"] {
+    for gone in ["a.aof.1.incr.aof", "a.aof.1.incr.aof.idx"] {
         assert_eq!(bench.disk.contents(&Path::new(DIR).join(gone)), None, "{gone}");
     }
     assert!(stats.live_bytes >= 300_000 && stats.first_live > stats.first_in_history);
@@ -191,6 +191,105 @@ fn the_oldest_goes_when_there_is_too_much() {
     bench.rewrite();
     assert_eq!(bench.first(), None);
     assert_eq!(Some(bench.log.segments()[0].start), bench.log.stats().first_live);
+}
+
+/// The bases in the folder, by number; the last is the one in force.
+fn bases(bench: &Bench) -> Vec<u64> {
+    let names = bench.disk.list(Path::new(DIR)).unwrap();
+    let names = names.iter().filter_map(|path| path.file_name()?.to_str());
+    let seq =
+        |name: &str| name.strip_prefix("a.aof.")?.strip_suffix(".base.rdb")?.parse::<u64>().ok();
+    let mut found: Vec<u64> = names.filter_map(seq).collect();
+    found.sort_unstable();
+    found
+}
+
+#[test]
+fn old_bases_stay_as_long_as_history_goes_on_from_them() {
+    // The first is that of the empty log.
+    let (mut bench, starts) = Bench::new().with_history(4, 20_000);
+    assert_eq!((bases(&bench), bench.log.oldest_base()), (vec![1, 2, 3, 4, 5], Some(Offset(0))));
+    let mut bench = {
+        let manifest =
+            lock(&bench.log.on_disk.as_ref().unwrap().writer.shared.folder).manifest.clone();
+        assert_eq!(manifest.old_bases().len(), 4);
+        assert!(manifest.old_bases().iter().all(|base| !base.is_kept()));
+        bench.write(10);
+        bench.restart()
+    };
+    assert_eq!((bases(&bench), bench.log.oldest_base()), (vec![1, 2, 3, 4, 5], Some(Offset(0))));
+    // The oldest segment goes, and takes its base with it.
+    let all = bench.log.stats().history_bytes;
+    bench.log.set_history(all - 10, DAY);
+    assert_eq!((bench.first(), bases(&bench)), (Some(starts[1]), vec![2, 3, 4, 5]));
+    assert_eq!(bench.log.oldest_base(), Some(starts[1]));
+    bench.look_at(now_s() + DAY.as_secs() + 60);
+    assert_eq!((bench.first(), bases(&bench)), (None, vec![5]));
+    assert_eq!(bench.log.oldest_base(), Some(bench.log.segments()[0].start));
+    bench.rewrite();
+    assert_eq!(bases(&bench), [5, 6]);
+    bench.log.set_history(0, DAY);
+    assert_eq!(bases(&bench), [6]);
+    bench.write(100);
+    bench.rewrite();
+    assert_eq!(bases(&bench), [7]);
+    bench.log.set_history(1 << 30, DAY);
+    bench.write(100);
+    bench.rewrite();
+    bench.log.reset(Histories::new(id(3)), Offset(700), 0, None);
+    assert_eq!((bases(&bench), bench.log.oldest_base()), (vec![], Some(Offset(700))));
+}
+
+#[test]
+fn old_bases_take_no_more_than_their_part() {
+    let mut bench = Bench::new();
+    let mut starts = Vec::new();
+    for _ in 0..5 {
+        bench.write(1000);
+        let at = bench.log.begin_rotation();
+        starts.push(at);
+        let path = PathBuf::from(format!("temp-{at}.rdb"));
+        bench.disk.put(&path, &[b'x'; 100_000]);
+        bench.log.install_base(NewBase { path, at, rdb: true, keep: false });
+    }
+    bench.write(1000);
+    assert_eq!(bases(&bench), [1, 2, 3, 4, 5, 6]);
+    let stats = bench.log.stats();
+    assert_eq!((stats.old_bases, stats.old_bases_bytes), (5, 4 * 100_000 + 18));
+    let segments = bench.log.stats().history_segments;
+    bench.log.set_history(500_000, DAY);
+    assert_eq!(bases(&bench), [1, 4, 5, 6], "there is room for two of these, and for the first");
+    assert_eq!(bench.log.oldest_base(), Some(Offset(0)));
+    bench.log.set_history(150_000, DAY);
+    assert_eq!(bases(&bench), [1, 6]);
+    let notes = bench.log.take_notes().join("\n");
+    assert!(notes.contains("a.aof.5.base.rdb, an old base at offset"), "{notes}");
+    assert_eq!(bench.log.stats().history_segments, segments, "all of them have room");
+    // What fits no more goes before what is compressed next, and a full disk takes it too.
+    bench.log.set_history(1 << 30, DAY);
+    bench.rewrite();
+    assert_eq!(bases(&bench), [1, 6, 7]);
+    bench.disk.set_space(Some(0));
+    while bases(&bench) != [7] {
+        bench.write(500);
+        assert_eq!(bench.log.error(), None);
+    }
+}
+
+#[test]
+fn a_start_leaves_out_an_old_base_that_is_missing() {
+    let (bench, starts) = Bench::new().with_history(3, 20_000);
+    let Bench { disk, log, .. } = bench;
+    log.close().unwrap();
+    disk.remove(&Path::new(DIR).join("a.aof.1.base.rdb")).unwrap();
+    let mut recovered = recover(&options(&disk)).unwrap().unwrap();
+    assert!(recovered.notes()[0].contains("a.aof.1.base.rdb"), "{:?}", recovered.notes());
+    recovered.replay::<Error>(&mut |_| Ok(())).unwrap();
+    let histories = recovered.histories().unwrap();
+    let log = Log::resume(recovered, histories, options(&disk), Arc::new(|| {})).unwrap();
+    assert_eq!((log.oldest_base(), log.first_available()), (Some(starts[1]), Offset(0)));
+    log.close().unwrap();
+    assert_eq!(recover(&options(&disk)).unwrap().unwrap().notes(), [""; 0]);
 }
 
 #[test]

@@ -19,7 +19,8 @@ pub enum FileType {
     Base,
     /// A segment.
     Incr,
-    /// Not needed for a restart: kept if [`Entry::is_kept`], else to be removed.
+    /// Not needed for a restart: kept if [`Entry::is_kept`] or [`Entry::is_old_base`], else to be
+    /// removed.
     History,
 }
 
@@ -35,7 +36,7 @@ pub struct Entry {
     pub end: Option<Offset>,
     /// The database selected at a segment's beginning.
     pub db: u32,
-    /// When a segment was ended: seconds since 1970.
+    /// When a segment was ended, or another base took this one's place: seconds since 1970.
     pub sealed_s: Option<u64>,
 }
 
@@ -47,6 +48,23 @@ impl Entry {
             && matches!((self.start, self.end), (Some(start), Some(end)) if start < end)
     }
 
+    /// Whether this is a base from before the one in force, kept to go back to.
+    pub fn is_old_base(&self) -> bool {
+        self.kind == FileType::History
+            && self.sealed_s.is_some()
+            && (self.start.is_some() && self.end.is_none())
+            && self.is_named_base()
+    }
+
+    /// Whether the name is one that the log gives its bases.
+    pub fn is_named_base(&self) -> bool {
+        self.name_has(b".base.")
+    }
+
+    fn name_has(&self, part: &[u8]) -> bool {
+        self.name.as_bytes().windows(part.len()).any(|window| window == part)
+    }
+
     /// How many bytes of the history a kept segment covers.
     pub fn covers(&self) -> u64 {
         self.end.unwrap_or_default().0.saturating_sub(self.start.unwrap_or_default().0)
@@ -55,10 +73,9 @@ impl Entry {
     /// Whether the number may be that of a file of this type: what is history says its type only
     /// by its name.
     fn counts_as(&self, kind: FileType) -> bool {
-        let has = |part: &[u8]| self.name.as_bytes().windows(part.len()).any(|w| w == part);
         match (self.kind, kind) {
-            (FileType::History, FileType::Base) => !has(b".incr.aof"),
-            (FileType::History, FileType::Incr) => !has(b".base."),
+            (FileType::History, FileType::Base) => !self.name_has(b".incr.aof"),
+            (FileType::History, FileType::Incr) => !self.is_named_base(),
             (own, wanted) => own == wanted,
         }
     }
@@ -102,6 +119,20 @@ impl Manifest {
     /// The segments older than the base that are kept, oldest first.
     pub fn kept(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.entries.iter().filter(|entry| entry.is_kept())
+    }
+
+    /// The bases from before the one in force that are kept, newest first.
+    pub fn old_bases(&self) -> Vec<&Entry> {
+        let mut found: Vec<_> = self.entries.iter().filter(|entry| entry.is_old_base()).collect();
+        found.sort_by_key(|entry| std::cmp::Reverse((entry.start, entry.seq)));
+        found
+    }
+
+    /// The offset of the oldest dataset that the log can be brought back to.
+    pub fn oldest_base(&self) -> Option<Offset> {
+        let first_live = || self.segments().next().and_then(|entry| entry.start);
+        let live = self.base().map_or_else(first_live, |base| base.start);
+        self.old_bases().last().map_or(live, |base| base.start)
     }
 
     /// The highest sequence number given to a file of this type; bases and segments count apart.

@@ -202,8 +202,10 @@ pub struct Stats {
     /// Live segments, in bytes.
     pub live_bytes: u64,
     pub history_segments: u64,
-    /// The history's files, in bytes.
+    /// The history's files, in bytes, without old bases.
     pub history_bytes: u64,
+    pub old_bases: u64,
+    pub old_bases_bytes: u64,
 }
 
 /// A new, random name for a history.
@@ -591,9 +593,10 @@ impl Log {
     }
 
     /// The segments, oldest first and without a gap: those of the history, then the live ones. Those
-    /// up to one that could not be read are left out.
+    /// up to one that could not be read are left out. None while a [`Log::reset`] changes the files.
     pub fn segments(&self) -> Arc<Vec<SegmentInfo>> {
-        let shared = self.on_disk.as_ref().map(|disk| &disk.writer.shared);
+        let begun = self.on_disk.as_ref().filter(|disk| disk.is_begun());
+        let shared = begun.map(|disk| &disk.writer.shared);
         let listed = shared.map_or_else(Default::default, |shared| lock(&shared.segments).clone());
         match listed.iter().rposition(|segment| segment.unreadable.is_set()) {
             Some(last) => Arc::new(listed[last + 1..].to_vec()),
@@ -608,6 +611,13 @@ impl Log {
             disk.writer.shared.retention.set(bytes, ttl);
             disk.writer.shared.history_due();
         }
+    }
+
+    /// The oldest offset that log and data can be brought back to by [`roll_back`]: that of the oldest
+    /// base. `None` without the log on disk, and while the files change after a [`Log::reset`].
+    pub fn oldest_base(&self) -> Option<Offset> {
+        let disk = self.on_disk.as_ref().filter(|disk| disk.is_begun())?;
+        lock(&disk.writer.shared.bases).oldest
     }
 
     /// Says that somebody reads from `from` on: history that ends after it stays, however much and
@@ -754,11 +764,14 @@ impl Log {
 
     /// `CONFIG SET appendonly no`: closes the files in good order and goes on in memory.
     pub fn stop_disk(&mut self) -> Result<(), Error> {
+        self.leave_disk().map_or(Ok(()), Left::close)
+    }
+
+    /// As [`Log::stop_disk`], and leaves to the caller what waits for the disk.
+    pub fn leave_disk(&mut self) -> Option<Left> {
         self.flush();
-        match self.on_disk.take() {
-            Some(disk) => disk.writer.close(),
-            None => Ok(()),
-        }
+        let (end, db) = (self.end(), self.db);
+        Some(Left { disk: self.on_disk.take()?, end, db })
     }
 
     /// Writes and syncs everything, and notes that the log ends here: a start in any boot may go on
@@ -779,6 +792,7 @@ impl Log {
         let segments = self.segments();
         let history = segments.iter().filter(|segment| segment.is_history);
         let current_bytes = shared.base_bytes.load(Ordering::Relaxed) + log;
+        let bases = *lock(&shared.bases);
         Stats {
             current_bytes,
             base_bytes: disk.base_size.unwrap_or(current_bytes),
@@ -792,13 +806,66 @@ impl Log {
             live_bytes: log,
             history_segments: history.clone().count() as u64,
             history_bytes: history.map(|s| s.disk_bytes).sum(),
+            old_bases: bases.old,
+            old_bases_bytes: bases.old_bytes,
         }
     }
 }
 
+/// The files of a log that went on in memory, still to be closed.
+pub struct Left {
+    disk: OnDisk,
+    end: Offset,
+    db: Option<u32>,
+}
+
+impl Left {
+    /// Closes the files in good order: takes as long as the disk does.
+    pub fn close(self) -> Result<(), Error> {
+        self.disk.writer.close()
+    }
+
+    /// Closes the files and brings the log back to `to`: [`roll_back`].
+    ///
+    /// # Errors
+    /// Why that can not be, and the log that goes on at its old end, for whom still has the data; or
+    /// none if that is not what the files hold.
+    pub fn roll_back(
+        self,
+        to: Offset,
+        options: Options,
+        waker: Waker,
+    ) -> Result<rollback::Tail, (Error, Option<Box<Log>>)> {
+        let (end, db) = (self.end, self.db);
+        let result = self.close().and_then(|()| roll_back(&options, to));
+        result.map_err(|error| {
+            let mut log = Log::reopen(options, end, waker).ok().flatten();
+            log.iter_mut().for_each(|log| log.set_current_db(db));
+            (error, log.map(Box::new))
+        })
+    }
+}
+
+impl Log {
+    /// Goes on with a log that was closed at `end`, without reading it: whoever asks has the data of
+    /// that place. `None` if the folder holds another.
+    fn reopen(options: Options, end: Offset, waker: Waker) -> Result<Option<Log>, Error> {
+        let Some(mut found) = recover(&options)? else { return Ok(None) };
+        let Some(histories) = found.histories().filter(|_| found.skip_replay(end)) else {
+            return Ok(None);
+        };
+        Log::resume(found, histories, options, waker).map(Some)
+    }
+}
+
 impl OnDisk {
+    /// Whether the files are those of the present log, and not yet of the one before a reset.
+    fn is_begun(&self) -> bool {
+        self.writer.shared.epoch.load(Ordering::Acquire) == self.epoch
+    }
+
     fn published(&self, value: &std::sync::atomic::AtomicU64) -> Offset {
-        match self.writer.shared.epoch.load(Ordering::Acquire) == self.epoch {
+        match self.is_begun() {
             true => Offset(value.load(Ordering::Acquire)),
             false => self.epoch_start,
         }

@@ -174,11 +174,7 @@ impl Recovered {
         let file = self.disk.open(&path).map_err(Error::io("open", &path))?;
         let mut magic = [0; 5];
         let n = file.read_at(&mut magic, 0).map_err(Error::io("read", &path))?;
-        let kind = match (&magic[..n], entry.name.as_bytes().ends_with(b".rdb")) {
-            (_, true) => BaseKind::Rdb,
-            (b"REDIS", false) => BaseKind::RdbThenAof,
-            _ => BaseKind::Aof,
-        };
+        let kind = base_kind(&entry.name, &magic[..n]);
         self.base = Some(Base { path, kind, offset });
         Ok(())
     }
@@ -247,6 +243,18 @@ impl Recovered {
                 }
             };
         }
+        let starts: Vec<Option<Offset>> = self.manifest.kept().map(|entry| entry.start).collect();
+        for entry in self.manifest.entries.iter_mut().filter(|entry| entry.is_old_base()) {
+            let path = dir.join(&entry.name);
+            match disk.open(&path) {
+                Ok(_) if starts.contains(&entry.start) => {}
+                Ok(_) => entry.sealed_s = None, // no history goes on from it
+                Err(error) => {
+                    entry.sealed_s = None;
+                    notes.push(format!("An old base is left out: can't read {path:?}: {error}"));
+                }
+            }
+        }
     }
 
     /// What an operator should know that is no reason not to start: a line each.
@@ -279,14 +287,24 @@ impl Recovered {
         Some(self.manifest.state.as_ref()?.histories)
     }
 
+    /// Whether the log was closed in good order, and ends where it did then.
+    fn is_closed(&self) -> bool {
+        self.manifest.state.as_ref().is_some_and(|state| state.closed == Some(self.end))
+    }
+
+    /// Leaves the segments unread, if the log is as its process closed it at `end`: what they hold is
+    /// known then.
+    pub(super) fn skip_replay(&mut self, end: Offset) -> bool {
+        self.replayed |= self.end == end && self.is_closed();
+        self.replayed
+    }
+
     /// Whether nothing was lost that anybody can have seen: the log was closed in good order; or
     /// the kernel that had all of it still runs; or every acknowledged byte was synced. A folder
     /// that was copied proves nothing: others may have seen what came after the copy.
     pub fn is_lossless(&self) -> bool {
-        self.manifest.state.as_ref().is_some_and(|state| {
-            state.closed == Some(self.end)
-                || (self.same_place && (self.same_boot || state.fsync == Fsync::Always))
-        })
+        let always = self.manifest.state.as_ref().is_some_and(|state| state.fsync == Fsync::Always);
+        self.is_closed() || (self.same_place && (self.same_boot || always))
     }
 
     /// Whether this node took the log's current name itself, rather than from a primary that may go on
@@ -427,6 +445,15 @@ impl Recovered {
     /// Whether the end is known for certain: the segments were replayed.
     pub(super) fn is_replayed(&self) -> bool {
         self.replayed
+    }
+}
+
+/// What a base's name and its first bytes say of it.
+pub(super) fn base_kind(name: &OsStr, bytes: &[u8]) -> BaseKind {
+    match name.as_bytes().ends_with(b".rdb") {
+        true => BaseKind::Rdb,
+        false if bytes.starts_with(b"REDIS") => BaseKind::RdbThenAof,
+        false => BaseKind::Aof,
     }
 }
 

@@ -224,7 +224,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Compares the stretches that begin before `upto` with the index.
-    fn check<E>(
+    pub(super) fn check<E>(
         &self,
         upto: usize,
         unchecked: &mut std::slice::Iter<'_, Record>,

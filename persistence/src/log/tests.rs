@@ -271,6 +271,20 @@ impl Run {
             }
             None => assert_eq!(start, known.start, "{what}: a base is missing"),
         }
+        let manifest = recovered.manifest();
+        for base in manifest.old_bases() {
+            let contents = disk.contents(&Path::new(DIR).join(&base.name)).unwrap();
+            let at = base.start.unwrap();
+            assert!(first <= at && at < start, "{what}: {base:?}");
+            if contents == crate::rdb::empty() {
+                assert_eq!(at, known.start, "{what}");
+                continue;
+            }
+            let text = String::from_utf8(contents).unwrap();
+            let words: Vec<&str> = text.split(' ').collect();
+            let of = &self.histories[&HistoryId::parse(words[1].as_bytes()).unwrap()];
+            assert_eq!((of.epoch, words[2]), (known.epoch, &*at.to_string()), "{what}");
+        }
 
         if let Some(promise) = promise.filter(|promise| promise.epoch == known.epoch) {
             let promised = if power.is_some() { promise.synced } else { promise.written };

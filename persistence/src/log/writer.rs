@@ -16,7 +16,7 @@
 
 use super::disk::{Disk, DiskFile};
 use super::error::Error;
-use super::folder::{Folder, NewBase, SegmentInfo};
+use super::folder::{Bases, Folder, NewBase, SegmentInfo};
 use super::history::{Retention, now_s};
 use super::manifest::{Entry, FileType, Manifest, State};
 use super::marks::Mark;
@@ -93,6 +93,7 @@ pub struct Shared {
     pub error: Mutex<Option<String>>,
     pub events: Mutex<Vec<Event>>,
     pub segments: Arc<Mutex<Arc<Vec<SegmentInfo>>>>,
+    pub bases: Arc<Mutex<Bases>>,
     pub base_bytes: AtomicU64,
     pub base_path: Mutex<Option<PathBuf>>,
     pub retention: Retention,
@@ -136,6 +137,7 @@ impl Shared {
             error: Mutex::new(None),
             events: Mutex::new(Vec::new()),
             segments: folder.listed.clone(),
+            bases: folder.bases.clone(),
             base_bytes: AtomicU64::new(0),
             base_path: Mutex::new(None),
             retention,
@@ -453,21 +455,30 @@ impl Shared {
             let what = "no segment of the log begins where the base stands";
             return Err(Error::io("install", &base.path)(io::Error::other(what)));
         }
-        let entry = folder.place_base(&mut base)?;
         let failed_at = self.sync_failed_at.load(Ordering::Relaxed);
         // What may not have reached the disk is no history for anybody.
         let keeps = self.retention.is_on() && failed_at == NEVER;
+        // A log that began without a base began with nothing.
+        let first = folder.manifest.segments().next().and_then(|entry| entry.start);
+        let begun_at = first.filter(|_| keeps && folder.manifest.base().is_none());
+        let empty = begun_at.and_then(|at| folder.create_empty_base(at).ok());
+        let entry = folder.place_base(&mut base)?;
         let mut manifest = folder.manifest.clone();
+        manifest.entries.extend(empty);
         for old in &mut manifest.entries {
-            if old.kind == FileType::Base || old.start.is_none_or(|start| start < base.at) {
-                let is_segment = old.kind != FileType::Base;
-                old.kind = FileType::History;
-                let sealed_s = old.sealed_s.unwrap_or_else(now_s);
-                old.sealed_s = (keeps && is_segment).then_some(sealed_s);
-            }
+            let keeps = match old.kind {
+                FileType::Base => keeps && old.is_named_base() && old.start < Some(at),
+                FileType::Incr if old.start.is_some_and(|start| start >= at) => continue,
+                FileType::Incr => keeps,
+                FileType::History => keeps && old.sealed_s.is_some(),
+            };
+            old.kind = FileType::History;
+            old.sealed_s = keeps.then(|| old.sealed_s.unwrap_or_else(now_s));
         }
         manifest.entries.insert(0, entry);
         folder.store(manifest)?;
+        let superseded = folder.manifest.old_bases().first().map(|base| base.name.clone());
+        superseded.iter().for_each(|name| folder.measure(name));
         self.measure_base(&folder);
         folder.publish();
         if failed_at != NEVER && failed_at <= at.0 {
@@ -508,8 +519,9 @@ impl Shared {
             Ok(file)
         };
         let file = change()?;
-        // Before the epoch: who sees that sees the new base's size.
+        // Before the epoch: who sees that sees the new base's size and the new segments.
         self.measure_base(&folder);
+        folder.publish();
         let mut sink = lock(&self.sink);
         sink.segment = Some(Open { file, start: offset });
         self.written.store(offset.0, Ordering::Release);
@@ -517,7 +529,6 @@ impl Shared {
         self.sync_failed_at.store(NEVER, Ordering::Relaxed);
         self.epoch.store(epoch, Ordering::Release);
         drop(sink);
-        folder.publish();
         let _ = folder.remove_dead();
         Ok(())
     }

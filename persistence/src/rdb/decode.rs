@@ -60,6 +60,16 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Reads the file that `bytes` begins with to its end, and keeps nothing. How long it is.
+///
+/// # Errors
+/// Those of [`Reader::next`].
+pub fn verify(bytes: &[u8]) -> Result<usize, Error> {
+    let mut reader = Reader::new(bytes)?;
+    while reader.next()?.is_some() {}
+    Ok(reader.position())
+}
+
 /// Reads a file.
 pub struct Reader<'a> {
     bytes: &'a [u8],

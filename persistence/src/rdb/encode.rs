@@ -3,6 +3,7 @@
 //! Runs in a forked child: nothing here allocates, takes a lock or asks for the time. Small
 //! collections are written as the bytes they are in memory, large ones element by element.
 
+use super::crc64::crc64;
 use super::format::*;
 use super::sink::{Buffers, Out, Sink};
 use crate::offset::{HistoryId, Offset};
@@ -81,6 +82,14 @@ pub fn save(
         true => out.finish_with_checksum(),
         false => out.finish(),
     }
+}
+
+/// The file of a dataset without keys, as old as any reader takes it with its checksum.
+pub fn empty() -> Vec<u8> {
+    let mut file = [&MAGIC[..], b"0009", &[op::EOF]].concat();
+    let sum = crc64(&file);
+    file.extend_from_slice(&sum.to_le_bytes());
+    file
 }
 
 /// What the file says of itself before the first key, in Redis's words.

@@ -31,9 +31,9 @@ mod values;
 
 pub use commands::save_as_commands;
 pub use crc64::{Crc64, crc64};
-pub use decode::{Error, Item, Reader};
+pub use decode::{Error, Item, Reader, verify};
 pub use dump::{dump, restore};
-pub use encode::{SaveOptions, save};
+pub use encode::{SaveOptions, empty, save};
 pub use format::VERSION;
 pub use sink::Buffers;
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use varve_persistence::offset::Offset;
+use varve_persistence::rdb;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Data {
@@ -92,9 +93,9 @@ impl Data {
         self.marks.get(at) == Some(&(offset, hash))
     }
 
-    /// A snapshot.
+    /// A snapshot: behind an RDB file without keys, which is all that the log looks at in a base.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![];
+        let mut bytes = rdb::empty();
         let mut put = |number: u64| bytes.extend(number.to_le_bytes());
         [self.db, self.offset, self.hash, self.marks.len() as u64].into_iter().for_each(&mut put);
         for &(offset, hash) in &self.marks {
@@ -111,6 +112,10 @@ impl Data {
     }
 
     pub fn decode(bytes: &[u8]) -> Data {
+        let bytes = bytes.strip_prefix(&rdb::empty()[..]).expect("a snapshot has a beginning");
+        if bytes.is_empty() {
+            return Data::default(); // the base of a log that began with nothing
+        }
         let mut numbers = bytes.chunks_exact(8).map(|n| u64::from_le_bytes(n.try_into().unwrap()));
         let mut next = || numbers.next();
         let mut must = || next().expect("a snapshot is whole");

@@ -1,0 +1,395 @@
+//! The story: a primary is cut off from its replica and goes on alone: it takes writes and rewrites its
+//! log. Then it crashes, the replica is promoted, and the old primary comes back as its replica, with
+//! a tail that nobody else ever had and a base that stands behind the place where the two parted.
+
+use crate::support::server::Builder;
+use crate::support::{
+    Client, Command, PATIENCE, Proxy, Random, Server, assert_same_data, dataset, eventually,
+};
+use lz4_flex::frame::FrameDecoder;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+fn with_log() -> Builder {
+    let builder = Server::varve().arg("--appendonly", "yes");
+    builder.arg("--repl-backlog-size", "16kb").arg("--auto-aof-rewrite-percentage", "0")
+}
+
+/// The old primary, which is down, and the new one.
+struct Parted {
+    old: Server,
+    new: Server,
+    /// Commands in the tail.
+    tail: usize,
+}
+
+/// Rewrites before they part, and after.
+fn part(before: usize, after: usize, change: impl Fn(Builder) -> Builder) -> Parted {
+    let old = change(with_log()).start();
+    let mut random = Random::new(7);
+    write(&mut old.client(), &mut random, "common", 2000);
+    for _ in 0..before {
+        rewrite(&old);
+        write(&mut old.client(), &mut random, "common", 1000);
+    }
+    let proxy = Proxy::to(old.port());
+    let new = with_log().replica_of(proxy.port()).start();
+    caught_up(&old, &new);
+    write(&mut old.client(), &mut random, "common", 1000);
+    caught_up(&old, &new);
+    proxy.refuse(true);
+    proxy.cut();
+    let mut parted = Parted { old, new, tail: 0 };
+    for n in 0..=after {
+        write(&mut parted.old.client(), &mut random, "tail", 500);
+        parted.tail += 500;
+        if n < after {
+            rewrite(&parted.old);
+        }
+    }
+    parted.old.kill9();
+    parted.new.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    write(&mut parted.new.client(), &mut random, "new", 300);
+    parted
+}
+
+/// So many commands, in several databases.
+fn write(client: &mut Client, random: &mut Random, what: &str, count: usize) {
+    let commands = (0..count).map(|n| {
+        if n % 100 == 0 {
+            return Command::new(&["SELECT", &random.below(3).to_string()]);
+        }
+        let key = format!("{what}:{}", random.below(5000));
+        let value = format!("{:08x}", random.next()).repeat(random.below(60));
+        Command::new(&["SET", &key, &value])
+    });
+    let replies = client.pipeline(&commands.collect::<Vec<_>>());
+    assert!(replies.iter().all(|reply| !reply.is_error()));
+}
+
+fn rewrite(server: &Server) {
+    let before = server.info("log_first_offset_disk");
+    server.client().ok(&["BGREWRITEAOF"]);
+    let ended = || server.info("log_first_offset_disk") != before;
+    assert!(eventually(PATIENCE, ended), "BGREWRITEAOF did not end");
+}
+
+fn number(server: &Server, field: &str) -> u64 {
+    server.info(field).parse().unwrap_or_else(|_| panic!("no number in {field}"))
+}
+
+fn caught_up(primary: &Server, replica: &Server) {
+    let same = || {
+        replica.info("master_link_status") == "up"
+            && replica.info("master_repl_offset") == primary.info("master_repl_offset")
+    };
+    assert!(eventually(PATIENCE, same), "the replica did not catch up: {}", replica.log());
+    assert_same_data(&mut primary.client(), &mut replica.client());
+}
+
+/// Commands in the tails that were set aside.
+fn set_aside(server: &Server) -> usize {
+    let files = fs::read_dir(server.dir().join("appendonlydir")).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    let tails: Vec<PathBuf> =
+        files.filter(|path| path.to_str().unwrap().contains(".tail-")).collect();
+    let count = |path: &PathBuf| {
+        let shown = std::process::Command::new(env!("CARGO_BIN_EXE_varve"))
+            .args(["show", path.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(shown.status.success(), "{shown:?}");
+        let text = String::from_utf8(shown.stdout).unwrap();
+        text.lines().filter(|line| line.contains(" SET tail:")).count()
+    };
+    tails.iter().map(count).sum()
+}
+
+fn follow(replica: &Server, port: u16) {
+    replica.client().ok(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
+}
+
+/// The last line of a server's log that says why it could not roll back.
+fn refusal(server: &Server) -> Option<String> {
+    let log = server.log();
+    log.lines().rfind(|line| line.contains("so a full resync follows")).map(String::from)
+}
+
+/// A link that a full sync takes some seconds over.
+fn slow_link(to: &Server) -> Proxy {
+    let proxy = Proxy::to(to.port());
+    proxy.throttle(150 << 10);
+    proxy
+}
+
+impl Parted {
+    /// The old primary comes back.
+    fn come_back(&mut self) {
+        self.old.restart();
+        follow(&self.old, self.new.port());
+        caught_up(&self.new, &self.old);
+    }
+
+    fn log_file(&self, name: &str) -> PathBuf {
+        self.old.dir().join("appendonlydir").join(name)
+    }
+
+    /// Where the tail will go.
+    fn tail_path(&self) -> PathBuf {
+        let history = &self.old.info("master_replid")[..8];
+        let from = number(&self.new, "second_repl_offset") - 1;
+        let to = number(&self.old, "master_repl_offset");
+        self.log_file(&format!("appendonly.aof.tail-{history}-{from}-{to}.aof"))
+    }
+
+    fn assert_rolled_back(&self) {
+        assert_eq!(number(&self.new, "sync_full"), 0, "{}", self.old.log());
+        assert_eq!(number(&self.old, "sync_rollbacks_done"), 1);
+        // One in a hundred selects a database.
+        assert_eq!(set_aside(&self.old), self.tail / 100 * 99);
+    }
+}
+
+#[test]
+fn a_rollback_beyond_the_newest_base_needs_no_full_resync() {
+    for (before, after) in [(0, 1), (1, 1), (1, 2), (2, 0)] {
+        println!("rewritten {before} times before they parted, {after} times after");
+        let mut parted = part(before, after, |builder| builder);
+        parted.come_back();
+        parted.assert_rolled_back();
+        // What is on disk is what is served, and it goes on as any log does.
+        let Parted { old, new, .. } = &mut parted;
+        write(&mut new.client(), &mut Random::new(9), "later", 500);
+        caught_up(new, old);
+        old.terminate();
+        // Redis takes the folder as it is now.
+        let folder = old.dir().join("appendonlydir");
+        let redis = Server::redis().arg("--appendonly", "yes").with_file(&folder).start();
+        assert_same_data(&mut new.client(), &mut redis.client());
+        old.restart();
+        follow(old, new.port());
+        caught_up(new, old);
+        rewrite(old);
+        old.kill9();
+        old.restart();
+        assert_same_data(&mut new.client(), &mut old.client());
+        assert_eq!(number(new, "sync_full"), 0);
+    }
+}
+
+#[test]
+fn redis_starts_from_a_folder_with_old_bases() {
+    let mut server = with_log().start();
+    let mut random = Random::new(3);
+    for _ in 0..3 {
+        write(&mut server.client(), &mut random, "key", 1000);
+        rewrite(&server);
+    }
+    write(&mut server.client(), &mut random, "key", 100);
+    assert!(number(&server, "log_first_offset_base") < number(&server, "log_first_offset_disk"));
+    let folder = server.dir().join("appendonlydir");
+    let bases = |folder: &PathBuf| {
+        let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.to_str().unwrap().ends_with(".base.rdb")).count()
+    };
+    assert_eq!(bases(&folder), 4);
+    server.terminate();
+    let redis = Server::redis().arg("--appendonly", "yes").with_file(&folder).start();
+    server.restart();
+    assert_same_data(&mut server.client(), &mut redis.client());
+    let copy = redis.dir().join("appendonlydir");
+    assert!(eventually(PATIENCE, || bases(&copy) == 1), "Redis keeps what it has no use for");
+}
+
+/// Without the history nothing reaches back that far. That is known at once: the data are not read
+/// back for it.
+#[test]
+fn a_rollback_that_no_base_reaches_is_a_full_resync_at_once() {
+    let mut parted = part(1, 1, |builder| builder.arg("--repl-history-size", "0"));
+    parted.old.restart();
+    let loads = || parted.old.log().matches("The log ends at offset").count();
+    let before = loads();
+    follow(&parted.old, parted.new.port());
+    caught_up(&parted.new, &parted.old);
+    let why = refusal(&parted.old).expect("a line that says why");
+    assert!(why.contains("the oldest base that is kept stands at offset"), "{why}");
+    assert_eq!((loads(), number(&parted.new, "sync_full")), (before, 1), "{}", parted.old.log());
+    assert_eq!(set_aside(&parted.old), 0);
+}
+
+/// A rollback fails when nearly all of it is done. Until the full sync that follows, the server has what
+/// it had, in memory and on disk, and a crash then changes nothing either.
+#[test]
+fn a_rollback_that_fails_leaves_log_and_data_as_they_were() {
+    let mut parted = part(1, 1, |builder| builder);
+    parted.old.restart();
+    let before = dataset(&mut parted.old.client());
+    let obstacle = parted.tail_path();
+    fs::create_dir(&obstacle).unwrap();
+    let link = slow_link(&parted.new);
+    follow(&parted.old, link.port());
+    assert!(eventually(PATIENCE, || refusal(&parted.old).is_some()), "{}", parted.old.log());
+    assert!(
+        refusal(&parted.old).unwrap().contains(obstacle.file_name().unwrap().to_str().unwrap())
+    );
+    assert!(dataset(&mut parted.old.client()) == before, "the data are others");
+    assert_ne!(parted.old.info("log_first_offset_disk"), "-1", "the log is only in memory");
+    parted.old.kill9();
+    parted.old.restart();
+    assert!(dataset(&mut parted.old.client()) == before, "the log is another");
+    drop(link);
+    fs::remove_dir(&obstacle).unwrap();
+    let full = number(&parted.new, "sync_full");
+    follow(&parted.old, parted.new.port());
+    caught_up(&parted.new, &parted.old);
+    assert_eq!(
+        (number(&parted.new, "sync_full"), number(&parted.old, "sync_rollbacks_done")),
+        (full, 1)
+    );
+    assert_eq!(set_aside(&parted.old), parted.tail / 100 * 99);
+}
+
+fn flip(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(file, bytes).unwrap();
+}
+
+/// A disk gives back other bits than it was given: of the base to go back to, old or in force, or of the
+/// history after it. The file is named, a full resync follows, and no wrong value is ever served.
+#[test]
+fn damage_met_in_a_rollback_is_named_and_costs_a_full_resync() {
+    for (after, damaged) in [
+        (1, "appendonly.aof.2.base.rdb"),
+        (1, "appendonly.aof.2.incr.aof.lz4"),
+        (0, "appendonly.aof.2.base.rdb"),
+    ] {
+        println!("rewritten {after} times after they parted, damaged: {damaged}");
+        let mut parted = part(1, after, |builder| builder);
+        parted.old.restart();
+        let file = parted.log_file(damaged);
+        assert!(eventually(PATIENCE, || file.exists()), "{damaged} is not there");
+        let before = dataset(&mut parted.old.client());
+        flip(&file);
+        let link = slow_link(&parted.new);
+        follow(&parted.old, link.port());
+        assert!(eventually(PATIENCE, || refusal(&parted.old).is_some()), "{}", parted.old.log());
+        let why = refusal(&parted.old).unwrap();
+        assert!(why.contains(damaged) && why.contains("damaged at byte"), "{why}");
+        assert!(dataset(&mut parted.old.client()) == before, "the data are others");
+        if after > 0 {
+            // Killed at this moment, it starts from what is whole, and meets the damage again.
+            parted.old.kill9();
+            parted.old.restart();
+            assert!(dataset(&mut parted.old.client()) == before, "the log is another");
+            follow(&parted.old, link.port());
+        }
+        link.throttle(0);
+        caught_up(&parted.new, &parted.old);
+        assert_eq!(number(&parted.old, "sync_rollbacks_done"), 0);
+        // The damaged file is of no log any more once the received base is in force.
+        let received = || {
+            number(&parted.old, "log_first_offset_base")
+                >= number(&parted.new, "second_repl_offset")
+        };
+        assert!(eventually(PATIENCE, received), "the received base is not in force");
+        parted.old.kill9();
+        parted.old.restart();
+        assert_same_data(&mut parted.new.client(), &mut parted.old.client());
+    }
+}
+
+/// Every checksum fits and every command parses, but one can not be run: that shows when the log has gone
+/// back and is loaded. Nothing is held then, and nothing is claimed to be.
+#[test]
+fn a_log_that_can_not_be_loaded_after_a_rollback_costs_a_full_resync() {
+    let mut parted = part(1, 1, |builder| builder);
+    parted.old.restart();
+    let compressed = parted.log_file("appendonly.aof.2.incr.aof.lz4");
+    assert!(eventually(PATIENCE, || compressed.exists()), "the history is not compressed");
+    parted.old.terminate();
+    let (bytes, mut plain) = (fs::read(&compressed).unwrap(), Vec::new());
+    let mut rest = &bytes[..];
+    while rest.starts_with(&0x184d_2204_u32.to_le_bytes()) {
+        FrameDecoder::new(&mut rest).read_to_end(&mut plain).unwrap();
+    }
+    let set = b"\r\nSET\r\n$";
+    let at = plain.windows(set.len()).position(|bytes| bytes == set).unwrap();
+    plain[at + 2] = b'X';
+    fs::remove_file(&compressed).unwrap();
+    fs::write(parted.log_file("appendonly.aof.2.incr.aof"), plain).unwrap();
+    let manifest = parted.log_file("appendonly.aof.manifest");
+    let named = fs::read_to_string(&manifest).unwrap().replace(".2.incr.aof.lz4", ".2.incr.aof");
+    fs::write(&manifest, named).unwrap();
+
+    parted.old.restart();
+    let link = slow_link(&parted.new);
+    follow(&parted.old, link.port());
+    assert!(eventually(PATIENCE, || refusal(&parted.old).is_some()), "{}", parted.old.log());
+    let why = refusal(&parted.old).unwrap();
+    assert!(why.contains("unknown command 'XET'"), "{why}");
+    assert!(dataset(&mut parted.old.client()).is_empty(), "half of the data are there");
+    assert_eq!(number(&parted.old, "master_repl_offset"), 0);
+    // Told to ask another time, it does not ask for what it does not hold.
+    follow(&parted.old, parted.new.port());
+    caught_up(&parted.new, &parted.old);
+    assert_eq!(number(&parted.old, "sync_rollbacks_done"), 0);
+    let on_disk = || {
+        let base: i64 = parted.old.info("log_first_offset_base").parse().unwrap();
+        base >= number(&parted.new, "second_repl_offset") as i64
+    };
+    assert!(eventually(PATIENCE, on_disk), "{}", parted.old.log());
+    parted.old.kill9();
+    parted.old.restart();
+    assert_same_data(&mut parted.new.client(), &mut parted.old.client());
+}
+
+/// The loop goes on answering while a large tail is set aside, and a shutdown at that moment ends in good
+/// order: the next start has the log as it was or as it was to be.
+#[test]
+fn a_server_that_rolls_back_answers_and_can_be_shut_down() {
+    let mut parted = part(1, 1, |builder| builder);
+    parted.old.restart();
+    let value = "v".repeat(1 << 20);
+    for n in 0..200 {
+        parted.old.client().ok(&["SET", &format!("large:{}", n % 3), &value]);
+    }
+    let mut client = parted.old.client();
+    follow(&parted.old, parted.new.port());
+    let set_aside = || parted.old.log().contains("are set aside in");
+    let (mut loading, mut longest) = (0, Duration::ZERO);
+    let began = Instant::now();
+    while !set_aside() && began.elapsed() < PATIENCE {
+        let asked = Instant::now();
+        let refused = client.cmd(&["GET", "large:0"]).is_error();
+        longest = longest.max(asked.elapsed());
+        if refused && loading == 0 {
+            // Its role is not changed half-way, by whatever command.
+            let answer = format!("{:?}", client.cmd(&["REPLICAOF", "NO", "ONE"]));
+            assert!(answer.contains("LOADING"), "{answer}");
+        }
+        loading += usize::from(refused);
+    }
+    println!("{loading} answers within {longest:?} in {:?}", began.elapsed());
+    assert!(loading > 10, "only {loading} answers while it rolled back");
+    assert!(longest < began.elapsed() / 2, "an answer took {longest:?} of {:?}", began.elapsed());
+    caught_up(&parted.new, &parted.old);
+    assert_eq!(number(&parted.new, "sync_full"), 0);
+
+    let mut parted = part(1, 1, |builder| builder);
+    parted.old.restart();
+    for n in 0..200 {
+        parted.old.client().ok(&["SET", &format!("large:{}", n % 3), &value]);
+    }
+    let mut client = parted.old.client();
+    follow(&parted.old, parted.new.port());
+    let rolls = || client.cmd(&["GET", "large:0"]).is_error();
+    assert!(eventually(PATIENCE, rolls), "it does not roll back");
+    parted.old.terminate();
+    assert!(parted.old.log().contains("ready to exit"), "{}", parted.old.log());
+    parted.come_back();
+    assert_eq!(number(&parted.new, "sync_full"), 0, "{}", parted.old.log());
+}
