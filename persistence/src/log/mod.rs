@@ -302,7 +302,9 @@ impl Log {
             recovered.replay::<Error>(&mut |_| Ok(()))?;
         }
         let mut log = Log::in_memory(histories, recovered.end(), options.tail_bytes, waker);
-        log.own = recovered.owns_name() || recovered.histories() != Some(histories);
+        // Under a name whose end was lost, this node too may not go on: others may hold that end.
+        log.own = recovered.histories() != Some(histories)
+            || (recovered.owns_name() && recovered.is_lossless());
         log.attach(recovered, options)?;
         Ok(log)
     }

@@ -158,7 +158,7 @@ impl Recovered {
             boot: String::new(),
             folder: 0,
             fsync: Fsync::No,
-            closed: None,
+            closed: Some(start),
         };
         let manifest = Manifest { entries: Vec::new(), state: Some(state) };
         Ok(Recovered::from_parts(options, manifest, start))

@@ -512,6 +512,13 @@ fn a_power_cut_under_everysec_begins_a_history_that_continues_the_old() {
                 assert_eq!(histories.second(), Some((id(1), recovered.end())));
             }
         }
+        // A replica keeps the name, and comes back in good order: it may own it no more.
+        Log::resume(recovered, Histories::new(id(1)), options(&after), no_waker())
+            .unwrap()
+            .close()
+            .unwrap();
+        let again = recover(&options(&after)).unwrap().unwrap();
+        assert_eq!((again.is_lossless(), again.owns_name()), (true, same));
     }
 }
 

@@ -30,7 +30,6 @@ impl World {
         server.delayed.clear();
         let end = server.log.end();
         let followers = server.node.promote(end, random);
-        server.own = Some(server.node.histories().current);
         if self.fault == Some(Fault::ForgetSecondIdOffset) {
             let histories = server.node.histories();
             let former = histories.former().map(|(id, _)| (id, Offset(u64::MAX >> 1)));

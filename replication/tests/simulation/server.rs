@@ -83,9 +83,6 @@ pub struct Server {
     pub disk_full: bool,
     /// Whether it says that it can roll back; Redis does not.
     pub rolls_back: bool,
-    /// The name that this node took itself and lost nothing of, as its manifest would say. Under
-    /// another's name it must not append, whatever its configuration says at a start.
-    pub own: Option<HistoryId>,
     /// How often it was told to roll back since its link was last up, and by which node.
     pub told: u32,
     pub told_by: Option<usize>,
@@ -165,7 +162,6 @@ impl Server {
             parent: None,
             disk_full: false,
             rolls_back: !random.one_in(6),
-            own: Some(histories.current),
             told: 0,
             told_by: None,
             excused: false,
@@ -229,16 +225,13 @@ impl Server {
         self.base = (Arc::new(image), data.end());
         let replayed = recovered.replay::<log::Error>(&mut |_| Ok(()))?;
         let held = recovered.histories().expect("the manifest names the history");
-        let own = self.own == Some(held.current) || fault == Some(Fault::KeepForeignName);
+        let own = recovered.owns_name() || fault == Some(Fault::KeepForeignName);
         let lossless = recovered.is_lossless() || fault == Some(Fault::KeepNameAfterLoss);
         self.node = match self.parent {
             Some(_) => Node::new(held),
             None => Node::recovered(held, recovered.end(), own && lossless, random),
         };
         let histories = self.node.histories();
-        if self.parent.is_none() {
-            self.own = Some(histories.current);
-        }
         self.log = Log::resume(recovered, histories, self.options.clone(), waker())?;
         let bytes = self.read_log(data.end(), self.log.end()).expect("the log follows its base");
         data.apply(&bytes);
@@ -360,7 +353,7 @@ impl Server {
         self.log.stop_disk().expect("the log can be closed");
         let done = log::roll_back(&self.options, to);
         self.start(self.disk.clone(), [0; 20], None).expect("the log can be opened again");
-        (self.snapshot, self.own) = (None, None);
+        self.snapshot = None;
         // The followers are dropped by the caller.
         let _ = self.node.follow("node", 0);
         assert_eq!(self.log.end(), if done.is_ok() { to } else { end });
