@@ -104,6 +104,8 @@ pub struct Client {
     pub close_after_reply: bool,
     /// The log's end after this client's last write: what `WAIT` waits for.
     pub wrote_to: u64,
+    /// Where the snapshot of a full sync stands that this replica is sent.
+    pub snapshot_at: u64,
     pub commands: u64,
     /// Whether it sent `REPLCONF`, so that its end is told to the primary's side.
     pub speaks_replconf: bool,

@@ -174,7 +174,13 @@ impl Service for Server {
 
     /// While the disk takes nothing, what nobody was promised yet waits, and the rest goes on:
     /// writes are refused meanwhile, and a client that only reads must not hang with them.
+    ///
+    /// A replica may have its snapshot when the log is written as far as that stands, and is fed from
+    /// what is written anyway: it never holds what this process can forget.
     fn gate(&self, client: &Client) -> u64 {
+        if client.kind == Kind::Replica {
+            return client.snapshot_at;
+        }
         let end = self.log.end().0;
         if self.log.is_failing() { client.wrote_to.min(end) } else { end }
     }
@@ -256,7 +262,6 @@ impl Server {
         if conn.session.kind == Kind::Replica {
             // A replica is an offset: what it has not taken stays in the log, not in a buffer.
             conn.output_limit = varve_net::OutputLimit::default();
-            conn.gated = false;
             conn.feeds = true;
         }
     }

@@ -107,7 +107,13 @@ impl World {
         let conn = self.net.conns.get_mut(&id).expect("the replica has it");
         if self.servers[primary].up {
             conn.primary_open = true;
-            let peer = Peer { input: vec![], framer: Framer::default(), feeding: Feeding::Nothing };
+            let peer = Peer {
+                input: vec![],
+                framer: Framer::default(),
+                feeding: Feeding::Nothing,
+                gate: Offset(0),
+                held: vec![],
+            };
             self.servers[primary].peers.insert(id, peer);
             self.with_link(at, |link, out| link.connected(now_ms, out));
         } else {
@@ -442,7 +448,7 @@ impl World {
             Decision::Full { .. } => self.supply(at),
             Decision::Rollback { reply, .. } => {
                 self.servers[replica].told += 1;
-                self.servers[replica].told_by = Some(at);
+                self.servers[replica].told_by = Some(at).filter(|by| *by == self.primary);
                 if self.servers[replica].told > 1 {
                     self.excuse(replica);
                 }
@@ -457,6 +463,14 @@ impl World {
     pub fn pump(&mut self, at: usize) {
         let conns: Vec<ConnId> = self.servers[at].peers.keys().copied().collect();
         for id in conns {
+            if self.is_held(at, id) {
+                continue;
+            }
+            let held =
+                self.servers[at].peers.get_mut(&id).map(|peer| std::mem::take(&mut peer.held));
+            if let Some(held) = held.filter(|held| !held.is_empty()) {
+                self.transmit(id, Way::Down, Packet::Bytes(held));
+            }
             // A frame of a byte or two is nearly all header, and would fill the window with it.
             let least = match self.servers[at].primary.is_compressed(id) {
                 true => WINDOW / 4,
@@ -510,12 +524,12 @@ impl World {
             };
             match server.primary.supply(&view, self.now_ms) {
                 None => return,
-                Some(Supply::Base { conns, .. }) => {
+                Some(Supply::Base { conns, from }) => {
                     let image = server.base.0.clone();
-                    self.announce(at, &conns);
+                    self.announce(at, &conns, from);
                     self.send_file(at, &conns, image);
                 }
-                Some(Supply::Join { conns, .. }) => self.announce(at, &conns),
+                Some(Supply::Join { conns, from }) => self.announce(at, &conns, from),
                 Some(Supply::Fork { target, conns, .. }) => {
                     if self.random.one_in(15) {
                         for id in self.servers[at].primary.fork_failed(&conns, self.now_ms) {
@@ -528,7 +542,7 @@ impl World {
                     let from = self.fork(at, stream);
                     let server = &mut self.servers[at];
                     let there = server.primary.forked(&conns, target, from, self.now_ms);
-                    self.announce(at, &there);
+                    self.announce(at, &there, from);
                     if target == Target::Socket {
                         for id in there {
                             self.servers[at].primary.bulk_started(id, self.now_ms);
@@ -550,12 +564,31 @@ impl World {
         from
     }
 
-    fn announce(&mut self, at: usize, conns: &[ConnId]) {
+    fn announce(&mut self, at: usize, conns: &[ConnId], from: Offset) {
         for &id in conns {
             let server = &mut self.servers[at];
             let history = server.node.histories().current;
             let line = server.primary.fullresync(id, history).expect("it was given a snapshot");
-            self.reply(id, line);
+            if let Some(peer) = server.peers.get_mut(&id) {
+                peer.gate = from;
+            }
+            self.say(at, id, line);
+        }
+    }
+
+    /// Whether the log is not yet written as far as the snapshot for this connection stands.
+    fn is_held(&self, at: usize, id: ConnId) -> bool {
+        let server = &self.servers[at];
+        server.peers.get(&id).is_some_and(|peer| peer.gate > server.log.released())
+    }
+
+    /// Sends what is about a snapshot.
+    fn say(&mut self, at: usize, id: ConnId, bytes: Vec<u8>) {
+        if !self.is_held(at, id) {
+            return self.reply(id, bytes);
+        }
+        if let Some(peer) = self.servers[at].peers.get_mut(&id) {
+            peer.held.extend(bytes);
         }
     }
 
@@ -564,7 +597,7 @@ impl World {
             self.servers[at].primary.bulk_started(id, self.now_ms);
             let header = format!("${}\r\n", bytes.len()).into_bytes();
             let header = self.framed(at, id, header);
-            self.reply(id, header);
+            self.say(at, id, header);
             if let Some(peer) = self.servers[at].peers.get_mut(&id) {
                 peer.feeding = Feeding::File { bytes: bytes.clone(), at: 0 };
             }

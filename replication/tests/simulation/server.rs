@@ -36,6 +36,9 @@ pub struct Peer {
     pub input: Vec<u8>,
     pub framer: Framer,
     pub feeding: Feeding,
+    /// Where its snapshot stands, and what is said of it when the log is written that far.
+    pub gate: Offset,
+    pub held: Vec<u8>,
 }
 
 /// A snapshot that a child is making.

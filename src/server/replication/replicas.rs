@@ -163,7 +163,7 @@ impl Server {
                     log_notice!(
                         "Full sync from the snapshot on disk at offset {from}: the log continues it, no fork"
                     );
-                    self.announce(net, &conns);
+                    self.announce(net, &conns, from);
                     let path = self.snapshots.base.as_ref().map(|b| b.path.clone());
                     if let Some(path) = path {
                         self.send_file(net, &conns, &path);
@@ -171,7 +171,7 @@ impl Server {
                 }
                 Supply::Join { from, conns } => {
                     log_notice!("Full sync joins the save that runs, of offset {from}");
-                    self.announce(net, &conns);
+                    self.announce(net, &conns, from);
                 }
                 Supply::Fork { target, conns, .. } => {
                     log_notice!("Full sync by a new child: {}", base.err().unwrap_or_default());
@@ -237,7 +237,7 @@ impl Server {
                     self.log.set_current_db(None);
                 }
                 let there = self.repl.primary.forked(conns, target, at, now);
-                self.announce(net, &there);
+                self.announce(net, &there, at);
                 if let Some(mark) = mark {
                     for id in there {
                         self.repl.primary.bulk_started(id, now);
@@ -263,9 +263,12 @@ impl Server {
     }
 
     /// Tells replicas which state their snapshot is.
-    fn announce(&mut self, net: &mut Net<Client>, conns: &[ConnId]) {
+    fn announce(&mut self, net: &mut Net<Client>, conns: &[ConnId], from: Offset) {
         let history = self.repl.node.histories().current;
         for &id in conns {
+            if let Some(conn) = net.conn_mut(id) {
+                conn.session.snapshot_at = from.0;
+            }
             let Some(line) = self.repl.primary.fullresync(id, history) else { continue };
             if let Some(conn) = net.conn_mut(id) {
                 conn.output.raw(&line);

@@ -1,6 +1,8 @@
 //! A disk that fills, on a small file system of the test's own.
 
 use super::*;
+use crate::support::assert_same_data;
+use crate::support::server::info;
 use std::ffi::CString;
 
 /// A tmpfs of a few megabytes, unmounted when dropped.
@@ -148,6 +150,44 @@ fn a_full_disk_under_the_log_with_everysec() {
 #[test]
 fn a_full_disk_under_the_log_with_always() {
     log_on_a_full_disk("always");
+}
+
+/// What the log could not take is in no snapshot that a replica is given: a kill takes it, and the
+/// primary goes on under the same name with other bytes.
+#[test]
+fn a_replica_is_not_given_what_the_full_disk_did_not_take() {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    let mut args = vec!["--dir", text(disk.path()), "--appendonly", "yes", "--save", ""];
+    args.extend(["--auto-aof-rewrite-percentage", "0", "--repl-diskless-sync-delay", "0"]);
+    let mut daemon = Attempt::new(&args);
+    daemon.serving();
+    let (_, unanswered, _) = fill(daemon.port, 0);
+    assert!(unanswered, "no write is in memory only");
+    let replica = Server::varve().start();
+    replica.client().ok(&["REPLICAOF", "127.0.0.1", &daemon.port.to_string()]);
+    let forked = || daemon.log().contains("Background sync terminated with success");
+    assert!(eventually(PATIENCE, forked), "{}", daemon.log());
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(!replica.log().contains("Full resync"), "{}", replica.log());
+
+    replica.signal(libc::SIGSTOP);
+    daemon.end(libc::SIGKILL);
+    disk.resize(16);
+    let port = daemon.port.to_string();
+    args.extend(["--port", &port]);
+    let mut again = Attempt::new(&args);
+    again.port = daemon.port;
+    let mut primary = again.serving();
+    for n in 0..10 {
+        primary.ok(&[b"RPUSH".as_slice(), b"other", &item(n)]);
+    }
+    replica.signal(libc::SIGCONT);
+    let follows = || {
+        let same = |field| replica.info(field) == info(&mut Client::connect(again.port), field);
+        replica.info("master_link_status") == "up" && same("master_repl_offset")
+    };
+    assert!(eventually(PATIENCE, follows), "{}", replica.log());
+    assert_same_data(&mut primary, &mut replica.client());
 }
 
 /// The disk has no room for the snapshot: the save fails and says so, leaves no file, and the next
