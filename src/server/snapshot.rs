@@ -175,7 +175,7 @@ const REPORT_EVERY: u64 = 1024;
 /// shares the processor's time and has the loop copy pages, and so takes a tenth of the time at most...
 const REST: u32 = 9;
 /// ... unless the log is so many times as large as what calls for a rewrite.
-const MOST_GROWTH: u64 = 4;
+const MOST_GROWTH: u128 = 4;
 /// Seconds between two attempts of a save point after a failure.
 const RETRY_S: i64 = 5;
 /// How far a child that nobody waits for stands back where it would share the loop's core: it gets a
@@ -822,8 +822,9 @@ impl Server {
 /// Whether a log of `current` bytes is to be rewritten, that was `base` bytes after the last time.
 /// `rested` is whether [`REST`] is over.
 fn is_too_large(base: u64, current: u64, percent: u64, min_size: u64, rested: bool) -> bool {
-    let called_for = (base + (base as u128 * percent as u128 / 100) as u64).max(min_size);
-    let most = if rested { called_for } else { called_for.saturating_mul(MOST_GROWTH) };
+    let [base, current, percent, min_size] = [base, current, percent, min_size].map(u128::from);
+    let called_for = (base * (100 + percent) / 100).max(min_size);
+    let most = if rested { called_for } else { called_for * MOST_GROWTH };
     percent > 0 && current > most
 }
 
