@@ -1026,6 +1026,24 @@ fn a_part_is_dropped_when_it_is_of_no_use() {
 }
 
 #[test]
+fn a_part_is_dropped_when_the_log_has_all_that_is_needed() {
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.feed(&full(1, &format!("file={FILE}"), RDB.len()));
+    caller.feed(&RDB[..9]);
+    caller.closed();
+    assert_eq!(ask_again(&mut caller), format!("{FILE}:9"));
+    // The claim outlives a rollback, as the connection does: the primary has heard it.
+    caller.feed(format!("-ROLLBACK {} 50\r\n", id(1)).as_bytes());
+    assert_eq!(caller.events(), "rollback 50");
+    caller.rolled_back((id(1), Offset(50)));
+    caller.events();
+    caller.feed(b"+CONTINUE\r\n");
+    assert_eq!(caller.events(), "abort, continue false, up");
+    caller.closed();
+    assert_eq!(ask_again(&mut caller), "");
+}
+
+#[test]
 fn a_file_that_can_not_be_used_is_asked_for_anew() {
     let mut caller = broken_at(9);
     ask_again(&mut caller);
