@@ -1044,6 +1044,22 @@ fn a_part_is_dropped_when_the_log_has_all_that_is_needed() {
 }
 
 #[test]
+fn a_part_is_dropped_for_another_primary_in_the_middle_of_a_rollback() {
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.feed(&full(1, &format!("file={FILE}"), RDB.len()));
+    caller.feed(&RDB[..9]);
+    caller.closed();
+    ask_again(&mut caller);
+    caller.feed(format!("-ROLLBACK {} 50\r\n", id(1)).as_bytes());
+    caller.events();
+    caller.run(|replica, _, now, out| {
+        replica.reconfigure(Config::new("other", 1, 2), now, out);
+        0
+    });
+    assert_eq!(caller.events(), "abort, disconnect");
+}
+
+#[test]
 fn a_file_that_can_not_be_used_is_asked_for_anew() {
     let mut caller = broken_at(9);
     ask_again(&mut caller);
