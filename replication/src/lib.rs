@@ -50,6 +50,20 @@
 //! ends its `+CONTINUE <history>` or `+FULLRESYNC <history> <offset>` with ` lz4`, and all that it sends
 //! after that line is frames ([`compress`]). Offsets are those of the bytes inside them.
 //!
+//! A full sync from a file goes on where its link broke. The primary ends its `+FULLRESYNC` with
+//! ` file=<which>` ([`file::FileId`]). A replica that loses the link in the middle of it keeps what it has
+//! and says so the next time:
+//!
+//! ```text
+//!     │ REPLCONF capa varve-resume=<which>:<bytes held> ▶│  before PSYNC
+//!     │ ◀ +FULLRESYNC <history> <offset> file=<which> from=<bytes held>
+//!     │ ◀────────────────── $<bytes left>, and these    │
+//! ```
+//!
+//! Without `from=` the file, or another one, begins anew. `$` counts what follows it, and all counts are
+//! of the plain file. The place is the one that the new line names. A primary that writes a file for a
+//! replica which understands this keeps `+FULLRESYNC` back until it is written, and sends newlines.
+//!
 //! The replica's link ([`replica::Replica`]) and a replica in its primary's eyes
 //! ([`primary::Primary`]):
 //!
@@ -92,6 +106,7 @@
 //! | --- | --- |
 //! | `replica.rs` | the link of a replica: handshake, transfer, stream, acknowledgements, attempts |
 //! | `compress.rs` | the frames of a compressed link |
+//! | `file.rs` | which file a snapshot is, and what is held of one |
 //! | `transfer.rs` | the RDB transfer, by size or by end mark |
 //! | `frame.rs` | where the units of the command stream end |
 //! | `primary.rs` | the replicas of a node: `REPLCONF`, `PSYNC`, `WAIT`'s counts, timeouts, `INFO` |
@@ -101,6 +116,7 @@
 //! | `output.rs` | how loud a log line is |
 
 pub mod compress;
+pub mod file;
 pub mod frame;
 pub mod node;
 pub mod output;

@@ -25,6 +25,7 @@ use varve_engine::num::parse_int;
 use varve_engine::{Args, Error};
 use varve_persistence::offset::{Histories, HistoryId, Offset};
 
+use crate::file::Part;
 use crate::wire::{self, PING, printable};
 use supply::{Source, Target};
 
@@ -162,6 +163,12 @@ struct Peer {
     varve: bool,
     /// Reads compressed frames.
     lz4: bool,
+    /// The part of a file that it holds, until it was told how its full sync goes.
+    part: Option<Part>,
+    /// From which byte on it is sent its file.
+    from: u64,
+    /// The reply to its `PSYNC` was made.
+    told: bool,
     /// Was told that all after the reply to `PSYNC` is compressed frames.
     compressed: bool,
     /// Came with `SYNC`: knows no offsets and never acknowledges.
@@ -226,6 +233,7 @@ pub struct Primary {
     /// Whether [`Output::BacklogExpired`] was said since the last replica left.
     expiry_told: bool,
     full: u64,
+    resumed: u64,
     partial_ok: u64,
     partial_err: u64,
     rollbacks: u64,
@@ -242,6 +250,7 @@ impl Primary {
             lonely_since_ms: Some(now_ms),
             expiry_told: false,
             full: 0,
+            resumed: 0,
             partial_ok: 0,
             partial_err: 0,
             rollbacks: 0,
@@ -261,6 +270,12 @@ impl Primary {
     /// `sync_full`, `sync_partial_ok` and `sync_partial_err` of `INFO stats`.
     pub fn sync_counts(&self) -> (u64, u64, u64) {
         (self.full, self.partial_ok, self.partial_err)
+    }
+
+    /// How often a full sync went on where its link had broken. It counted as full when it began, and
+    /// counts here only after that.
+    pub fn resumed(&self) -> u64 {
+        self.resumed
     }
 
     /// How often a replica was asked to roll back.
@@ -313,6 +328,8 @@ impl Primary {
                     peer.psync2 |= value.eq_ignore_ascii_case(b"psync2");
                     peer.varve |= value.eq_ignore_ascii_case(wire::CAPA_ROLLBACK);
                     peer.lz4 |= value.eq_ignore_ascii_case(wire::CAPA_LZ4);
+                    peer.part =
+                        value.strip_prefix(wire::CAPA_RESUME).and_then(Part::parse).or(peer.part);
                 }
                 b"rdb-only" => {
                     let only = parse_int(value).ok_or(Error::NOT_INT)?;
@@ -426,9 +443,10 @@ impl Primary {
         if id != b"?" {
             self.partial_err += 1;
         }
-        self.full += 1;
         let peer = self.enter(conn, State::WaitBgsaveStart { since_ms: now_ms }, now_ms);
         peer.asked_at = log.end;
+        // Whether it begins anew is known once there is a file.
+        self.full += u64::from(peer.part.is_none());
         Decision::Full { reason }
     }
 
@@ -439,7 +457,7 @@ impl Primary {
         }
         self.full += 1;
         let peer = self.enter(conn, State::WaitBgsaveStart { since_ms: now_ms }, now_ms);
-        (peer.pre_psync, peer.asked_at) = (true, log.end);
+        (peer.pre_psync, peer.asked_at, peer.part) = (true, log.end, None);
         Decision::Full { reason: "it asked with SYNC, which knows no partial resync".into() }
     }
 
@@ -635,6 +653,9 @@ impl Peer {
             psync2: false,
             varve: false,
             lz4: false,
+            part: None,
+            from: 0,
+            told: false,
             compressed: false,
             pre_psync: false,
             rdb_only: false,

@@ -28,6 +28,10 @@
 //! the machine stops behind the reply line, says [`Output::Compressed`], and from there on is handed
 //! what the frames hold.
 //!
+//! When the link is lost in the middle of a file that the primary has named, the caller keeps what it has
+//! of it ([`Output::RdbAbort`]), and the next handshake says how much that is ([`crate::file::Part`]). It
+//! is thrown away when the primary does not go on with it, and when the caller's role changes.
+//!
 //! The command stream leaves as whole units only (see [`crate::frame`]), so the place that is asked
 //! for after a cut is always the end of the replica's log.
 
@@ -36,6 +40,7 @@ use std::ops::Range;
 
 use varve_persistence::offset::{HistoryId, Offset};
 
+use crate::file::{FileId, Part};
 use crate::frame::Framer;
 use crate::output::Level;
 use crate::transfer::{Event, Transfer};
@@ -51,6 +56,8 @@ const ACK_PERIOD_MS: u64 = 1000;
 #[derive(Default)]
 struct Terms {
     former: Vec<(HistoryId, Offset)>,
+    file: Option<FileId>,
+    from: Option<u64>,
     lz4: bool,
 }
 
@@ -65,6 +72,15 @@ impl Terms {
                 let upto = upto.and_then(|n| u64::try_from(n).ok()).map(Offset);
                 let former = id.zip(upto);
                 terms.former.push(former.ok_or(ProtocolError("an impossible former history"))?);
+            }
+            if let Some(file) = word.strip_prefix(wire::FILE.as_bytes()) {
+                // One that says nothing to us is a file without an identity.
+                terms.file = FileId::parse(file);
+            }
+            if let Some(from) = word.strip_prefix(wire::FROM.as_bytes()) {
+                let from = varve_engine::num::parse_int(from).and_then(|n| u64::try_from(n).ok());
+                let from = from.ok_or(ProtocolError("an impossible place in a file"))?;
+                terms.from = Some(from);
             }
             terms.lz4 |= word == wire::LZ4.as_bytes();
         }
@@ -131,14 +147,16 @@ pub enum Output {
     /// Send to the primary.
     Send(Vec<u8>),
     /// An RDB of `size` bytes (unknown for a stream) begins; it holds `place`. After a `SYNC` the
-    /// primary tells no place: the caller begins a history of its own.
-    RdbBegin { size: Option<u64>, place: Option<Place> },
+    /// primary tells no place: the caller begins a history of its own. If `from` is not 0, that many
+    /// bytes were kept, and the rest follows.
+    RdbBegin { size: Option<u64>, place: Option<Place>, from: u64 },
     /// The next bytes of the RDB.
     RdbBytes(Range<usize>),
     /// The RDB is whole: load it and answer with [`Replica::rdb_loaded`] or [`Replica::rdb_failed`].
     RdbEnd,
-    /// The RDB that began will not come to its end; throw it away.
-    RdbAbort,
+    /// The RDB that began will not come to its end; throw it away, or keep what there is of it for the
+    /// next attempt. Who does not keep it says [`Replica::part_is_gone`].
+    RdbAbort { keep: bool },
     /// The bytes of the connection that were not consumed yet, and all that follow, are compressed
     /// frames: decode them and hand in what they hold. [`Replica::damaged`] is for what cannot be
     /// decoded.
@@ -176,13 +194,28 @@ enum Step {
 #[derive(Debug)]
 enum State {
     Stopped,
-    Waiting { until_ms: u64 },
+    Waiting {
+        until_ms: u64,
+    },
     Connecting,
     Handshake(VecDeque<Step>),
-    Transfer { transfer: Transfer, place: Option<Place> },
-    Loading { open: bool },
-    RollingBack { open: bool, to: Offset },
-    Streaming { since_ms: u64 },
+    /// `file` is what the primary sends, from byte `from` on.
+    Transfer {
+        transfer: Transfer,
+        place: Option<Place>,
+        file: Option<FileId>,
+        from: u64,
+    },
+    Loading {
+        open: bool,
+    },
+    RollingBack {
+        open: bool,
+        to: Offset,
+    },
+    Streaming {
+        since_ms: u64,
+    },
 }
 
 /// What a node went back in its histories, for `INFO`.
@@ -219,6 +252,8 @@ pub struct Replica {
     attempts: u32,
     /// The history that was rolled back since the link last was up.
     rolled_back: Option<HistoryId>,
+    /// What the caller keeps of a file whose link broke.
+    part: Option<Part>,
     /// Why the next `PSYNC` asks for everything, although we have a place.
     all: Option<String>,
     rollbacks: Rollbacks,
@@ -242,6 +277,7 @@ impl Replica {
             acks: true,
             attempts: 0,
             rolled_back: None,
+            part: None,
             all: None,
             rollbacks: Rollbacks::default(),
             heard_ms: now_ms,
@@ -310,9 +346,9 @@ impl Replica {
     /// How far the running transfer came.
     pub fn progress(&self) -> Option<Progress> {
         match &self.state {
-            State::Transfer { transfer, .. } if transfer.begun() => Some(Progress {
-                size: transfer.size(),
-                received: transfer.received(),
+            State::Transfer { transfer, file, from, .. } if transfer.begun() => Some(Progress {
+                size: file.map(|file| file.size).or(transfer.size()),
+                received: from + transfer.received(),
                 last_io_ms: self.heard_ms,
             }),
             _ => None,
@@ -382,6 +418,7 @@ impl Replica {
                 Ok(Some(taken)) => at += taken,
                 Ok(None) => return at,
                 Err(error) => {
+                    self.forget_part(out);
                     self.damaged(error, now_ms, out);
                     return at;
                 }
@@ -467,6 +504,7 @@ impl Replica {
     /// The RDB could not be stored, read or loaded. `kept` tells whether the data set is still what
     /// it was before; otherwise the next attempt asks for everything.
     pub fn rdb_failed(&mut self, why: &str, kept: bool, now_ms: u64, out: &mut Vec<Output>) {
+        self.forget_part(out);
         let open = match self.state {
             State::Loading { open } => open,
             State::Transfer { .. } => true,
@@ -513,6 +551,7 @@ impl Replica {
     /// Follows another primary, or the same one anew; a running link is cut. A rollback that is under
     /// way is to be brought to its end all the same: only then is it known what to ask for.
     pub fn reconfigure(&mut self, config: Config, now_ms: u64, out: &mut Vec<Output>) {
+        self.forget_part(out);
         self.config = config;
         self.attempts = 0;
         self.rolled_back = None;
@@ -534,9 +573,25 @@ impl Replica {
 
     /// Ends the link for good.
     pub fn stop(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        self.forget_part(out);
         if !matches!(self.state, State::Stopped) {
             self.end("The link was given up", true, now_ms, out);
             self.state = State::Stopped;
+        }
+    }
+
+    /// The caller has nothing left of the file that it was to keep a part of.
+    pub fn part_is_gone(&mut self) {
+        self.part = None;
+    }
+
+    /// What there is of a file is of no use any more.
+    fn forget_part(&mut self, out: &mut Vec<Output>) {
+        if let State::Transfer { file, .. } = &mut self.state {
+            *file = None;
+        }
+        if self.part.take().is_some() {
+            out.push(Output::RdbAbort { keep: false });
         }
     }
 
@@ -586,8 +641,12 @@ impl Replica {
                 self.down_since_ms = now_ms;
                 out.push(Output::LinkDown { why: why.into() });
             }
-            State::Transfer { transfer, .. } if transfer.begun() => out.push(Output::RdbAbort),
-            State::Loading { .. } => out.push(Output::RdbAbort),
+            State::Transfer { transfer, file, from, .. } if transfer.begun() => {
+                let held = from + transfer.received();
+                self.part = file.and_then(|file| Part::new(file, held));
+                out.push(Output::RdbAbort { keep: self.part.is_some() });
+            }
+            State::Loading { .. } => out.push(Output::RdbAbort { keep: false }),
             _ => {}
         }
         let gone = matches!(
@@ -612,6 +671,14 @@ impl Replica {
             }
             _ => false,
         };
+        let gained = match &self.state {
+            State::Transfer { transfer, file: Some(_), .. } => transfer.received() > 0,
+            _ => false,
+        };
+        if gained {
+            // Each attempt that brings a part brings the end nearer.
+            self.attempts = 0;
+        }
         self.end(&why, open, now_ms, out);
         log(out, Level::Warning, why);
         let delay = if lasted {
@@ -701,7 +768,8 @@ impl Replica {
         self.offered_lz4 = self.config.lz4;
         let lz4 = self.offered_lz4.then_some(wire::CAPA_LZ4);
         let words = [&b"eof"[..], b"psync2", wire::CAPA_ROLLBACK].into_iter();
-        for word in words.chain(node.as_deref()).chain(lz4) {
+        let part = self.part.map(|part| [wire::CAPA_RESUME, part.to_string().as_bytes()].concat());
+        for word in words.chain(node.as_deref()).chain(lz4).chain(part.as_deref()) {
             capa.extend([b"capa", word]);
         }
         bytes.extend(command(&capa));
@@ -742,9 +810,15 @@ impl Replica {
             };
             let text = format!("Full resync from the primary: {}:{}", place.0, place.1);
             log(out, Level::Notice, text);
-            self.agree(&Terms::read(words)?, out)?;
+            let terms = Terms::read(words)?;
+            let from = self.resumes(&terms, place)?;
+            if from == 0 {
+                self.forget_part(out);
+            }
+            self.agree(&terms, out)?;
             self.acks = true;
-            self.state = State::Transfer { transfer: Transfer::new(), place: Some(place) };
+            let (transfer, file) = (Transfer::new(), terms.file);
+            self.state = State::Transfer { transfer, place: Some(place), file, from };
         } else if let Some(rest) = line.strip_prefix(b"+CONTINUE") {
             let Some((old, offset)) = self.place.filter(|_| self.all.is_none()) else {
                 return Err(ProtocolError("a +CONTINUE where nothing was to be continued"));
@@ -759,6 +833,7 @@ impl Replica {
             log(out, Level::Notice, text);
             let terms = Terms::read(words)?;
             self.agree(&terms, out)?;
+            self.forget_part(out);
             self.place = Some((id, offset));
             self.acks = true;
             out.push(Output::Continue { history: id, former: terms.former });
@@ -772,8 +847,10 @@ impl Replica {
         } else if is_unknown_command(line) {
             log(out, Level::Notice, "The primary does not know PSYNC: asking with SYNC".into());
             self.acks = false;
+            self.forget_part(out);
             self.send(command(&[b"SYNC"]), now_ms, out);
-            self.state = State::Transfer { transfer: Transfer::new(), place: None };
+            let transfer = Transfer::new();
+            self.state = State::Transfer { transfer, place: None, file: None, from: 0 };
         } else {
             // NOMASTERLINK, LOADING, BUSY, MASTERDOWN, NOAUTH, NOPERM and whatever else: the primary
             // cannot now, or will not. SYNC would be refused as well.
@@ -781,6 +858,23 @@ impl Replica {
             self.lose(why, true, now_ms, out);
         }
         Ok(())
+    }
+
+    /// From which byte on the primary sends its file: 0, or where the part ends that was kept.
+    fn resumes(&self, terms: &Terms, place: Place) -> Result<u64, ProtocolError> {
+        if terms.file.is_some_and(|file| file.offset != place.1) {
+            return Err(ProtocolError("a file of another place"));
+        }
+        match (terms.from, self.part) {
+            (None, _) => Ok(0),
+            (Some(_), None) => Err(ProtocolError("the rest of a file that was not asked for")),
+            (Some(from), Some(part)) => {
+                if terms.file != Some(part.file) || from != part.bytes {
+                    return Err(ProtocolError("another part of a file than was asked for"));
+                }
+                Ok(from)
+            }
+        }
     }
 
     /// What the reply to `PSYNC` says of the link.
@@ -839,17 +933,33 @@ impl Replica {
         now_ms: u64,
         out: &mut Vec<Output>,
     ) -> Result<Option<usize>, ProtocolError> {
-        let State::Transfer { transfer, place } = &mut self.state else { return Ok(None) };
+        let State::Transfer { transfer, place, file, from } = &mut self.state else {
+            return Ok(None);
+        };
         let Some((taken, event)) = transfer.next(buf)? else { return Ok(None) };
         match event {
             Event::Keepalive => {}
-            Event::Begin(size) => {
+            Event::Begin(left) => {
+                let size = match (*file, left) {
+                    (None, left) => left,
+                    (Some(file), Some(left)) if file.size.checked_sub(*from) == Some(left) => {
+                        Some(file.size)
+                    }
+                    (Some(_), _) => {
+                        return Err(ProtocolError("an RDB that is not the file that was named"));
+                    }
+                };
                 let text = match size {
+                    Some(size) if *from > 0 => {
+                        format!("Full sync resumes at byte {from} of {size}")
+                    }
                     Some(size) => format!("Receiving {size} bytes of RDB from the primary"),
                     None => "Receiving a streamed RDB from the primary".into(),
                 };
                 log(out, Level::Notice, text);
-                out.push(Output::RdbBegin { size, place: *place });
+                out.push(Output::RdbBegin { size, place: *place, from: *from });
+                // From now on it is the transfer's.
+                self.part = None;
             }
             Event::Bytes(range) => {
                 out.push(Output::RdbBytes(base + range.start..base + range.end));

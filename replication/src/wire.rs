@@ -22,6 +22,15 @@ pub(crate) const CAPA_NODE: &[u8] = b"varve-node=";
 /// The capability of a replica that reads compressed frames.
 pub(crate) const CAPA_LZ4: &[u8] = b"varve-lz4";
 
+/// How the capability begins that tells which part of a file is held ([`crate::file::Part`]).
+pub(crate) const CAPA_RESUME: &[u8] = b"varve-resume=";
+
+/// How the word begins, in a `+FULLRESYNC`, that tells which file is sent ([`crate::file::FileId`]).
+pub(crate) const FILE: &str = "file=";
+
+/// How the word begins that tells from which byte on.
+pub(crate) const FROM: &str = "from=";
+
 /// How the words begin that name, in a `+CONTINUE`, the primary's former histories: `<id>:<offset>`
 /// follows, with how far that history is the same as the one that goes on.
 pub(crate) const FORMER: &str = "former=";

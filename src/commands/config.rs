@@ -162,6 +162,7 @@ fn resetstat(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     let (full, partial, refused) = s.repl.primary.sync_counts();
     s.stats = crate::server::books::Stats {
         syncs_before: (full, partial, refused),
+        resumed_before: s.repl.primary.resumed(),
         peak_memory: s.stats.peak_memory,
         // Files are named by it: it must not begin again.
         forks: s.stats.forks,

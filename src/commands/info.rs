@@ -402,6 +402,7 @@ impl Server {
         t.add("rejected_connections", s.rejected_connections);
         let (full, partial, refused) = self.sync_counts();
         t.add("sync_full", full);
+        t.add("sync_full_resumed", self.repl.primary.resumed() - s.resumed_before);
         t.add("sync_partial_ok", partial);
         t.add("sync_partial_err", refused);
         t.add("sync_rollbacks_asked", self.repl.primary.rollbacks());

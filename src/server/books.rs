@@ -21,6 +21,8 @@ pub struct Stats {
     pub net_replication_out: u64,
     /// Full syncs, partial ones and refused partial ones before the last `CONFIG RESETSTAT`.
     pub syncs_before: (u64, u64, u64),
+    /// The same for full syncs that were resumed.
+    pub resumed_before: u64,
     /// Partial resyncs of this server as a replica.
     pub sync_continued: u64,
     pub forks: u64,

@@ -20,6 +20,8 @@ pub struct Progress {
     pub done: u64,
     /// How much there is in all; a stream does not tell.
     pub total: Option<u64>,
+    /// What was done before, and says nothing of how fast this is.
+    before: u64,
     unit: Unit,
     started: Instant,
     reported: Instant,
@@ -28,9 +30,14 @@ pub struct Progress {
 impl Progress {
     /// Of work that begins now.
     pub fn new(unit: Unit, total: Option<u64>) -> Progress {
+        Progress::resumed(unit, total, 0)
+    }
+
+    /// Of work that goes on now, when so much of it is done already.
+    pub fn resumed(unit: Unit, total: Option<u64>, done: u64) -> Progress {
         let started = Instant::now();
         let reported = started.checked_sub(REPORT_EVERY - FIRST_REPORT).unwrap_or(started);
-        Progress { done: 0, total, unit, started, reported }
+        Progress { done, total, before: done, unit, started, reported }
     }
 
     /// How much there is in all, 0 if that is not known.
@@ -45,7 +52,7 @@ impl Progress {
 
     /// Bytes or keys a second so far.
     pub fn per_second(&self) -> u64 {
-        (self.done as f64 / self.started.elapsed().as_secs_f64().max(0.001)) as u64
+        ((self.done - self.before) as f64 / self.started.elapsed().as_secs_f64().max(0.001)) as u64
     }
 
     /// Seconds that are left at this rate; -1 while nobody can know.
@@ -106,6 +113,14 @@ mod tests {
         assert_eq!((keys.percent(), keys.per_second(), keys.left_s()), (25.0, 4, 37));
         assert_eq!(keys.to_string(), "25.0% of 200 keys, 4 keys/s, about 37 s left");
         assert!(Progress::new(Unit::Keys, Some(0)).percent() == 0.0);
+    }
+
+    #[test]
+    fn the_rate_is_of_what_is_done_now() {
+        let mut progress = Progress::resumed(Unit::Keys, Some(200), 100);
+        progress.done = 150;
+        progress.started -= Duration::from_secs(10);
+        assert_eq!((progress.percent(), progress.per_second(), progress.left_s()), (75.0, 4, 12));
     }
 
     #[test]

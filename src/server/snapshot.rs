@@ -27,6 +27,7 @@ use varve_net::{Conn, ConnId, Mode, Net};
 use varve_persistence::log::{Fsync, NewBase};
 use varve_persistence::offset::{Histories, Offset};
 use varve_persistence::rdb;
+use varve_replication::file::FileId;
 
 /// What a child writes for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +137,8 @@ pub struct OnDisk {
     /// The state that it holds.
     pub at: Offset,
     identity: Option<Identity>,
+    /// The CRC-64 that it ends with.
+    crc: Option<u64>,
 }
 
 /// Inode, length and time of change in ns.
@@ -147,9 +150,19 @@ fn identity(path: &Path) -> Option<Identity> {
     Some((meta.ino(), meta.len(), meta.mtime() * 1_000_000_000 + meta.mtime_nsec()))
 }
 
+/// A file that was just written, or read to its end, has its last bytes in memory.
+fn checksum(path: &Path) -> Option<u64> {
+    rdb::last_checksum(&File::open(path).ok()?).ok()?
+}
+
 impl OnDisk {
     pub fn new(path: PathBuf, at: Offset) -> OnDisk {
-        OnDisk { identity: identity(&path), path, at }
+        OnDisk { identity: identity(&path), crc: checksum(&path), path, at }
+    }
+
+    /// How a replica can tell that it is sent this file and no other; `None` if it has no checksum.
+    pub fn file(&self) -> Option<FileId> {
+        Some(FileId { size: self.bytes(), crc: self.crc?, offset: self.at })
     }
 
     /// The length of the file.

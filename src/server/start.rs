@@ -111,6 +111,7 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
         server.start_replication(&mut net);
         varve_net::run(&mut net, &mut server).map_err(|e| format!("The event loop failed: {e}"))?;
     }
+    server.end_link();
     let unixsocket = server.cfg.unixsocket.clone();
     drop(net);
     if let Some(path) = pidfile {

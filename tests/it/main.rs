@@ -29,6 +29,7 @@ mod migrate;
 mod powercut;
 mod protocol;
 mod replication;
+mod resume;
 mod resync;
 mod rollback;
 mod sentinel;

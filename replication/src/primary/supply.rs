@@ -6,12 +6,18 @@
 //! waits for the same one, because it must copy that one's buffer; here a place in the log is enough,
 //! so any child that writes a complete RDB to disk can be joined.
 //!
+//! A replica whose full sync broke off may hold the beginning of the file that lies there. Then it gets
+//! the rest of that, even where others would get something newer.
+//!
 //! A child that streams to sockets cannot be joined once it runs. So it is started late
 //! (`repl-diskless-sync-delay`), or when enough replicas wait.
 
+use std::fmt::Write;
 use varve_persistence::offset::{HistoryId, Offset};
 
 use super::{ConnId, Peer, Primary, RdbFilter, State};
+use crate::file::{FileId, Part};
+use crate::wire;
 
 /// Where a child writes its RDB to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +40,8 @@ pub enum Source {
 pub struct SupplyView {
     /// The offset of a complete RDB on disk that the log continues, if sending that is wanted.
     pub base: Option<Offset>,
+    /// The file on disk that the log continues, wanted or not: for those who hold a part of it.
+    pub file: Option<FileId>,
     /// The offset of a complete RDB that a child is writing to disk, if the log continues it.
     pub disk_child: Option<Offset>,
     /// Whether a child may be started now: none runs, and forks are not forbidden.
@@ -69,12 +77,17 @@ impl Primary {
     /// after a full sync was decided on, after a child ended, and now and then.
     pub fn supply(&mut self, view: &SupplyView, now_ms: u64) -> Option<Supply> {
         if let Some(from) = view.base
-            && let Some(conns) = self.assign(from, Source::Base)
+            && let Some(conns) = self.assign(from, Source::Base, |_| true)
         {
             return Some(Supply::Base { from, conns });
         }
+        if let Some(file) = view.file
+            && let Some(conns) = self.assign(file.offset, Source::Base, |peer| peer.holds(file))
+        {
+            return Some(Supply::Base { from: file.offset, conns });
+        }
         if let Some(from) = view.disk_child
-            && let Some(conns) = self.assign(from, Source::Child(Target::Disk))
+            && let Some(conns) = self.assign(from, Source::Child(Target::Disk), |_| true)
         {
             return Some(Supply::Join { from, conns });
         }
@@ -124,18 +137,61 @@ impl Primary {
         })
     }
 
-    /// The reply to `PSYNC` of a replica that was given a snapshot; nothing for one that said `SYNC`.
-    /// What follows it is compressed if [`Primary::is_compressed`] says so afterwards.
-    pub fn fullresync(&mut self, conn: ConnId, history: HistoryId) -> Option<Vec<u8>> {
+    /// Whether the reply to `PSYNC` of a replica that was given a snapshot must wait until the child
+    /// has written it, since it tells which file that is.
+    pub fn hears_of_file(&self, conn: ConnId) -> bool {
+        self.replica(conn).is_some_and(|peer| {
+            let child = Source::Child(Target::Disk);
+            let waits =
+                matches!(peer.state, State::WaitBgsaveEnd { source, .. } if source == child);
+            waits && !peer.told && peer.takes_parts()
+        })
+    }
+
+    /// The reply to `PSYNC` of a replica that was given a snapshot, `file` if it is a file that has an
+    /// identity; nothing for one that said `SYNC` or was told already. What follows it is compressed if
+    /// [`Primary::is_compressed`] says so afterwards, and begins with byte [`Primary::sends_from`].
+    pub fn fullresync(
+        &mut self,
+        conn: ConnId,
+        history: HistoryId,
+        file: Option<FileId>,
+    ) -> Option<Vec<u8>> {
         let lz4 = self.config.lz4;
-        let peer = self.replica_mut(conn).filter(|peer| !peer.pre_psync)?;
-        match peer.state {
-            State::WaitBgsaveEnd { from, .. } | State::SendBulk { from, .. } => {
-                let end = peer.agree(lz4);
-                Some(format!("+FULLRESYNC {history} {from}{end}\r\n").into_bytes())
-            }
+        let peer = self.replica_mut(conn).filter(|peer| !peer.pre_psync && !peer.told)?;
+        let (State::WaitBgsaveEnd { from, .. } | State::SendBulk { from, .. }) = peer.state else {
+            return None;
+        };
+        peer.told = true;
+        let mut line = format!("+FULLRESYNC {history} {from}");
+        let file = file.filter(|file| peer.takes_parts() && file.offset == from);
+        if let Some(file) = file {
+            let _ = write!(line, " {}{file}", wire::FILE);
+        }
+        let part = peer.part.take();
+        if let Some(part) = part.filter(|part| Some(part.file) == file) {
+            peer.from = part.bytes;
+            let _ = write!(line, " {}{}", wire::FROM, part.bytes);
+        }
+        line.push_str(&peer.agree(lz4));
+        line.push_str("\r\n");
+        let resumes = peer.from > 0;
+        self.resumed += u64::from(resumes);
+        self.full += u64::from(part.is_some() && !resumes);
+        Some(line.into_bytes())
+    }
+
+    /// Where the snapshot stands that a replica is to have.
+    pub fn snapshot_at(&self, conn: ConnId) -> Option<Offset> {
+        match self.replica(conn)?.state {
+            State::WaitBgsaveEnd { from, .. } | State::SendBulk { from, .. } => Some(from),
             _ => None,
         }
+    }
+
+    /// The byte of its file that a replica is sent first.
+    pub fn sends_from(&self, conn: ConnId) -> u64 {
+        self.replica(conn).map_or(0, |peer| peer.from)
     }
 
     /// The child that wrote to disk has finished. Returns who waits for its file, or, if it did not
@@ -212,15 +268,21 @@ impl Primary {
         })
     }
 
-    /// Gives a complete snapshot to all who wait for one and want all of it. Who takes an RDB and no
+    /// Gives a complete snapshot to those of `which` who wait for one and want all of it. Who takes an RDB and no
     /// log after it, as backups do, must find in it all that there was when it asked.
-    fn assign(&mut self, from: Offset, source: Source) -> Option<Vec<ConnId>> {
+    fn assign(
+        &mut self,
+        from: Offset,
+        source: Source,
+        which: impl Fn(&Peer) -> bool,
+    ) -> Option<Vec<ConnId>> {
         let mut conns = vec![];
         for peer in &mut self.peers {
             let is_whole = from >= peer.asked_at || !(peer.rdb_only || peer.pre_psync);
             if matches!(peer.state, State::WaitBgsaveStart { .. })
                 && peer.filter == RdbFilter::ALL
                 && is_whole
+                && which(peer)
             {
                 peer.state = State::WaitBgsaveEnd { from, source };
                 conns.push(peer.conn);
@@ -234,5 +296,16 @@ impl Primary {
         self.peers.retain(|peer| !which(peer));
         self.note_lonely(now_ms);
         gone
+    }
+}
+
+impl Peer {
+    /// Whether it is told which file it is sent, to come back for the rest.
+    fn takes_parts(&self) -> bool {
+        self.varve && !self.rdb_only
+    }
+
+    fn holds(&self, file: FileId) -> bool {
+        self.takes_parts() && self.part.is_some_and(|Part { file: of, .. }| of == file)
     }
 }

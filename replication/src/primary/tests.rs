@@ -1,5 +1,6 @@
 use super::supply::{AfterBulk, Supply, SupplyView};
 use super::*;
+use crate::file::FileId;
 use crate::wire::GETACK;
 use varve_engine::OwnedArgs;
 
@@ -17,7 +18,7 @@ fn log() -> LogView {
     }
 }
 
-const FORK: SupplyView = SupplyView { base: None, disk_child: None, can_fork: true };
+const FORK: SupplyView = SupplyView { base: None, file: None, disk_child: None, can_fork: true };
 
 fn primary() -> Primary {
     Primary::new(Config::default(), 0)
@@ -201,7 +202,10 @@ fn a_streamed_sync_goes_through_its_states() {
     ask_full(&mut p, 2, 0);
     p.closed(2, 0);
     assert_eq!(p.forked(&[1, 2], Target::Socket, Offset(900), 0), [1]);
-    assert_eq!(p.fullresync(1, id(1)), Some(format!("+FULLRESYNC {} 900\r\n", id(1)).into_bytes()));
+    assert_eq!(
+        p.fullresync(1, id(1), None),
+        Some(format!("+FULLRESYNC {} 900\r\n", id(1)).into_bytes())
+    );
     assert_eq!(p.supply(&FORK, 99_000), None, "everyone is served");
     p.bulk_started(1, 10);
     assert_eq!(p.listed(0).next().unwrap().state, "wait_bgsave");
@@ -230,14 +234,14 @@ fn an_ack_may_come_before_the_child_is_known_to_be_done() {
 fn a_child_that_writes_to_disk_is_joined_and_shared() {
     let mut p = primary();
     ask_full(&mut p, 1, 0);
-    let view = SupplyView { disk_child: Some(Offset(800)), can_fork: false, base: None };
+    let view = SupplyView { disk_child: Some(Offset(800)), can_fork: false, ..FORK };
     assert_eq!(p.supply(&view, 0), Some(Supply::Join { from: Offset(800), conns: vec![1] }));
     ask_full(&mut p, 2, 0);
     assert_eq!(p.supply(&view, 0), Some(Supply::Join { from: Offset(800), conns: vec![2] }));
     assert_eq!(p.supply(&view, 0), None);
     assert_eq!(p.child_done(true, 0), [1, 2]);
     for conn in [1, 2] {
-        assert!(p.fullresync(conn, id(1)).unwrap().ends_with(b" 800\r\n"));
+        assert!(p.fullresync(conn, id(1), None).unwrap().ends_with(b" 800\r\n"));
         p.bulk_started(conn, 0);
         assert_eq!(
             p.listed(0).next().unwrap().state,
@@ -273,8 +277,8 @@ fn sync_and_rdb_only_end_in_their_own_ways() {
     replconf(&mut p, 2, "REPLCONF rdb-only 1 capa eof", 0).unwrap();
     ask_full(&mut p, 2, 0);
     p.forked(&[1, 2], Target::Disk, Offset(900), 0);
-    assert_eq!(p.fullresync(1, id(1)), None);
-    assert!(p.fullresync(2, id(1)).is_some());
+    assert_eq!(p.fullresync(1, id(1), None), None);
+    assert!(p.fullresync(2, id(1), None).is_some());
     p.bulk_started(1, 0);
     p.bulk_started(2, 0);
     assert_eq!(p.bulk_done(1, 0), Some(AfterBulk::Feed { from: Offset(900) }));
@@ -289,7 +293,7 @@ fn sync_and_rdb_only_end_in_their_own_ways() {
 fn who_takes_no_log_after_its_rdb_is_given_no_old_one() {
     let config = Config { diskless: false, ..Config::default() };
     let end = log().end;
-    let view = |base: Option<Offset>, disk_child| SupplyView { base, disk_child, can_fork: true };
+    let view = |base: Option<Offset>, disk_child| SupplyView { base, disk_child, ..FORK };
     let old = Offset(end.0 - 1);
     for backup in [true, false] {
         let mut p = Primary::new(config.clone(), 0);
@@ -531,11 +535,123 @@ fn a_full_sync_is_plain_up_to_its_reply() {
     let Some(Supply::Fork { conns, .. }) = p.supply(&FORK, 1) else { panic!() };
     p.forked(&conns, Target::Disk, Offset(900), 1);
     let line = |end| Some(format!("+FULLRESYNC {} 900{end}\r\n", id(1)).into_bytes());
-    assert_eq!(p.fullresync(1, id(1)), line(" lz4"));
-    assert_eq!(p.fullresync(2, id(1)), line(""));
-    assert_eq!(p.fullresync(3, id(1)), None);
+    assert_eq!(p.fullresync(1, id(1), None), line(" lz4"));
+    assert_eq!(p.fullresync(2, id(1), None), line(""));
+    assert_eq!(p.fullresync(3, id(1), None), None);
     assert_eq!([1, 2, 3].map(|conn| p.is_compressed(conn)), [true, false, false]);
     // A link stays as it was announced.
     p.set_config(Config { lz4: false, ..config });
     assert!(p.is_compressed(1));
+}
+
+const FILE: FileId = FileId { size: 1000, crc: 0xabc, offset: Offset(900) };
+
+/// Asks for everything, holding `bytes` of [`FILE`].
+fn ask_for_the_rest(p: &mut Primary, conn: ConnId, bytes: &str) {
+    let capa = format!("REPLCONF capa eof capa psync2 capa varve capa varve-resume={FILE}:{bytes}");
+    assert_eq!(replconf(p, conn, &capa, 0), Ok(Replconf::Ok));
+    let decision = p.psync(conn, b"?", -1, &log(), 0);
+    assert!(matches!(decision, Decision::Full { .. }), "{decision:?}");
+}
+
+fn line(p: &mut Primary, conn: ConnId, file: Option<FileId>) -> String {
+    String::from_utf8(p.fullresync(conn, id(1), file).expect("it is due one")).unwrap()
+}
+
+#[test]
+fn who_holds_a_part_is_sent_the_rest_of_that_file() {
+    let mut p = primary();
+    replconf(&mut p, 1, "REPLCONF capa eof capa psync2 capa varve", 0).unwrap();
+    p.psync(1, b"?", -1, &log(), 0);
+    ask_for_the_rest(&mut p, 2, "400");
+    ask_full(&mut p, 3, 0);
+    // The file is not what newcomers get: only one is there for the rest of it.
+    let view = SupplyView { file: Some(FILE), can_fork: false, ..FORK };
+    let base = |conns| Some(Supply::Base { from: Offset(900), conns });
+    assert_eq!(p.supply(&view, 0), base(vec![2]));
+    assert_eq!(p.supply(&view, 0), None);
+    // It is what all get.
+    let view = SupplyView { base: Some(Offset(900)), ..view };
+    assert_eq!(p.supply(&view, 0), base(vec![1, 3]));
+    assert_eq!(p.sync_counts().0, 2);
+    let named = format!("+FULLRESYNC {} 900 file={FILE}", id(1));
+    assert_eq!(line(&mut p, 1, Some(FILE)), format!("{named}\r\n"));
+    assert_eq!(line(&mut p, 2, Some(FILE)), format!("{named} from=400\r\n"));
+    // What is no Varve hears what it knows.
+    assert_eq!(line(&mut p, 3, Some(FILE)), format!("+FULLRESYNC {} 900\r\n", id(1)));
+    assert_eq!([1, 2, 3].map(|conn| p.sends_from(conn)), [0, 400, 0]);
+    assert_eq!((p.sync_counts().0, p.resumed()), (2, 1));
+    assert_eq!(p.fullresync(2, id(1), Some(FILE)), None, "it was told");
+}
+
+#[test]
+fn who_holds_a_part_of_something_else_begins_anew() {
+    for other in [
+        None,
+        Some(FileId { size: 1001, ..FILE }),
+        Some(FileId { crc: 0xabd, ..FILE }),
+        Some(FileId { offset: Offset(901), ..FILE }),
+    ] {
+        let mut p = primary();
+        ask_for_the_rest(&mut p, 1, "400");
+        let from = other.map_or(Offset(900), |file| file.offset);
+        let view = SupplyView { file: other, can_fork: false, ..FORK };
+        assert_eq!(p.supply(&view, 0), None);
+        let view = SupplyView { base: Some(from), ..view };
+        assert_eq!(p.supply(&view, 0), Some(Supply::Base { from, conns: vec![1] }));
+        assert!(!line(&mut p, 1, other).contains("from="));
+        assert_eq!((p.sends_from(1), p.sync_counts().0, p.resumed()), (0, 1, 0));
+    }
+}
+
+#[test]
+fn absurd_claims_are_not_listened_to() {
+    for bytes in ["0", "1000", "1001", "-4", "18446744073709551616", "x", "", "4:4"] {
+        let mut p = primary();
+        ask_for_the_rest(&mut p, 1, bytes);
+        let view = SupplyView { base: Some(Offset(900)), file: Some(FILE), ..FORK };
+        assert!(p.supply(&view, 0).is_some());
+        assert!(line(&mut p, 1, Some(FILE)).ends_with(&format!(" file={FILE}\r\n")), "{bytes}");
+        assert_eq!((p.sends_from(1), p.sync_counts().0, p.resumed()), (0, 1, 0));
+    }
+    // An RDB-only replica takes none of it, and neither does one that says SYNC.
+    let mut p = primary();
+    replconf(&mut p, 1, "REPLCONF rdb-only 1", 0).unwrap();
+    ask_for_the_rest(&mut p, 1, "400");
+    let capa = format!("REPLCONF capa varve capa varve-resume={FILE}:400");
+    replconf(&mut p, 2, &capa, 0).unwrap();
+    p.sync(2, &LogView { end: Offset(900), ..log() }, 0);
+    let view = SupplyView { file: Some(FILE), can_fork: false, ..FORK };
+    assert_eq!(p.supply(&view, 0), None);
+    p.forked(&[1, 2], Target::Disk, Offset(1000), 0);
+    assert_eq!(line(&mut p, 1, Some(FILE)), format!("+FULLRESYNC {} 1000\r\n", id(1)));
+    assert_eq!(p.fullresync(2, id(1), Some(FILE)), None);
+    assert_eq!((p.sends_from(1), p.sends_from(2), p.sync_counts().0), (0, 0, 2));
+}
+
+#[test]
+fn the_reply_waits_for_the_file_that_it_names() {
+    let mut p = Primary::new(Config { diskless: false, ..Config::default() }, 0);
+    replconf(&mut p, 1, "REPLCONF capa eof capa psync2 capa varve", 0).unwrap();
+    p.psync(1, b"?", -1, &log(), 0);
+    ask_full(&mut p, 2, 0);
+    let Some(Supply::Fork { target: Target::Disk, conns, .. }) = p.supply(&FORK, 0) else {
+        panic!("a child for the disk is due")
+    };
+    p.forked(&conns, Target::Disk, Offset(900), 0);
+    assert_eq!([1, 2].map(|conn| p.hears_of_file(conn)), [true, false]);
+    let mut out = vec![];
+    p.tick(1000, true, &mut out);
+    assert!(out.contains(&Output::Newline(1)), "it hears that the primary is alive: {out:?}");
+    assert_eq!(p.child_done(true, 0), [1, 2]);
+    p.bulk_started(1, 0);
+    assert!(!p.hears_of_file(1));
+    assert!(line(&mut p, 1, Some(FILE)).contains(" file="));
+    // A stream is no file.
+    let mut p = primary();
+    ask_for_the_rest(&mut p, 1, "400");
+    p.forked(&[1], Target::Socket, Offset(900), 0);
+    assert!(!p.hears_of_file(1));
+    assert_eq!(line(&mut p, 1, None), format!("+FULLRESYNC {} 900\r\n", id(1)));
+    assert_eq!((p.sync_counts().0, p.resumed()), (1, 0));
 }

@@ -86,8 +86,9 @@ impl Caller {
                     self.events.push("compressed".into());
                 }
                 Output::Log(..) => {}
-                Output::RdbBegin { size, place } => {
-                    self.rdb.clear();
+                Output::RdbBegin { size, place, from } => {
+                    self.rdb.truncate(from as usize);
+                    assert_eq!(self.rdb.len() as u64, from, "what was kept");
                     let offset = place.map(|(_, offset)| offset.0);
                     self.events.push(format!("begin {size:?} {offset:?}"));
                 }
@@ -99,7 +100,11 @@ impl Caller {
                     self.events.push(format!("connect {host} {port}"))
                 }
                 Output::RdbEnd => self.events.push("end".into()),
-                Output::RdbAbort => self.events.push("abort".into()),
+                Output::RdbAbort { keep: true } => self.events.push("keep".into()),
+                Output::RdbAbort { keep: false } => {
+                    self.rdb.clear();
+                    self.events.push("abort".into());
+                }
                 Output::Continue { history, .. } => {
                     self.events.push(format!("continue {}", history != id(1)))
                 }
@@ -867,4 +872,267 @@ fn half_a_frame_is_a_sign_of_life() {
     assert!(caller.replica.is_up());
     caller.tick(400_000);
     assert!(!caller.replica.is_up());
+}
+
+const RDB: &[u8] = b"REDIS0009 all the data";
+const FILE: FileId = FileId { size: RDB.len() as u64, crc: 0xabc, offset: Offset(900) };
+
+/// The reply to `PSYNC` of a primary whose history is number `history`, and the header after it.
+fn full(history: u8, words: &str, left: usize) -> Vec<u8> {
+    format!("+FULLRESYNC {} 900 {words}\r\n${left}\r\n", id(history)).into_bytes()
+}
+
+/// A link that broke when `bytes` of the file had come.
+fn broken_at(bytes: usize) -> Caller {
+    let mut caller = Caller::asking(None);
+    caller.feed(&full(1, &format!("file={FILE}"), RDB.len()));
+    caller.feed(&RDB[..bytes]);
+    caller.closed();
+    let outcome = if bytes > 0 { "keep" } else { "abort" };
+    assert_eq!(caller.events(), format!("begin Some({}) Some(900), {outcome}", RDB.len()));
+    caller
+}
+
+/// Connects again and shakes hands up to `PSYNC`. Returns what was said of the part that is held.
+fn ask_again(caller: &mut Caller) -> String {
+    caller.tick(caller.now_ms + 60_000);
+    caller.connected();
+    caller.sent();
+    caller.feed(b"+PONG\r\n");
+    let sent = String::from_utf8(caller.sent()).unwrap();
+    caller.feed(b"+OK\r\n+OK\r\n");
+    caller.sent();
+    caller.events();
+    let claim = sent.split("\r\n").find_map(|word| word.strip_prefix("varve-resume="));
+    claim.unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_file_goes_on_where_its_link_broke() {
+    for first in 0..RDB.len() {
+        for second in first..RDB.len() {
+            let mut caller = broken_at(first);
+            let mut held = first;
+            for upto in [second, RDB.len()] {
+                let claim = match held {
+                    0 => String::new(),
+                    _ => format!("{FILE}:{held}"),
+                };
+                assert_eq!(ask_again(&mut caller), claim);
+                let from = if held > 0 { format!("from={held} ") } else { String::new() };
+                // The primary may have a new name for its history.
+                let history = 1 + (upto == RDB.len()) as u8;
+                let words = format!("{from}later=x file={FILE}");
+                for byte in full(history, &words, RDB.len() - held) {
+                    caller.feed(&[byte]);
+                }
+                for byte in &RDB[held..upto] {
+                    let received = caller.replica.progress().unwrap().received;
+                    assert_eq!(received, caller.rdb.len() as u64);
+                    caller.feed(&[*byte]);
+                }
+                held = upto;
+                if upto < RDB.len() {
+                    caller.closed();
+                }
+            }
+            assert_eq!(caller.rdb, RDB);
+            assert!(caller.events().ends_with(", end"), "{first} {second}");
+            caller.loaded((id(2), Offset(900)));
+            assert_eq!(caller.events(), "up");
+            caller.closed();
+            assert_eq!(ask_again(&mut caller), "", "nothing is held any more");
+        }
+    }
+}
+
+#[test]
+fn a_part_outlives_what_does_not_concern_it() {
+    let claim = format!("{FILE}:9");
+    let mut caller = broken_at(9);
+    // The link breaks in the handshake, is refused, or breaks before the header.
+    caller.tick(caller.now_ms + 60_000);
+    caller.run(|replica, _, now, out| {
+        replica.connect_failed("refused", now, out);
+        0
+    });
+    assert_eq!(ask_again(&mut caller), claim);
+    caller.feed(b"-LOADING not now\r\n");
+    assert_eq!(ask_again(&mut caller), claim);
+    let line = format!("+FULLRESYNC {} 900 file={FILE} from=9\r\n\n", id(1));
+    caller.feed(line.as_bytes());
+    assert_eq!(caller.replica.progress(), None);
+    caller.closed();
+    assert_eq!((caller.events(), ask_again(&mut caller)), (String::new(), claim.clone()));
+    caller.feed(line.as_bytes());
+    caller.tick(caller.now_ms + 70_000);
+    assert_eq!((caller.events().as_str(), ask_again(&mut caller)), ("disconnect", claim.clone()));
+    // A silent primary is given up, and no byte came.
+    caller.feed(&full(1, &format!("file={FILE} from=9"), RDB.len() - 9));
+    caller.tick(caller.now_ms + 70_000);
+    assert!(caller.events().ends_with("keep, disconnect"));
+    assert_eq!(ask_again(&mut caller), claim);
+}
+
+#[test]
+fn a_part_is_dropped_when_it_is_of_no_use() {
+    let all = RDB.len();
+    for reply in [
+        full(1, "", all),
+        full(1, "file=of-a-later-kind", all),
+        full(1, &format!("file={FILE}"), all),
+        full(1, &format!("file={}", FileId { crc: 1, ..FILE }), all),
+        format!("+FULLRESYNC {} 900\r\n$EOF:{}\r\n", id(1), id(7)).into_bytes(),
+        b"-ERR unknown command 'PSYNC'\r\n".to_vec(),
+    ] {
+        let mut caller = broken_at(9);
+        ask_again(&mut caller);
+        caller.feed(&reply);
+        let events = caller.events();
+        assert!(events.starts_with("abort"), "{events}: {}", reply.escape_ascii());
+    }
+    type Drop = fn(&mut Replica, u64, &mut Vec<Output>);
+    let drops: [Drop; 3] = [
+        |replica, now, out| replica.stop(now, out),
+        |replica, now, out| replica.reconfigure(Config::new("other", 1, 2), now, out),
+        |replica, now, out| replica.rdb_failed("a write failed", true, now, out),
+    ];
+    for drop in drops {
+        for asks in [false, true] {
+            let mut caller = broken_at(9);
+            if asks {
+                ask_again(&mut caller);
+            }
+            caller.run(|replica, _, now, out| {
+                drop(replica, now, out);
+                0
+            });
+            assert!(caller.events().starts_with("abort"));
+        }
+        // In the middle of the transfer.
+        let mut caller = Caller::asking(None);
+        caller.feed(&full(1, &format!("file={FILE}"), all));
+        caller.feed(&RDB[..5]);
+        caller.run(|replica, _, now, out| {
+            drop(replica, now, out);
+            0
+        });
+        let events = caller.events();
+        assert!(events.contains("abort") && !events.contains("keep"), "{events}");
+    }
+    let mut caller = broken_at(9);
+    caller.replica.part_is_gone();
+    assert_eq!(ask_again(&mut caller), "");
+}
+
+#[test]
+fn a_part_is_dropped_when_the_log_has_all_that_is_needed() {
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.feed(&full(1, &format!("file={FILE}"), RDB.len()));
+    caller.feed(&RDB[..9]);
+    caller.closed();
+    assert_eq!(ask_again(&mut caller), format!("{FILE}:9"));
+    // The claim outlives a rollback, as the connection does: the primary has heard it.
+    caller.feed(format!("-ROLLBACK {} 50\r\n", id(1)).as_bytes());
+    assert_eq!(caller.events(), "rollback 50");
+    caller.rolled_back((id(1), Offset(50)));
+    caller.events();
+    caller.feed(b"+CONTINUE\r\n");
+    assert_eq!(caller.events(), "abort, continue false, up");
+    caller.closed();
+    assert_eq!(ask_again(&mut caller), "");
+}
+
+#[test]
+fn a_part_is_dropped_for_another_primary_in_the_middle_of_a_rollback() {
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.feed(&full(1, &format!("file={FILE}"), RDB.len()));
+    caller.feed(&RDB[..9]);
+    caller.closed();
+    ask_again(&mut caller);
+    caller.feed(format!("-ROLLBACK {} 50\r\n", id(1)).as_bytes());
+    caller.events();
+    caller.run(|replica, _, now, out| {
+        replica.reconfigure(Config::new("other", 1, 2), now, out);
+        0
+    });
+    assert_eq!(caller.events(), "abort, disconnect");
+}
+
+#[test]
+fn a_file_that_can_not_be_used_is_asked_for_anew() {
+    let mut caller = broken_at(9);
+    ask_again(&mut caller);
+    caller.feed(&full(1, &format!("file={FILE} from=9"), RDB.len() - 9));
+    caller.feed(&RDB[9..]);
+    assert!(caller.events().ends_with("end"));
+    caller.run(|replica, _, now, out| {
+        replica.rdb_failed("its parts are not of one whole", true, now, out);
+        0
+    });
+    assert_eq!(caller.events(), "abort, disconnect");
+    assert_eq!(ask_again(&mut caller), "");
+}
+
+#[test]
+fn what_is_named_of_a_file_is_not_believed() {
+    let all = RDB.len();
+    let other = FileId { crc: 1, ..FILE };
+    for (words, left) in [
+        (format!("file={FILE} from=10"), all - 10),
+        (format!("file={FILE} from=8"), all - 8),
+        (format!("file={FILE} from=0"), all),
+        (format!("file={FILE} from=-9"), all),
+        (format!("file={FILE} from="), all),
+        (format!("file={other} from=9"), all - 9),
+        ("from=9".into(), all - 9),
+        ("file=abc from=9".into(), all - 9),
+        (format!("file={FILE} from=9"), all),
+        (format!("file={FILE} from=9"), all - 10),
+        (format!("file={FILE}"), all - 9),
+        (format!("file={}", FileId { offset: Offset(901), ..FILE }), all),
+    ] {
+        let mut caller = broken_at(9);
+        ask_again(&mut caller);
+        caller.feed(&full(1, &words, left));
+        let events = caller.events();
+        assert!(events.contains("abort") && events.ends_with("disconnect"), "{words}: {events}");
+        assert!(!events.contains("begin"), "{words}: {events}");
+        assert_eq!(ask_again(&mut caller), "", "{words}");
+    }
+    // Nothing was asked for, or a stream was named as a file.
+    for reply in [
+        full(1, &format!("file={FILE} from=9"), all - 9),
+        format!("+FULLRESYNC {} 900 file={FILE}\r\n$EOF:{}\r\n", id(1), id(7)).into_bytes(),
+    ] {
+        let mut caller = Caller::asking(None);
+        caller.feed(&reply);
+        let events = caller.events();
+        assert!(!events.contains("begin") && events.ends_with("disconnect"), "{events}");
+    }
+}
+
+#[test]
+fn a_compressed_link_resumes_at_the_plain_byte() {
+    let mut caller = Caller::asking_for_lz4(None);
+    let frames = |bytes: &[u8]| {
+        let mut out = vec![];
+        Encoder::default().encode(bytes, &mut out);
+        out
+    };
+    let line = |from: &str| format!("+FULLRESYNC {} 900 file={FILE}{from} lz4\r\n", id(1));
+    caller.feed(line("").as_bytes());
+    caller.feed(&frames(format!("${}\r\n", RDB.len()).as_bytes()));
+    caller.feed(&frames(&RDB[..9]));
+    // Damage on the way costs the link, and nothing of what was whole.
+    let mut damaged = frames(&RDB[9..]);
+    *damaged.last_mut().unwrap() ^= 1;
+    caller.feed(&damaged);
+    assert!(caller.events().ends_with("keep, disconnect"));
+    assert_eq!(ask_again(&mut caller), format!("{FILE}:9"));
+    caller.feed(line(" from=9").as_bytes());
+    caller.feed(&frames(format!("${}\r\n", RDB.len() - 9).as_bytes()));
+    caller.feed(&frames(&RDB[9..]));
+    assert_eq!(caller.rdb, RDB);
+    assert!(caller.events().ends_with("end"));
 }

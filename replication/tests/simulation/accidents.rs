@@ -63,6 +63,17 @@ impl World {
         self.servers[at].disk.set_space(None);
     }
 
+    /// Breaks, now and then, a link over which a snapshot comes. It comes so seldom that other
+    /// accidents hardly ever meet it.
+    pub fn break_full_sync(&mut self, conn: ConnId, at: usize) {
+        let link = self.servers[at].link.as_ref();
+        let syncs = link.is_some_and(|link| link.progress().is_some());
+        if syncs && !self.is_peace() && self.random.one_in(3) {
+            self.note(|_| format!("connection {conn} breaks in a full sync of node {at}"));
+            self.replica_end_closed(conn);
+        }
+    }
+
     /// The end of a process, or of its machine's power.
     pub fn crash(&mut self, at: usize, power: bool) {
         if !self.servers[at].up {

@@ -74,7 +74,7 @@ fn the_rules_hold_whatever_happens() {
     println!("{runs} runs: {sum:?}");
     if runs >= 100 {
         let often = [sum.partial / 10, sum.full / 2, sum.failovers, sum.acked, sum.crashes];
-        let sometimes = [sum.rollbacks, sum.damaged];
+        let sometimes = [sum.rollbacks, sum.damaged, sum.resumed];
         let enough = often.iter().all(|n| *n > runs) && sometimes.iter().all(|n| *n * 4 > runs);
         assert!(enough, "too little: {sum:?}");
     }

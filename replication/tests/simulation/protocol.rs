@@ -8,6 +8,7 @@ use varve_engine::OwnedArgs;
 use varve_persistence::log::NewBase;
 use varve_persistence::offset::{Histories, HistoryId, Offset};
 use varve_replication::compress::{Decoder, Encoder};
+use varve_replication::file::FileId;
 use varve_replication::frame::Framer;
 use varve_replication::node::{Followers, Node};
 use varve_replication::primary::supply::{AfterBulk, Supply, SupplyView, Target};
@@ -222,9 +223,14 @@ impl World {
                 let id = self.servers[at].link_conn.expect("it sends while it is connected only");
                 self.outbox.push((id, Way::Up, Packet::Bytes(bytes)));
             }
-            Output::RdbBegin { place, .. } => {
+            Output::RdbBegin { place, from, .. } => {
                 let place = place.expect("it never asked with SYNC");
-                self.servers[at].receiving = Some((place, vec![]));
+                let server = &mut self.servers[at];
+                let held = server.receiving.take().map(|(_, held)| held).filter(|_| from > 0);
+                let held = held.unwrap_or_default();
+                assert_eq!(held.len() as u64, from, "the rest of what is not held");
+                self.counts.resumed += u64::from(from > 0);
+                server.receiving = Some((place, held));
             }
             Output::RdbBytes(range) => {
                 if let Some((_, rdb)) = &mut self.servers[at].receiving {
@@ -236,7 +242,8 @@ impl World {
                 let after = self.random.between(20, 600);
                 self.plan(after, Event::Loaded { at, run });
             }
-            Output::RdbAbort => {
+            Output::RdbAbort { keep: true } => {}
+            Output::RdbAbort { keep: false } => {
                 (self.servers[at].receiving, self.servers[at].loading) = (None, None);
             }
             Output::Compressed => self.servers[at].decoder = Some(Decoder::default()),
@@ -519,17 +526,16 @@ impl World {
             let file = server.snapshot.as_ref().filter(|snapshot| snapshot.stream.is_none());
             let view = SupplyView {
                 base: Some(server.base.1).filter(|base| sends_base && *base >= first),
+                file: Some(server.file()).filter(|file| file.offset >= first),
                 disk_child: file.map(|snapshot| snapshot.at),
                 can_fork: server.snapshot.is_none(),
             };
             match server.primary.supply(&view, self.now_ms) {
                 None => return,
-                Some(Supply::Base { conns, from }) => {
-                    let image = server.base.0.clone();
-                    self.announce(at, &conns, from);
-                    self.send_file(at, &conns, image);
+                Some(Supply::Base { conns, .. }) => {
+                    self.send_file(at, &conns);
                 }
-                Some(Supply::Join { conns, from }) => self.announce(at, &conns, from),
+                Some(Supply::Join { conns, .. }) => self.announce(at, &conns, None),
                 Some(Supply::Fork { target, conns, .. }) => {
                     if self.random.one_in(15) {
                         for id in self.servers[at].primary.fork_failed(&conns, self.now_ms) {
@@ -542,7 +548,7 @@ impl World {
                     let from = self.fork(at, stream);
                     let server = &mut self.servers[at];
                     let there = server.primary.forked(&conns, target, from, self.now_ms);
-                    self.announce(at, &there, from);
+                    self.announce(at, &there, None);
                     if target == Target::Socket {
                         for id in there {
                             self.servers[at].primary.bulk_started(id, self.now_ms);
@@ -564,15 +570,20 @@ impl World {
         from
     }
 
-    fn announce(&mut self, at: usize, conns: &[ConnId], from: Offset) {
+    fn announce(&mut self, at: usize, conns: &[ConnId], file: Option<FileId>) {
         for &id in conns {
             let server = &mut self.servers[at];
-            let history = server.node.histories().current;
-            let line = server.primary.fullresync(id, history).expect("it was given a snapshot");
-            if let Some(peer) = server.peers.get_mut(&id) {
-                peer.gate = from;
+            if let (Some(peer), Some(place)) =
+                (server.peers.get_mut(&id), server.primary.snapshot_at(id))
+            {
+                peer.gate = place;
             }
-            self.say(at, id, line);
+            let history = server.node.histories().current;
+            if !server.primary.hears_of_file(id)
+                && let Some(line) = server.primary.fullresync(id, history, file)
+            {
+                self.say(at, id, line);
+            }
         }
     }
 
@@ -592,14 +603,20 @@ impl World {
         }
     }
 
-    fn send_file(&mut self, at: usize, conns: &[ConnId], bytes: Arc<Vec<u8>>) {
+    /// Sends the base.
+    fn send_file(&mut self, at: usize, conns: &[ConnId]) {
+        let (bytes, file) = (self.servers[at].base.0.clone(), self.servers[at].file());
         for &id in conns {
             self.servers[at].primary.bulk_started(id, self.now_ms);
-            let header = format!("${}\r\n", bytes.len()).into_bytes();
+        }
+        self.announce(at, conns, Some(file));
+        for &id in conns {
+            let from = self.servers[at].primary.sends_from(id) as usize;
+            let header = format!("${}\r\n", bytes.len() - from).into_bytes();
             let header = self.framed(at, id, header);
             self.say(at, id, header);
             if let Some(peer) = self.servers[at].peers.get_mut(&id) {
-                peer.feeding = Feeding::File { bytes: bytes.clone(), at: 0 };
+                peer.feeding = Feeding::File { bytes: bytes.clone(), at: from };
             }
         }
     }
@@ -616,8 +633,7 @@ impl World {
                     let base = NewBase { path, at: snapshot.at, rdb: true, keep: true };
                     server.log.install_base(base);
                     server.base = (Arc::new(snapshot.image), snapshot.at);
-                    let image = server.base.0.clone();
-                    self.send_file(at, &waiting, image);
+                    self.send_file(at, &waiting);
                     vec![]
                 } else {
                     waiting

@@ -13,7 +13,9 @@ use varve_persistence::log::disk::Disk;
 use varve_persistence::log::fake::FakeDisk;
 use varve_persistence::log::{self, Cursor, Fsync, Log, NewBase, Options, SegmentReader};
 use varve_persistence::offset::{Histories, HistoryId, Offset};
+use varve_persistence::rdb;
 use varve_replication::compress::Decoder;
+use varve_replication::file::FileId;
 use varve_replication::frame::Framer;
 use varve_replication::node::Node;
 use varve_replication::primary::supply::Target;
@@ -173,6 +175,14 @@ impl Server {
             seen: (histories.current, Offset(0)),
             files: 0,
         }
+    }
+
+    /// Which file the base is.
+    pub fn file(&self) -> FileId {
+        let (image, offset) = &self.base;
+        // What follows the file without keys is not of an RDB, and has no checksum of its own.
+        let crc = rdb::crc64(&image[rdb::empty().len()..]) | 1;
+        FileId { size: image.len() as u64, crc, offset: *offset }
     }
 
     pub fn place(&self) -> Place {

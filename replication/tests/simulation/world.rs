@@ -60,6 +60,8 @@ pub struct Counts {
     pub full: u64,
     pub rollbacks: u64,
     pub failovers: u64,
+    /// Full syncs that went on where their link had broken.
+    pub resumed: u64,
     /// Frames of compressed links that were found damaged.
     pub damaged: u64,
     pub crashes: u64,
@@ -72,6 +74,7 @@ impl Counts {
         self.partial += other.partial;
         self.full += other.full;
         self.rollbacks += other.rollbacks;
+        self.resumed += other.resumed;
         self.damaged += other.damaged;
         self.failovers += other.failovers;
         self.crashes += other.crashes;
@@ -347,6 +350,9 @@ impl World {
                     Way::Up => self.primary_reads(id, &bytes),
                     Way::Down => self.replica_reads(to, &bytes),
                 }
+                if way == Way::Down {
+                    self.break_full_sync(id, to);
+                }
                 self.pump(from);
             }
         }
@@ -388,6 +394,10 @@ impl World {
         self.net.blocked.clear();
         self.unreachable = [false; NODES];
         (0..NODES).for_each(|at| self.free_disk(at));
+    }
+
+    pub fn is_peace(&self) -> bool {
+        self.peace
     }
 
     fn is_quiet(&self) -> bool {

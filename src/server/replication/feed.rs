@@ -23,6 +23,7 @@ use std::sync::Arc;
 use varve_net::{Conn, ConnId, Net};
 use varve_persistence::log::{Cursor, SegmentReader, Waker};
 use varve_persistence::offset::Offset;
+use varve_persistence::rdb;
 
 /// Bytes of the log that a connection is given at a time.
 const FEED: usize = 256 * 1024;
@@ -61,8 +62,12 @@ enum Source {
         file: Arc<Snapshot>,
         range: Range<usize>,
     },
-    /// Not for a replica: a file that was received from the primary, to be made durable.
-    Received(File),
+    /// Not for a replica: a file that was received from the primary, to be made durable, and if it came
+    /// in `parts`, to be looked at: they may be of two files.
+    Received {
+        file: File,
+        parts: bool,
+    },
 }
 
 struct Fetched {
@@ -134,8 +139,8 @@ impl Fetcher {
     }
 
     /// Makes durable what came over connection `id`: [`Server::received_is_durable`] follows.
-    pub fn sync(&self, id: ConnId, file: File) {
-        self.fetch(Job { conn: id, source: Source::Received(file), compress: false });
+    pub fn sync(&self, id: ConnId, file: File, parts: bool) {
+        self.fetch(Job { conn: id, source: Source::Received { file, parts }, compress: false });
     }
 }
 
@@ -162,7 +167,15 @@ impl Source {
                 let _ = file.map.advise_range(Advice::PopulateRead, range.start, range.len());
                 Ok(Piece::Plain(file.clone(), range.clone()))
             }
-            Source::Received(file) => file.sync_all().map(|()| Piece::Plain(Arc::new([]), 0..0)),
+            Source::Received { file, parts } => {
+                file.sync_all().map_err(|e| io::Error::other(format!("can't sync it: {e}")))?;
+                if *parts {
+                    rdb::verify_checksum(file).map_err(|e| {
+                        io::Error::other(format!("its parts are not of one whole: {e}"))
+                    })?;
+                }
+                Ok(Piece::Plain(Arc::new([]), 0..0))
+            }
         }
     }
 }
@@ -246,7 +259,7 @@ impl Server {
     /// Sends on what the fetcher has brought.
     pub fn take_fetched(&mut self, net: &mut Net<Client>) {
         while let Ok(Fetched { conn: id, source, result }) = self.repl.fetcher.fetched.try_recv() {
-            if let Source::Received(_) = source {
+            if let Source::Received { .. } = source {
                 self.received_is_durable(id, result.map(drop));
                 continue;
             }

@@ -46,6 +46,8 @@ struct Receiving {
     /// The file is anonymous memory, which nothing but its descriptor holds.
     in_memory: bool,
     file: File,
+    /// It came over more than one link.
+    parts: bool,
     /// The connection over which all of it has come.
     whole: Option<ConnId>,
     progress: Progress,
@@ -86,6 +88,15 @@ impl Receiving {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+
+    /// Whether it is a file of so many bytes, and the path still leads to it.
+    fn holds(&self, bytes: u64) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let (Ok(here), Ok(there)) = (self.file.metadata(), std::fs::metadata(&self.path)) else {
+            return false;
+        };
+        !self.in_memory && here.len() == bytes && here.ino() == there.ino()
+    }
 }
 
 impl Link {
@@ -96,6 +107,11 @@ impl Link {
     /// The link's connection, if it is open.
     pub fn conn(&self) -> Option<ConnId> {
         self.conn
+    }
+
+    /// Removes what was received of an RDB.
+    fn drop_received(&mut self) {
+        self.rdb.take().inspect(Receiving::discard);
     }
 
     /// How far the RDB of a full sync came.
@@ -155,7 +171,7 @@ impl Server {
         if let Some(id) = link.conn {
             net.kill(id);
         }
-        link.rdb.take().inspect(Receiving::discard);
+        link.drop_received();
         let mut random = [0u8; 20];
         random.iter_mut().for_each(|b| *b = self.ks.random() as u8);
         let followers = self.repl.node.promote(self.log.end(), random);
@@ -342,7 +358,8 @@ impl Server {
                         }
                     }
                 }
-                Output::RdbBegin { size, place } => self.receive_rdb(size, place),
+                Output::RdbBegin { size, place, from: 0 } => self.receive_rdb(size, place, out),
+                Output::RdbBegin { size, place, from } => self.receive_rest(size, place, from, out),
                 Output::RdbBytes(range) => {
                     if let (Some(conn), Some(link)) = (&conn, &mut self.repl.link)
                         && let Some(rdb) = &mut link.rdb
@@ -357,10 +374,14 @@ impl Server {
                     self.report_receiving();
                 }
                 Output::RdbEnd => self.sync_received(out),
-                Output::RdbAbort => {
+                Output::RdbAbort { keep } => {
                     if let Some(link) = &mut self.repl.link {
                         link.received = None;
-                        link.rdb.take().inspect(Receiving::discard);
+                        // Memory is not held for a primary that may never come back.
+                        if !keep || link.rdb.as_ref().is_none_or(|rdb| rdb.in_memory) {
+                            link.drop_received();
+                            link.machine.part_is_gone();
+                        }
                     }
                 }
                 Output::Rollback { to } => {
@@ -437,7 +458,12 @@ impl Server {
         }
     }
 
-    fn receive_rdb(&mut self, size: Option<u64>, place: Option<replica::Place>) {
+    fn receive_rdb(
+        &mut self,
+        size: Option<u64>,
+        place: Option<replica::Place>,
+        out: &mut Vec<replica::Output>,
+    ) {
         // A log on disk needs the file as its base.
         let in_memory = !self.log.is_on_disk()
             && match self.cfg.repl_diskless_load {
@@ -446,6 +472,7 @@ impl Server {
                 DisklessLoad::SwapDb => true,
             };
         let Some(link) = &mut self.repl.link else { return };
+        link.drop_received();
         let (path, file) = match in_memory {
             true => {
                 let file = memfd_create(c"varve-sync", MFdFlags::MFD_CLOEXEC).map(File::from);
@@ -454,23 +481,54 @@ impl Server {
             }
             false => {
                 let path = PathBuf::from(format!("temp-{}-sync.rdb", std::process::id()));
-                let file = File::create(&path);
+                let mut options = File::options();
+                options.read(true).write(true).create(true).truncate(true);
+                let file = options.open(&path);
                 (path, file)
             }
         };
         match file {
             Ok(file) => {
                 let (progress, whole) = (Progress::new(Unit::Bytes, size), None);
-                let rdb = Receiving { path, in_memory, file, whole, progress };
+                let rdb = Receiving { path, in_memory, file, parts: false, whole, progress };
                 link.rdb = Some(rdb);
                 link.place = place;
             }
             Err(error) => {
-                let mut out = Vec::new();
                 let why = format!("can't make {}: {error}", path.display());
-                link.machine.rdb_failed(&why, true, self.clock.now_ms() as u64, &mut out);
-                self.repl.outputs = out;
+                link.machine.rdb_failed(&why, true, self.clock.now_ms() as u64, out);
             }
+        }
+    }
+
+    /// The primary goes on with the file of which the first `from` bytes were received before.
+    fn receive_rest(
+        &mut self,
+        size: Option<u64>,
+        place: Option<replica::Place>,
+        from: u64,
+        out: &mut Vec<replica::Output>,
+    ) {
+        let now = self.now_u64();
+        let Some(link) = &mut self.repl.link else { return };
+        match &mut link.rdb {
+            Some(rdb) if rdb.holds(from) => {
+                rdb.progress = Progress::resumed(Unit::Bytes, size, from);
+                rdb.parts = true;
+                link.place = place;
+            }
+            _ => {
+                link.drop_received();
+                let why = format!("the {from} bytes that were received before are gone");
+                link.machine.rdb_failed(&why, true, now, out);
+            }
+        }
+    }
+
+    /// Ends what the link has begun, with the process.
+    pub fn end_link(&mut self) {
+        if let Some(link) = &mut self.repl.link {
+            link.drop_received();
         }
     }
 
@@ -485,7 +543,7 @@ impl Server {
             return;
         }
         match rdb.file.try_clone() {
-            Ok(file) => self.repl.fetcher.sync(id, file),
+            Ok(file) => self.repl.fetcher.sync(id, file, rdb.parts),
             Err(error) => {
                 let why = format!("can't sync {}: {error}", rdb.path.display());
                 link.machine.rdb_failed(&why, true, now, out);
@@ -638,7 +696,7 @@ impl Server {
         let beside = self.cfg.repl_diskless_load == DisklessLoad::SwapDb;
         let kept = synced.is_err() || beside;
         let loaded = synced
-            .map_err(|e| format!("can't sync {}: {e}", rdb.path.display()))
+            .map_err(|e| format!("{}: {e}", rdb.path.display()))
             .and_then(|()| self.load_from_primary(net, &rdb.path, beside));
         let now = self.now_u64();
         let link = match &mut self.repl.link {

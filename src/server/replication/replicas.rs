@@ -12,6 +12,7 @@ use std::sync::Arc;
 use varve_engine::{Args, Error};
 use varve_net::{Conn, ConnId, Net};
 use varve_persistence::offset::{HistoryId, Offset};
+use varve_replication::file::FileId;
 use varve_replication::node::Followers;
 use varve_replication::primary::supply::{AfterBulk, Supply, SupplyView, Target};
 use varve_replication::primary::{Decision, Replconf};
@@ -145,9 +146,12 @@ impl Server {
     /// Finds snapshots for the replicas that wait for one.
     pub(super) fn supply(&mut self, net: &mut Net<Client>) {
         loop {
-            let base = self.usable_base();
+            let valid = self.valid_base();
+            let file = valid.as_ref().ok().and_then(|base| base.file());
+            let base = valid.and_then(|base| self.is_worth_sending(base));
             let view = SupplyView {
                 base: base.as_ref().ok().copied(),
+                file,
                 disk_child: self.snapshots.running.as_ref().and_then(|r| {
                     (matches!(r.purpose, Purpose::Save | Purpose::SyncDisk)).then_some(r.at)
                 }),
@@ -160,18 +164,19 @@ impl Server {
             let Some(supply) = self.repl.primary.supply(&view, now) else { return };
             match supply {
                 Supply::Base { from, conns } => {
-                    log_notice!(
-                        "Full sync from the snapshot on disk at offset {from}: the log continues it, no fork"
-                    );
-                    self.announce(net, &conns, from);
-                    let path = self.snapshots.base.as_ref().map(|b| b.path.clone());
-                    if let Some(path) = path {
-                        self.send_file(net, &conns, &path);
+                    match base {
+                        Ok(_) => log_notice!(
+                            "Full sync from the snapshot on disk at offset {from}: the log continues it, no fork"
+                        ),
+                        Err(why) => log_notice!(
+                            "Full sync from the snapshot on disk at offset {from}, as the replica holds a part of it, though {why}"
+                        ),
                     }
+                    self.send_file(net, &conns);
                 }
                 Supply::Join { from, conns } => {
                     log_notice!("Full sync joins the save that runs, of offset {from}");
-                    self.announce(net, &conns, from);
+                    self.announce(net, &conns, None);
                 }
                 Supply::Fork { target, conns, .. } => {
                     log_notice!("Full sync by a new child: {}", base.err().unwrap_or_default());
@@ -192,9 +197,8 @@ impl Server {
         }
     }
 
-    /// A complete RDB on disk that the log continues, unless writing a new one costs less than
-    /// sending and running the log after it; and if there is none, why.
-    fn usable_base(&self) -> Result<Offset, String> {
+    /// A complete RDB on disk that the log continues; and if there is none, why.
+    fn valid_base(&self) -> Result<&OnDisk, String> {
         let Some(base) = &self.snapshots.base else {
             return Err("there is no snapshot on disk".into());
         };
@@ -204,6 +208,12 @@ impl Server {
         if base.at < self.log.first_available() {
             return Err("the log does not reach back to the snapshot on disk".into());
         }
+        Ok(base)
+    }
+
+    /// Where the snapshot stands, unless writing a new one costs less than sending it and running the
+    /// log after it.
+    fn is_worth_sending(&self, base: &OnDisk) -> Result<Offset, String> {
         let behind = self.log.end().0.saturating_sub(base.at.0);
         match behind <= base.bytes().max(self.cfg.repl_backlog_size).max(64 << 20) {
             true => Ok(base.at),
@@ -237,7 +247,7 @@ impl Server {
                     self.log.set_current_db(None);
                 }
                 let there = self.repl.primary.forked(conns, target, at, now);
-                self.announce(net, &there, at);
+                self.announce(net, &there, None);
                 if let Some(mark) = mark {
                     for id in there {
                         self.repl.primary.bulk_started(id, now);
@@ -262,14 +272,19 @@ impl Server {
         }
     }
 
-    /// Tells replicas which state their snapshot is.
-    fn announce(&mut self, net: &mut Net<Client>, conns: &[ConnId], from: Offset) {
+    /// Tells replicas which state their snapshot is, and in which file, unless they know already.
+    fn announce(&mut self, net: &mut Net<Client>, conns: &[ConnId], file: Option<FileId>) {
         let history = self.repl.node.histories().current;
         for &id in conns {
-            if let Some(conn) = net.conn_mut(id) {
-                conn.session.snapshot_at = from.0;
+            if let Some(at) = self.repl.primary.snapshot_at(id)
+                && let Some(conn) = net.conn_mut(id)
+            {
+                conn.session.snapshot_at = at.0;
             }
-            let Some(line) = self.repl.primary.fullresync(id, history) else { continue };
+            if self.repl.primary.hears_of_file(id) {
+                continue;
+            }
+            let Some(line) = self.repl.primary.fullresync(id, history, file) else { continue };
             if let Some(conn) = net.conn_mut(id) {
                 conn.output.raw(&line);
                 self.reply_was_sent(id, &mut conn.session);
@@ -278,24 +293,34 @@ impl Server {
         }
     }
 
-    fn send_file(&mut self, net: &mut Net<Client>, conns: &[ConnId], path: &std::path::Path) {
-        let file = match Snapshot::open(path) {
+    /// Sends the snapshot on disk, or what of it a replica does not hold yet.
+    fn send_file(&mut self, net: &mut Net<Client>, conns: &[ConnId]) {
+        let Some(base) = &self.snapshots.base else { return };
+        let file = match Snapshot::open(&base.path) {
             Ok(file) => Arc::new(file),
             Err(error) => {
-                log_warning!("Can't read {} for a full sync: {error}", path.display());
+                log_warning!("Can't read {} for a full sync: {error}", base.path.display());
                 for &id in conns {
                     net.kill(id);
                 }
                 return;
             }
         };
+        let size = file.len() as u64;
+        let identity = base.file().filter(|identity| identity.size == size);
         let now = self.now_u64();
+        conns.iter().for_each(|&id| self.repl.primary.bulk_started(id, now));
+        self.announce(net, conns, identity);
         for &id in conns {
-            self.repl.primary.bulk_started(id, now);
-            let progress = Progress::new(Unit::Bytes, Some(file.len() as u64));
+            let from = self.repl.primary.sends_from(id);
+            let progress = Progress::resumed(Unit::Bytes, Some(size), from);
             self.repl.feeding.insert(id, Feeding::File { file: Some(file.clone()), progress });
             if let Some(conn) = net.conn_mut(id) {
-                compress::send(conn, format!("${}\r\n", file.len()).as_bytes());
+                if from > 0 {
+                    let peer = &conn.session.peer;
+                    log_notice!("Full sync resumes at byte {from} of {size} for replica {peer}");
+                }
+                compress::send(conn, format!("${}\r\n", size - from).as_bytes());
                 net.mark_dirty(id);
             }
         }
@@ -390,10 +415,7 @@ impl Server {
                         net.kill(id);
                     }
                 } else if !waiting.is_empty() {
-                    let path = self.snapshots.base.as_ref().map(|b| b.path.clone());
-                    if let Some(path) = path {
-                        self.send_file(net, &waiting, &path);
-                    }
+                    self.send_file(net, &waiting);
                 }
             }
             Purpose::Rewrite => {}
