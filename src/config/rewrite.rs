@@ -35,7 +35,7 @@ impl Config {
     }
 
     /// The text that gives this configuration, made from `old`.
-    fn rewritten(&self, origin: &Origin, old: &[u8]) -> Result<Vec<u8>, String> {
+    pub(super) fn rewritten(&self, origin: &Origin, old: &[u8]) -> Result<Vec<u8>, String> {
         let differing = |text: &[u8]| -> Result<Vec<&'static Directive>, String> {
             let loaded = load_text(origin, text).map_err(|e| e.brief())?;
             Ok(DIRECTIVES.iter().filter(|d| d.get(&loaded) != d.get(self)).collect())
