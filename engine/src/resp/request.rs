@@ -270,6 +270,9 @@ impl Framer {
             self.scanned = buf.len();
             return Ok(Line::More);
         };
+        if cr - self.pos > LINE_MAX {
+            return fail(too_long); // Whether or not its end came with its beginning.
+        }
         self.scanned = cr;
         let Some(&lf) = buf.get(cr + 1) else { return Ok(Line::More) };
         self.odd |= lf != b'\n';
@@ -293,7 +296,7 @@ impl Framer {
             };
         };
         let lf = self.scanned + lf;
-        if lf >= u32::MAX as usize {
+        if lf > LINE_MAX {
             return fail("too big inline request");
         }
         let line = buf[..lf].strip_suffix(b"\r").unwrap_or(&buf[..lf]);
@@ -910,6 +913,24 @@ mod tests {
             let (got, error) = whole(stream.as_bytes());
             assert_eq!(error, Some(format!("Protocol error: {want}")));
             assert_eq!(got, Requests::new());
+        }
+    }
+
+    #[test]
+    fn a_line_is_too_long_whether_it_comes_whole_or_not() {
+        for (head, tail, why) in [
+            ("", "\n", "too big inline request"),
+            ("*", "\r\n", "too big mbulk count string"),
+            ("*1\r\n$", "\r\n", "too big bulk count string"),
+        ] {
+            for (len, refused) in [(LINE_MAX - 1, false), (LINE_MAX + 1, true)] {
+                let stream = format!("{head}{}{tail}", "1".repeat(len)).into_bytes();
+                let (_, error) = whole(&stream);
+                let is_too_long = error.as_ref().is_some_and(|e| e.ends_with(why));
+                assert_eq!(is_too_long, refused, "{head}: {error:?}");
+                let (_, in_pieces, _) = run(&stream, &[1000; 100], &Limits::default());
+                assert_eq!(in_pieces, error, "{head}");
+            }
         }
     }
 
