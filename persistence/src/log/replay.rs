@@ -196,7 +196,8 @@ impl<'a> Reading<'a> {
             self.check(at + len, &mut checked)?;
             let name = args[0];
             if name.eq_ignore_ascii_case(b"multi") && at >= applying_until {
-                multi = Some((at, db));
+                // One inside another begins nothing: the cut must leave none open.
+                multi.get_or_insert((at, db));
             } else if name.eq_ignore_ascii_case(b"select") {
                 let text = args.get(1).and_then(|db| std::str::from_utf8(db).ok());
                 let Some(selected) = text.and_then(|db| db.parse().ok()) else {
@@ -281,6 +282,15 @@ mod tests {
             let (seen, end) = commands(&whole[..len]);
             assert_eq!((seen.len(), end), (0, Err(Stop::Cut { position: 30, db: 2 })), "{len}");
         }
+    }
+
+    #[test]
+    fn a_transaction_in_a_transaction_is_cut_off_with_it() {
+        let multi = "*1\r\n$5\r\nMULTI\r\n";
+        let whole = format!("{multi}{multi}*2\r\n$3\r\nDEL\r\n$1\r\na\r\n");
+        assert_eq!(commands(whole.as_bytes()).1, Err(Stop::Cut { position: 0, db: 0 }));
+        let (seen, end) = commands(format!("{whole}*1\r\n$4\r\nEXEC\r\n").as_bytes());
+        assert_eq!((seen.len(), end), (1, Ok(0)));
     }
 
     #[test]
