@@ -210,6 +210,15 @@ mod tests {
         assert!(text.contains("\nreplicaof no one\n"), "{text}");
     }
 
+    #[test]
+    fn words_that_need_quotes_are_written_with_them() {
+        let text = "bind 127.0.0.1 \"a \\x0c'\" \"\\\"\"\nreplicaof \"a b\" 7\n";
+        let config = load_text(&origin(), text.as_bytes()).unwrap();
+        let new = config.rewritten(&origin(), b"").unwrap();
+        let again = load_text(&origin(), &new).unwrap();
+        assert_eq!((again.bind, again.replicaof), (config.bind, config.replicaof));
+    }
+
     fn to_text(bytes: Vec<u8>) -> String {
         String::from_utf8(bytes).unwrap()
     }
