@@ -111,6 +111,10 @@ fn number(bytes: &[u8], at: usize, kind: u8) -> Result<(u64, usize), Parsed> {
     let mut value: u64 = 0;
     for (i, &b) in bytes[at + 1..].iter().enumerate().take(20) {
         match b {
+            // Nobody writes leading zeros, and no other reader of requests takes them.
+            b'0'..=b'9' if i == 1 && bytes[at + 1] == b'0' => {
+                return Err(Parsed::Bad("a length without a leading zero"));
+            }
             b'0'..=b'9' if i < 19 => value = value * 10 + u64::from(b - b'0'),
             b'\r' if i > 0 => {
                 return match bytes.get(at + 2 + i) {
@@ -331,6 +335,8 @@ mod tests {
             (b"*-1\r\n", 0),
             (b"*99999999999999999999\r\n", 0),
             (b"*1\r\n$\r\n", 0),
+            (b"*02\r\n", 0),
+            (b"*1\r\n$04\r\nPING\r\n", 0),
         ] {
             let bytes = [&good[..], bad].concat();
             let (seen, end) = commands(&bytes);
