@@ -306,6 +306,10 @@ fn parse_entry(line: &[u8]) -> Result<Entry, String> {
                 if value.contains(&b'/') {
                     return Err("File can't be a path, just a filename".into());
                 }
+                // A segment's index would be written over it.
+                if value.ends_with(b".aof.idx") {
+                    return Err("the name of an index".into());
+                }
                 entry.name = OsString::from_vec(value.clone());
             }
             b"seq" => entry.seq = number()?,
@@ -439,6 +443,7 @@ mod tests {
             ("file a seq 1 type b\nfile b seq 2 type b\n", 2),
             ("file a seq 2 type i\nfile b seq 2 type i\n", 2),
             ("file a/b seq 1 type i\n", 1),
+            ("file a.1.incr.aof.idx seq 1 type i\n", 1),
             ("file a seq x type i\n", 1),
             ("file a seq 1\n", 1),
             ("file \"a seq 1 type i\n", 1),
