@@ -14,11 +14,10 @@ use varve_persistence::log::{Error, recover};
 use varve_persistence::offset::Offset;
 use varve_replication::frame::Framer;
 
-/// The commands that a start applies, and how it ended.
-fn replayed(
-    segment: &[u8],
-    load_truncated: bool,
-) -> (Vec<Vec<Vec<u8>>>, Result<u64, String>, Vec<u8>) {
+type Words = Vec<Vec<u8>>;
+
+/// The commands that a start applies, how it ended, and what is in the file then.
+fn replayed(segment: &[u8], load_truncated: bool) -> (Vec<Words>, Result<u64, String>, Vec<u8>) {
     let disk = FakeDisk::new(1);
     disk.put(Path::new("d/a.manifest"), b"file a.1.incr.aof seq 1 type i\n");
     disk.put(Path::new("d/a.1.incr.aof"), segment);

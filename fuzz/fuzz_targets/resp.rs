@@ -86,8 +86,7 @@ fn in_memory(stream: &[u8], limits: &Limits) -> Read {
 
 fuzz_target!(|data: &[u8]| {
     let Some((&[flags, a, b], bytes)) = data.split_first_chunk::<3>() else { return };
-    let mut limits = Limits::default();
-    limits.authenticated = flags & 1 == 0;
+    let mut limits = Limits { authenticated: flags & 1 == 0, ..Limits::default() };
     if flags & 2 != 0 {
         limits.bulk_max = 100;
     }

@@ -122,9 +122,8 @@ fn some_command(ks: &mut Keyspace, dice: &mut Dice) {
 
 fuzz_target!(|data: &[u8]| {
     let Some((&flags, value)) = data.split_first() else { return };
-    let mut limits = Limits::default();
     // No command is to make a value of half a gigabyte of a large offset.
-    limits.max_string = 1 << 20;
+    let mut limits = Limits { max_string: 1 << 20, ..Limits::default() };
     if flags & 0x80 != 0 {
         // What is small is large then.
         limits.hash_max_listpack_entries = 2;
