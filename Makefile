@@ -1,4 +1,5 @@
-# `make build`, `make run`, `make test`, `make bench`; `make conf` after a change to the directive table;
+# `make build`, `make run`, `make test`, `make bench`; `make fuzz` with FUZZ_SECONDS for each of FUZZ_TARGETS;
+# `make conf` after a change to the directive table;
 # `make install` with PREFIX (default /usr) and DESTDIR.
 
 CARGO ?= cargo
@@ -11,7 +12,10 @@ DOCDIR ?= $(PREFIX)/share/doc/varve
 CONFDIR ?= /etc/varve
 TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build run test bench conf install
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= resp rdb restore aof manifest index lz4history config psync
+
+.PHONY: build run test bench fuzz conf install
 
 build:
 	$(CARGO) build --release
@@ -26,6 +30,15 @@ test:
 
 bench:
 	$(CARGO) bench --workspace
+
+# Coverage comes from flags that a stable compiler takes only when told to; there is no sanitizer on one.
+fuzz:
+	$(CARGO) fuzz --version || $(CARGO) install cargo-fuzz --locked
+	cd fuzz && $(CARGO) run --example seeds -- corpus
+	for target in $(FUZZ_TARGETS); do \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 || exit 1; \
+	done
 
 conf:
 	$(CARGO) build --bin varved

@@ -143,6 +143,10 @@ impl Framer {
         let mut value = 0u64;
         for (i, &byte) in rest.iter().take(MAX_HEADER - 1).enumerate() {
             match byte {
+                // Whoever executes the unit takes no number like this.
+                b'0'..=b'9' if i == 1 && rest[0] == b'0' => {
+                    return Err(ProtocolError("a length with a leading zero"));
+                }
                 b'0'..=b'9' => {
                     value = value
                         .checked_mul(10)
@@ -261,6 +265,8 @@ mod tests {
             b"*1\r\n$99999999999999999999999\r\n",
             b"*1\r\n$18446744073709551615\r\n",
             b"*1\rx",
+            b"*01\r\n",
+            b"*1\r\n$04\r\nPING\r\n",
             &long,
         ] {
             assert!(Framer::default().next(bad).is_err(), "{}", bad.escape_ascii());

@@ -105,6 +105,13 @@ pub(super) fn load_text(origin: &Origin, text: &[u8]) -> Result<Config, LoadErro
     Ok(loader.finish().0)
 }
 
+/// As [`load_text`], but a line that includes a file is an error.
+pub(super) fn load_alone(origin: &Origin, text: &[u8]) -> Result<Config, LoadError> {
+    let mut loader = Loader::new(&origin.base);
+    loader.text(text, None, INCLUDE_DEPTH)?;
+    Ok(loader.finish().0)
+}
+
 /// Why a directive was not taken: itself, or something inside a file that it includes.
 enum Fault {
     Here(String),

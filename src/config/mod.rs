@@ -33,6 +33,27 @@ pub use load::{LoadError, Loaded, Origin, load};
 pub use runtime::failed;
 pub use types::*;
 
+/// Configuration as text alone, without the files that it may include: for fuzzing.
+#[doc(hidden)]
+pub mod text {
+    use super::Config;
+    use super::load::{Origin, load_alone};
+
+    fn origin() -> Origin {
+        Origin { file: None, base: std::env::temp_dir() }
+    }
+
+    /// What a file with this text configures; the error is what the start prints.
+    pub fn load(text: &[u8]) -> Result<Config, String> {
+        load_alone(&origin(), text).map_err(|e| e.to_string())
+    }
+
+    /// What CONFIG REWRITE makes of a file with the text `old`.
+    pub fn rewritten(config: &Config, old: &[u8]) -> Result<Vec<u8>, String> {
+        config.rewritten(&origin(), old)
+    }
+}
+
 /// An I/O error in the system's words alone, as Redis reports it: without Rust's `(os error 2)`.
 fn os_error(error: &std::io::Error) -> String {
     let text = error.to_string();

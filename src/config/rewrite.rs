@@ -35,7 +35,7 @@ impl Config {
     }
 
     /// The text that gives this configuration, made from `old`.
-    fn rewritten(&self, origin: &Origin, old: &[u8]) -> Result<Vec<u8>, String> {
+    pub(super) fn rewritten(&self, origin: &Origin, old: &[u8]) -> Result<Vec<u8>, String> {
         let differing = |text: &[u8]| -> Result<Vec<&'static Directive>, String> {
             let loaded = load_text(origin, text).map_err(|e| e.brief())?;
             Ok(DIRECTIVES.iter().filter(|d| d.get(&loaded) != d.get(self)).collect())
@@ -208,6 +208,15 @@ mod tests {
         config.replicaof = None;
         let text = config.rewritten(&origin(), text.as_bytes()).map(to_text).unwrap();
         assert!(text.contains("\nreplicaof no one\n"), "{text}");
+    }
+
+    #[test]
+    fn words_that_need_quotes_are_written_with_them() {
+        let text = "bind 127.0.0.1 \"a \\x0c'\" \"\\\"\"\nreplicaof \"a b\" 7\n";
+        let config = load_text(&origin(), text.as_bytes()).unwrap();
+        let new = config.rewritten(&origin(), b"").unwrap();
+        let again = load_text(&origin(), &new).unwrap();
+        assert_eq!((again.bind, again.replicaof), (config.bind, config.replicaof));
     }
 
     fn to_text(bytes: Vec<u8>) -> String {

@@ -378,9 +378,9 @@ impl Setting for Option<Primary> {
         }
     }
 
-    fn lines(&self, kind: &Kind) -> Vec<String> {
+    fn lines(&self, _: &Kind) -> Vec<String> {
         vec![match self {
-            Some(_) => self.show(kind),
+            Some(primary) => format!("{} {}", parse::quote(&primary.host), primary.port),
             None => "no one".into(),
         }]
     }

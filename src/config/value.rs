@@ -173,6 +173,11 @@ impl Setting for Vec<String> {
     fn show(&self, _: &Kind) -> String {
         self.join(" ")
     }
+
+    fn lines(&self, _: &Kind) -> Vec<String> {
+        let words: Vec<String> = self.iter().map(|word| parse::quote(word)).collect();
+        vec![if words.is_empty() { parse::quote("") } else { words.join(" ") }]
+    }
 }
 
 /// Declares an enum whose variants are the words of a directive.

@@ -14,7 +14,7 @@
 //! | `client_eviction.rs` | `maxmemory-clients` |
 //! | `service.rs` | what the event loop asks of the daemon |
 //! | `start.rs` | from a configuration to a running daemon, and its end |
-//! | `snapshot.rs` | children that save: `BGSAVE`, the log's base, full syncs |
+//! | `snapshot/` | children that save: `BGSAVE`, the log's base, full syncs |
 //! | `writeback.rs` | syncing a snapshot while it is written |
 //! | `load.rs` | reading a snapshot and the log at start and from a primary |
 //! | `replication.rs` | the links to replicas and to a primary |

@@ -134,13 +134,14 @@ struct Framer {
 
 impl Framer {
     /// Goes on with the request that begins at `buf[0]`. With `divert`, stops at a large bulk that
-    /// is not complete. After an error nothing has moved: the same bytes give the same error.
+    /// is not complete. The first `large_before` of `large` are those of requests before this one.
+    /// After an error nothing has moved: the same bytes give the same error.
     fn step(
         &mut self,
         buf: &[u8],
         limits: &Limits,
         spans: &mut Vec<Span>,
-        large: &mut Vec<Vec<u8>>,
+        (large, large_before): (&mut Vec<Vec<u8>>, usize),
         divert: bool,
     ) -> Result<Step, ProtocolError> {
         if self.args_left == 0 {
@@ -207,7 +208,8 @@ impl Framer {
                 spans.push(Span { start: self.pos as u32, len: len as u32 });
             } else {
                 // A span can not reach so far into a request of gigabytes.
-                spans.push(Span { start: Span::LARGE, len: large.len() as u32 });
+                let index = large.len() - large_before;
+                spans.push(Span { start: Span::LARGE, len: index as u32 });
                 large.push(buf[self.pos..end].to_vec());
             }
             self.pos = end + 2;
@@ -270,6 +272,9 @@ impl Framer {
             self.scanned = buf.len();
             return Ok(Line::More);
         };
+        if cr - self.pos > LINE_MAX {
+            return fail(too_long); // Whether or not its end came with its beginning.
+        }
         self.scanned = cr;
         let Some(&lf) = buf.get(cr + 1) else { return Ok(Line::More) };
         self.odd |= lf != b'\n';
@@ -293,16 +298,17 @@ impl Framer {
             };
         };
         let lf = self.scanned + lf;
-        if lf >= u32::MAX as usize {
+        if lf > LINE_MAX {
             return fail("too big inline request");
         }
         let line = buf[..lf].strip_suffix(b"\r").unwrap_or(&buf[..lf]);
-        let (spans_before, large_before) = (spans.len(), large.len());
-        if split_words(line, spans, large).is_none() {
+        let spans_before = spans.len();
+        let mut quoted = Vec::new(); // whose indexes count from this request's first
+        if split_words(line, spans, &mut quoted).is_none() {
             spans.truncate(spans_before);
-            large.truncate(large_before);
             return fail("unbalanced quotes in request");
         }
+        large.append(&mut quoted);
         self.odd = true;
         self.pos = lf + 1;
         Ok(if spans.len() == spans_before { Step::Skip } else { Step::Request })
@@ -439,7 +445,8 @@ impl Frame {
         loop {
             let mut framer = Framer::default();
             let rest = &bytes[self.start..];
-            match framer.step(rest, limits, &mut self.spans, &mut self.large, false)? {
+            let large = (&mut self.large, 0);
+            match framer.step(rest, limits, &mut self.spans, large, false)? {
                 Step::Skip => self.start += framer.pos,
                 Step::Request => {
                     self.end = self.start + framer.pos;
@@ -639,7 +646,8 @@ impl Input {
         let batch = if limits.authenticated { limits.batch } else { 1 };
         while self.filling.is_none() && self.waiting() < batch {
             let frame = &self.buf[self.frame_start..];
-            let step = self.framer.step(frame, limits, &mut self.spans, &mut self.large, true);
+            let large = (&mut self.large, self.frame_large);
+            let step = self.framer.step(frame, limits, &mut self.spans, large, true);
             match step {
                 Ok(Step::More) => break,
                 Ok(Step::Skip) => {
@@ -910,6 +918,31 @@ mod tests {
             let (got, error) = whole(stream.as_bytes());
             assert_eq!(error, Some(format!("Protocol error: {want}")));
             assert_eq!(got, Requests::new());
+        }
+    }
+
+    #[test]
+    fn quoted_words_of_pipelined_requests_stay_apart() {
+        let line = "SET \"a\" 'b' c\r\n";
+        let (got, error) = whole(line.repeat(3).as_bytes());
+        assert_eq!((got, error), (vec![words("SET a b c\r\n"); 3], None));
+    }
+
+    #[test]
+    fn a_line_is_too_long_whether_it_comes_whole_or_not() {
+        for (head, tail, why) in [
+            ("", "\n", "too big inline request"),
+            ("*", "\r\n", "too big mbulk count string"),
+            ("*1\r\n$", "\r\n", "too big bulk count string"),
+        ] {
+            for (len, refused) in [(LINE_MAX - 1, false), (LINE_MAX + 1, true)] {
+                let stream = format!("{head}{}{tail}", "1".repeat(len)).into_bytes();
+                let (_, error) = whole(&stream);
+                let is_too_long = error.as_ref().is_some_and(|e| e.ends_with(why));
+                assert_eq!(is_too_long, refused, "{head}: {error:?}");
+                let (_, in_pieces, _) = run(&stream, &[1000; 100], &Limits::default());
+                assert_eq!(in_pieces, error, "{head}");
+            }
         }
     }
 

@@ -174,6 +174,19 @@ impl Folder {
         name
     }
 
+    /// Counts to the next number whose name no file of the log has: names in a manifest that is not
+    /// ours, or was damaged, need not be those of their numbers.
+    fn next_name(&mut self, last: impl Fn(&mut Folder) -> &mut u64, suffix: &str) -> OsString {
+        loop {
+            *last(self) += 1;
+            let seq = *last(self);
+            let name = self.name(seq, suffix);
+            if self.manifest.entries.iter().all(|entry| entry.name != name) {
+                return name;
+            }
+        }
+    }
+
     /// Makes the file of the next segment, which is to begin at `start` with `db` selected. The
     /// entry is not in the manifest yet.
     pub fn create_segment(
@@ -181,8 +194,7 @@ impl Folder {
         start: Offset,
         db: u32,
     ) -> Result<(Arc<dyn DiskFile>, Entry), Error> {
-        self.last_segment += 1;
-        let name = self.name(self.last_segment, "incr.aof");
+        let name = self.next_name(|folder| &mut folder.last_segment, "incr.aof");
         let path = self.path(&name);
         let disk = self.disk.clone();
         let file = self.with_room(|| disk.create(&path)).map_err(Error::io("create", &path))?;
@@ -200,8 +212,8 @@ impl Folder {
     /// Moves (or links) a finished snapshot into the folder under a base's name, durably. The entry
     /// is not in the manifest yet.
     pub fn place_base(&mut self, base: &mut NewBase) -> Result<Entry, Error> {
-        self.last_base += 1;
-        let name = self.name(self.last_base, if base.rdb { "base.rdb" } else { "base.aof" });
+        let suffix = if base.rdb { "base.rdb" } else { "base.aof" };
+        let name = self.next_name(|folder| &mut folder.last_base, suffix);
         let (from, to, disk) = (&base.path, self.path(&name), self.disk.clone());
         let file = disk.open(from).map_err(Error::io("open", from))?;
         file.sync().map_err(Error::io("sync", from))?;
@@ -221,8 +233,9 @@ impl Folder {
     /// Makes a base for a log that began without one, with nothing in it at `at`. The entry is not in
     /// the manifest yet.
     pub fn create_empty_base(&mut self, at: Offset) -> Result<Entry, Error> {
-        let (seq, kind) = (self.last_base + 1, FileType::Base);
-        let name = self.name(seq, "base.rdb");
+        let before = self.last_base;
+        let name = self.next_name(|folder| &mut folder.last_base, "base.rdb");
+        let (seq, kind) = (self.last_base, FileType::Base);
         let path = self.path(&name);
         let write = || {
             let file = self.disk.create(&path)?;
@@ -231,9 +244,9 @@ impl Folder {
         };
         if let Err(error) = write() {
             let _ = self.disk.remove(&path);
+            self.last_base = before;
             return Err(Error::io("write", &path)(error));
         }
-        self.last_base = seq;
         Ok(Entry { name, seq, kind, start: Some(at), end: None, db: 0, sealed_s: None })
     }
 

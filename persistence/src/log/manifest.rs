@@ -8,6 +8,7 @@
 
 use super::Fsync;
 use crate::offset::{Histories, HistoryId, Offset};
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -145,6 +146,7 @@ impl Manifest {
     pub fn parse(text: &[u8]) -> Result<Manifest, (usize, String)> {
         let mut manifest = Manifest::default();
         let mut comments = Comments::default();
+        let mut names = HashSet::new();
         let Some(lines) = text.strip_suffix(b"\n") else {
             let count = text.iter().filter(|&&b| b == b'\n').count() + 1;
             return Err((count, "the file ends without a line feed: its end is missing".into()));
@@ -157,6 +159,10 @@ impl Manifest {
             }
             let entry = parse_entry(line).map_err(at)?;
             match entry.kind {
+                // When one of the two is done with, the file goes.
+                _ if !names.insert(entry.name.clone()) => {
+                    return Err(at("a file that is named twice".into()));
+                }
                 FileType::Base if manifest.base().is_some() => {
                     return Err(at("a second base".into()));
                 }
@@ -300,6 +306,10 @@ fn parse_entry(line: &[u8]) -> Result<Entry, String> {
                 if value.contains(&b'/') {
                     return Err("File can't be a path, just a filename".into());
                 }
+                // A segment's index would be written over it.
+                if value.ends_with(b".aof.idx") {
+                    return Err("the name of an index".into());
+                }
                 entry.name = OsString::from_vec(value.clone());
             }
             b"seq" => entry.seq = number()?,
@@ -433,10 +443,12 @@ mod tests {
             ("file a seq 1 type b\nfile b seq 2 type b\n", 2),
             ("file a seq 2 type i\nfile b seq 2 type i\n", 2),
             ("file a/b seq 1 type i\n", 1),
+            ("file a.1.incr.aof.idx seq 1 type i\n", 1),
             ("file a seq x type i\n", 1),
             ("file a seq 1\n", 1),
             ("file \"a seq 1 type i\n", 1),
             ("# varve history 12\n", 1),
+            ("file a seq 1 type h\nfile b seq 1 type b\nfile \"\\x61\" seq 2 type i\n", 3),
             ("\n", 1),
         ] {
             assert_eq!(Manifest::parse(text.as_bytes()).unwrap_err().0, line, "{text}");
@@ -454,7 +466,7 @@ mod tests {
         ) {
             let id = HistoryId::from_random([7; 20]);
             let entry = |kind, seq| Entry {
-                name: OsString::from_vec(name.clone()),
+                name: OsString::from_vec([&name[..], format!("{kind:?}{seq}").as_bytes()].concat()),
                 seq,
                 kind,
                 start: start.map(Offset),

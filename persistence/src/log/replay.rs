@@ -111,6 +111,10 @@ fn number(bytes: &[u8], at: usize, kind: u8) -> Result<(u64, usize), Parsed> {
     let mut value: u64 = 0;
     for (i, &b) in bytes[at + 1..].iter().enumerate().take(20) {
         match b {
+            // Nobody writes leading zeros, and no other reader of requests takes them.
+            b'0'..=b'9' if i == 1 && bytes[at + 1] == b'0' => {
+                return Err(Parsed::Bad("a length without a leading zero"));
+            }
             b'0'..=b'9' if i < 19 => value = value * 10 + u64::from(b - b'0'),
             b'\r' if i > 0 => {
                 return match bytes.get(at + 2 + i) {
@@ -196,7 +200,8 @@ impl<'a> Reading<'a> {
             self.check(at + len, &mut checked)?;
             let name = args[0];
             if name.eq_ignore_ascii_case(b"multi") && at >= applying_until {
-                multi = Some((at, db));
+                // One inside another begins nothing: the cut must leave none open.
+                multi.get_or_insert((at, db));
             } else if name.eq_ignore_ascii_case(b"select") {
                 let text = args.get(1).and_then(|db| std::str::from_utf8(db).ok());
                 let Some(selected) = text.and_then(|db| db.parse().ok()) else {
@@ -284,6 +289,15 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_in_a_transaction_is_cut_off_with_it() {
+        let multi = "*1\r\n$5\r\nMULTI\r\n";
+        let whole = format!("{multi}{multi}*2\r\n$3\r\nDEL\r\n$1\r\na\r\n");
+        assert_eq!(commands(whole.as_bytes()).1, Err(Stop::Cut { position: 0, db: 0 }));
+        let (seen, end) = commands(format!("{whole}*1\r\n$4\r\nEXEC\r\n").as_bytes());
+        assert_eq!((seen.len(), end), (1, Ok(0)));
+    }
+
+    #[test]
     fn a_command_tells_where_it_stands() {
         let long = "x".repeat(70);
         let bytes = format!(
@@ -321,6 +335,8 @@ mod tests {
             (b"*-1\r\n", 0),
             (b"*99999999999999999999\r\n", 0),
             (b"*1\r\n$\r\n", 0),
+            (b"*02\r\n", 0),
+            (b"*1\r\n$04\r\nPING\r\n", 0),
         ] {
             let bytes = [&good[..], bad].concat();
             let (seen, end) = commands(&bytes);

@@ -579,6 +579,25 @@ fn the_log_goes_to_disk_and_back_to_memory_while_it_runs() {
 }
 
 #[test]
+fn a_file_that_is_in_use_is_not_made_anew_for_its_number() {
+    // A flipped digit: the segment's number is lower than its name says.
+    let disk = FakeDisk::new(1);
+    let segment = Path::new("d/a.aof.2.incr.aof");
+    let del = command(&["DEL", "k"]);
+    disk.put(Path::new("d/a.aof.manifest"), b"file a.aof.2.incr.aof seq 1 type i\n");
+    disk.put(segment, &del);
+    let options = options(&disk);
+    let found = recover(&options).unwrap().unwrap();
+    let mut log = Log::resume(found, Histories::new(id(1)), options.clone(), no_waker()).unwrap();
+    log.begin_rotation();
+    log.append_command(0, &["DEL", "k"]);
+    log.close().unwrap();
+    assert_eq!(disk.contents(segment), Some(del.clone()));
+    let mut found = recover(&options).unwrap().unwrap();
+    assert_eq!(found.replay::<Error>(&mut |_| Ok(())).unwrap().commands, 2);
+}
+
+#[test]
 fn folders_of_redis_are_taken_as_they_are() {
     let disk = FakeDisk::new(1);
     let manifest = b"file \"a.aof.1.base.rdb\" seq 1 type b\nfile a.aof.1.incr.aof seq 1 type i\n\

@@ -752,7 +752,9 @@ impl Server {
         self.ks.now_ms = self.clock.now_ms();
         let mut db = self.repl.link.as_ref().map_or(0, |l| l.db);
         let mut frame = std::mem::take(&mut self.frame);
-        let limits = varve_engine::resp::request::Limits::default();
+        // The primary's `proto-max-bulk-len` may be above the default.
+        let limits =
+            varve_engine::resp::request::Limits { bulk_max: usize::MAX, ..Default::default() };
         let mut rest = bytes;
         let mut ahead: usize = 0;
         loop {

@@ -1,21 +1,18 @@
-//! Children that save: `BGSAVE`, the log's new base and full syncs are the same snapshot.
-//!
-//! A child is forked between two commands, so its memory is the dataset at one offset of the log.
-//! It allocates nothing and locks nothing: its buffers were made before the fork, and it writes to
-//! its own descriptors only. What it has to say (keys done, memory copied, an error) it says
-//! through a pipe, in records short enough to be written whole.
-//!
-//! With the log on disk every snapshot becomes the log's base: the segment that begins where it was
-//! forked continues it.
+//! The server's side of a snapshot: forking the child, hearing what it reports, and putting what it
+//! wrote where it belongs. The save that waits (`SAVE`) is here too, and the log that goes to disk
+//! with a child's snapshot as its base.
 
-use super::Server;
-use super::client::{Client, Kind};
-use super::progress::{Progress, Unit};
-use super::start::fsync;
-use super::writeback::Writeback;
+use super::child::{Child, FAILED, PROGRESS, RECORD, SYNCED};
+use super::due::REST;
+use super::{OnDisk, Purpose, Running, sync_dir};
+use crate::server::Server;
+use crate::server::client::{Client, Kind};
+use crate::server::progress::{Progress, Unit};
+use crate::server::start::fsync;
+use crate::server::writeback::Writeback;
 use crate::{log_notice, log_warning, service};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, fork};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -27,243 +24,10 @@ use varve_net::{Conn, ConnId, Mode, Net};
 use varve_persistence::log::{Fsync, NewBase};
 use varve_persistence::offset::{Histories, Offset};
 use varve_persistence::rdb;
-use varve_replication::file::FileId;
 
-/// What a child writes for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// `BGSAVE` and save points: `dump.rdb`.
-    Save,
-    /// `BGREWRITEAOF`: the log's base only.
-    Rewrite,
-    /// A full sync through a file.
-    SyncDisk,
-    /// A full sync down these connections, ended by the mark.
-    SyncSocket { conns: Vec<ConnId>, mark: [u8; 40] },
-}
-
-impl Purpose {
-    fn name(&self) -> &'static str {
-        match self {
-            Purpose::Save => "rdb",
-            Purpose::Rewrite => "aof-rewrite",
-            Purpose::SyncDisk | Purpose::SyncSocket { .. } => "sync",
-        }
-    }
-
-    /// The name of the child in the process title.
-    fn title(&self) -> &'static str {
-        match self {
-            Purpose::Save | Purpose::SyncDisk => "varve-rdb-bgsave",
-            Purpose::Rewrite => "varve-aof-rewrite",
-            Purpose::SyncSocket { .. } => "varve-rdb-to-replicas",
-        }
-    }
-}
-
-/// A child at work.
-pub struct Running {
-    pub pid: Pid,
-    pub purpose: Purpose,
-    /// Where it writes; a stream has no file.
-    pub path: Option<PathBuf>,
-    /// The state that it holds.
-    pub at: Offset,
-    /// The database selected there.
-    db: u32,
-    pub started: Instant,
-    pub started_ms: i64,
-    dirty_at_start: u64,
-    /// In keys.
-    pub progress: Progress,
-    pub cow: u64,
-    /// Bytes of the file so far.
-    pub bytes: u64,
-    /// Pieces of it that were synced on the way.
-    synced: u64,
-    reports: ConnId,
-    /// The pipe on which a stream comes.
-    pub stream: Option<ConnId>,
-    stream_ended: bool,
-    reports_ended: bool,
-    error: String,
-    /// Whether a new segment was begun for it, so that it can become the base.
-    rotated: bool,
-    exited: Option<bool>,
-}
-
-/// Snapshots past, present and due.
-pub struct Snapshots {
-    pub running: Option<Running>,
-    /// `BGSAVE SCHEDULE`, `BGREWRITEAOF` while a child ran.
-    pub save_scheduled: bool,
-    pub rewrite_scheduled: bool,
-    /// Whether the last save went well: writes are refused otherwise.
-    pub last_ok: bool,
-    pub last_save_s: i64,
-    pub last_try_s: i64,
-    pub last_save_time_s: i64,
-    pub last_cow: u64,
-    pub last_rewrite_ok: bool,
-    pub last_rewrite_time_s: i64,
-    pub last_rewrite_cow: u64,
-    pub saves: u64,
-    pub rewrites: u64,
-    pub dirty_saved: u64,
-    /// Keys of the last RDB file that was read, and those that had expired.
-    pub last_load_keys: u64,
-    pub last_load_expired: u64,
-    /// The newest snapshot file that the log still continues, for full syncs.
-    pub base: Option<OnDisk>,
-    /// The dump was written for replicas, to be removed when they have it if nothing is kept on
-    /// disk: `rdb-del-sync-files`.
-    pub sync_file: bool,
-    /// The log has a new base to put in force, and is as long as before until then.
-    pub installing: bool,
-    /// A child writes the first base of a log that is to be on disk from then on: the histories at
-    /// its start.
-    disk_begins: Option<Histories>,
-    buffers: Option<rdb::Buffers>,
-    rewrite_retry_s: i64,
-    /// Until when no rewrite begins for the log's size alone.
-    rests_until_ms: i64,
-    next_mark: u64,
-}
-
-/// A finished snapshot. Names can come to mean another file (`SAVE`, a backup copied over it,
-/// `CONFIG SET dir`), so it knows which file it is.
-pub struct OnDisk {
-    pub path: PathBuf,
-    /// The state that it holds.
-    pub at: Offset,
-    identity: Option<Identity>,
-    /// The CRC-64 that it ends with.
-    crc: Option<u64>,
-}
-
-/// Inode, length and time of change in ns.
-type Identity = (u64, u64, i64);
-
-fn identity(path: &Path) -> Option<Identity> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.ino(), meta.len(), meta.mtime() * 1_000_000_000 + meta.mtime_nsec()))
-}
-
-/// A file that was just written, or read to its end, has its last bytes in memory.
-fn checksum(path: &Path) -> Option<u64> {
-    rdb::last_checksum(&File::open(path).ok()?).ok()?
-}
-
-impl OnDisk {
-    pub fn new(path: PathBuf, at: Offset) -> OnDisk {
-        OnDisk { identity: identity(&path), crc: checksum(&path), path, at }
-    }
-
-    /// How a replica can tell that it is sent this file and no other; `None` if it has no checksum.
-    pub fn file(&self) -> Option<FileId> {
-        Some(FileId { size: self.bytes(), crc: self.crc?, offset: self.at })
-    }
-
-    /// The length of the file.
-    pub fn bytes(&self) -> u64 {
-        self.identity.map_or(0, |(_, len, _)| len)
-    }
-
-    /// Whether the file is still the one that was written.
-    pub fn is_there(&self) -> bool {
-        self.identity.is_some() && self.identity == identity(&self.path)
-    }
-}
-
-/// A record in the report pipe: kind, then two words.
-const RECORD: usize = 24;
-const PROGRESS: u64 = 1;
-const FAILED: u64 = 2;
-/// How many pieces were synced on the way.
-const SYNCED: u64 = 3;
-/// Keys between two reports.
-const REPORT_EVERY: u64 = 1024;
-/// How often the time of a rewrite must pass before the log's size alone begins the next: a child
-/// shares the processor's time and has the loop copy pages, and so takes a tenth of the time at most...
-const REST: u32 = 9;
-/// ... unless the log is so many times as large as what calls for a rewrite.
-const MOST_GROWTH: u128 = 4;
-/// Seconds between two attempts of a save point after a failure.
-const RETRY_S: i64 = 5;
 /// How far a child that nobody waits for stands back where it would share the loop's core: it gets a
 /// tenth of it instead of half.
 const BACKGROUND_NICE: libc::c_int = 10;
-
-impl Snapshots {
-    pub fn new(now_ms: i64) -> Snapshots {
-        Snapshots {
-            running: None,
-            save_scheduled: false,
-            rewrite_scheduled: false,
-            last_ok: true,
-            last_save_s: now_ms / 1000,
-            last_try_s: 0,
-            last_save_time_s: -1,
-            last_cow: 0,
-            last_rewrite_ok: true,
-            last_rewrite_time_s: -1,
-            last_rewrite_cow: 0,
-            saves: 0,
-            rewrites: 0,
-            dirty_saved: 0,
-            last_load_keys: 0,
-            last_load_expired: 0,
-            base: None,
-            sync_file: false,
-            installing: false,
-            disk_begins: None,
-            buffers: None,
-            rewrite_retry_s: 0,
-            rests_until_ms: 0,
-            next_mark: 0,
-        }
-    }
-
-    pub fn running(&self) -> bool {
-        self.running.is_some()
-    }
-
-    pub fn running_for(&self, purpose: &Purpose) -> bool {
-        let same =
-            |r: &Running| std::mem::discriminant(&r.purpose) == std::mem::discriminant(purpose);
-        self.running.as_ref().is_some_and(same)
-    }
-}
-
-/// The private memory that this process has copied, bytes: what copy-on-write cost so far.
-fn copied_memory(room: &mut [u8]) -> u64 {
-    // Read with plain calls into a buffer of the caller's: a child must not allocate.
-    // SAFETY: the path is a C string; the descriptor is closed below; the buffer is as long as said.
-    let n = unsafe {
-        let fd = libc::open(c"/proc/self/smaps_rollup".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
-        if fd < 0 {
-            return 0;
-        }
-        let mut n = 0;
-        loop {
-            let got = libc::read(fd, room[n..].as_mut_ptr().cast(), room.len() - n);
-            if got <= 0 {
-                break;
-            }
-            n += got as usize;
-        }
-        libc::close(fd);
-        n
-    };
-    let text = &room[..n];
-    let field = b"Private_Dirty:";
-    let Some(at) = text.windows(field.len()).position(|w| w == field) else { return 0 };
-    let digits = text[at + field.len()..].iter().skip_while(|c| **c == b' ');
-    let kb =
-        digits.take_while(|c| c.is_ascii_digit()).fold(0u64, |n, c| n * 10 + (c - b'0') as u64);
-    kb * 1024
-}
 
 impl Server {
     /// What a snapshot taken now must say of itself.
@@ -279,7 +43,7 @@ impl Server {
             db: self.log.current_db().unwrap_or(0),
             aof_base: self.log.is_on_disk(),
             lfu: self.ks.access_clock == varve_engine::keyspace::AccessClock::Lfu,
-            evicts: super::memory::uses_access_clock(self.cfg.maxmemory_policy),
+            evicts: crate::server::memory::uses_access_clock(self.cfg.maxmemory_policy),
         }
     }
 
@@ -325,11 +89,6 @@ impl Server {
         self.snapshots.last_save_s = self.clock.now_ms() / 1000;
         self.snapshots.last_save_time_s = seconds;
         self.snapshots.last_ok = true;
-    }
-
-    /// Changes since the last save.
-    pub fn unsaved_changes(&self) -> u64 {
-        self.ks.dirty.saturating_sub(self.snapshots.dirty_saved)
     }
 
     /// Starts a child. The error is for the client or the log file.
@@ -481,7 +240,7 @@ impl Server {
     }
 
     /// Tells the service manager how far the child is, and the log file about once a second.
-    fn tell_progress(&mut self) {
+    pub(super) fn tell_progress(&mut self) {
         let Some(running) = &mut self.snapshots.running else { return };
         let text = format!("Saving ({}): {}", running.purpose.name(), running.progress);
         if running.progress.is_report_due() {
@@ -503,53 +262,6 @@ impl Server {
         let mut mark = [0u8; 40];
         mark.iter_mut().for_each(|c| *c = b"0123456789abcdef"[self.ks.random_below(16)]);
         mark
-    }
-
-    /// `BGSAVE`.
-    pub fn bgsave(&mut self, net: &mut Net<Client>, schedule: bool) -> Result<&'static str, Error> {
-        if self.snapshots.running_for(&Purpose::Save) {
-            return Err(Error::new("ERR Background save already in progress"));
-        }
-        if self.snapshots.running() || self.in_exec.is_some() {
-            if schedule || self.in_exec.is_some() {
-                self.snapshots.save_scheduled = true;
-                return Ok("Background saving scheduled");
-            }
-            return Err(Error::new(
-                "ERR Another child process is active (AOF?): can't BGSAVE right now. Use BGSAVE SCHEDULE in order to schedule a BGSAVE whenever possible.",
-            ));
-        }
-        self.snapshots.last_try_s = self.clock.now_ms() / 1000;
-        self.snapshots.saves += 1;
-        self.start_child(net, Purpose::Save).map(|_| "Background saving started")
-    }
-
-    /// `BGREWRITEAOF`: a new base for the log.
-    pub fn bgrewriteaof(&mut self, net: &mut Net<Client>) -> Result<&'static str, Error> {
-        if self.snapshots.running_for(&Purpose::Rewrite) {
-            return Err(Error::new(
-                "ERR Background append only file rewriting already in progress",
-            ));
-        }
-        if self.snapshots.running() || self.in_exec.is_some() {
-            self.snapshots.rewrite_scheduled = true;
-            return Ok("Background append only file rewriting scheduled");
-        }
-        if self.disk_is_due() {
-            return self.begin_disk(net).map(|_| "Background append only file rewriting started");
-        }
-        if !self.log.is_on_disk() {
-            // Without a log on disk there is nothing to shorten: a snapshot is what was asked for.
-            return self.bgsave(net, true).map(|_| "Background append only file rewriting started");
-        }
-        self.snapshots.rewrites += 1;
-        self.start_child(net, Purpose::Rewrite)
-            .map(|_| "Background append only file rewriting started")
-    }
-
-    /// Whether the log is to be on disk and is not yet.
-    pub fn disk_is_due(&self) -> bool {
-        self.cfg.appendonly && !self.log.is_on_disk() && self.loading.is_none()
     }
 
     /// `CONFIG SET appendonly yes`: a child writes the base that the log on disk begins with. If
@@ -776,171 +488,8 @@ impl Server {
             self.apply_fsync();
         }
     }
-
-    fn rewrite_is_due(&self, base: u64, current: u64) -> bool {
-        let percent = self.cfg.auto_aof_rewrite_percentage as u64;
-        let rested = self.clock.now_ms() >= self.snapshots.rests_until_ms;
-        is_too_large(base, current, percent, self.cfg.auto_aof_rewrite_min_size, rested)
-    }
-
-    /// Starts what is due: scheduled saves and rewrites, save points, a log grown too large.
-    pub fn snapshot_round(&mut self, net: &mut Net<Client>) {
-        self.reap(net);
-        if self.snapshots.running() {
-            self.tell_progress();
-            return;
-        }
-        if self.loading.is_some() || self.in_exec.is_some() {
-            return;
-        }
-        let now_s = self.clock.now_ms() / 1000;
-        if std::mem::take(&mut self.snapshots.rewrite_scheduled) {
-            let _ = self.bgrewriteaof(net);
-            return;
-        }
-        if self.disk_is_due() && now_s >= self.snapshots.rewrite_retry_s {
-            let _ = self.begin_disk(net);
-            return;
-        }
-        let retry = self.snapshots.last_ok || now_s - self.snapshots.last_try_s >= RETRY_S;
-        let changes = self.unsaved_changes();
-        let due = self.cfg.save.iter().find(|p| {
-            changes >= p.changes && now_s - self.snapshots.last_save_s > p.seconds as i64
-        });
-        if let Some(point) = due
-            && retry
-        {
-            log_notice!("{} changes in {} seconds. Saving...", point.changes, point.seconds);
-            let _ = self.bgsave(net, false);
-            return;
-        }
-        if self.snapshots.save_scheduled && retry {
-            self.snapshots.save_scheduled = false;
-            let _ = self.bgsave(net, false);
-            return;
-        }
-        let stats = self.log.stats();
-        if self.log.is_on_disk()
-            && !self.snapshots.installing
-            && now_s >= self.snapshots.rewrite_retry_s
-            && self.rewrite_is_due(stats.base_bytes, stats.current_bytes)
-        {
-            let growth = (stats.current_bytes * 100 / stats.base_bytes.max(1)).saturating_sub(100);
-            log_notice!("Starting automatic rewriting of AOF on {growth}% growth");
-            let _ = self.bgrewriteaof(net);
-        }
-    }
-}
-
-/// Whether a log of `current` bytes is to be rewritten, that was `base` bytes after the last time.
-/// `rested` is whether [`REST`] is over.
-fn is_too_large(base: u64, current: u64, percent: u64, min_size: u64, rested: bool) -> bool {
-    let [base, current, percent, min_size] = [base, current, percent, min_size].map(u128::from);
-    let called_for = (base * (100 + percent) / 100).max(min_size);
-    let most = if rested { called_for } else { called_for * MOST_GROWTH };
-    percent > 0 && current > most
-}
-
-/// The child's side. Nothing here allocates.
-struct Child {
-    out: i32,
-    report: i32,
-    is_file: bool,
-    incremental: bool,
-}
-
-impl Child {
-    fn run(
-        &self,
-        ks: &varve_engine::Keyspace,
-        options: &rdb::SaveOptions,
-        as_commands: bool,
-        mark: Option<&[u8; 40]>,
-        buffers: &mut rdb::Buffers,
-        smaps: &mut [u8],
-    ) -> bool {
-        let mut writeback = Writeback::new(self.out, self.incremental);
-        let mut write = |bytes: &[u8]| {
-            self.write_all(self.out, bytes)?;
-            writeback.wrote(bytes.len())
-        };
-        let mut reported = 0;
-        let mut progress = |keys: u64| {
-            if keys >= reported + REPORT_EVERY {
-                reported = keys;
-                self.say(PROGRESS, keys, 0);
-            }
-        };
-        let mut result = match as_commands {
-            false => rdb::save(ks, options, buffers, &mut write, &mut progress),
-            true => rdb::save_as_commands(ks, options, buffers, &mut write, &mut progress),
-        };
-        if let (Ok(_), Some(mark)) = (&result, mark)
-            && let Err(e) = write(mark)
-        {
-            result = Err(e);
-        }
-        if result.is_ok() && self.is_file {
-            // SAFETY: a descriptor of ours.
-            if unsafe { libc::fsync(self.out) } != 0 {
-                result = Err(std::io::Error::last_os_error());
-            }
-        }
-        self.say(SYNCED, writeback.pieces, 0);
-        let copied = copied_memory(smaps);
-        self.say(PROGRESS, u64::MAX >> 16, copied);
-        if let Err(e) = &result {
-            self.say(FAILED, e.raw_os_error().unwrap_or(libc::EIO) as u64, 0);
-        }
-        result.is_ok()
-    }
-
-    fn write_all(&self, fd: i32, mut bytes: &[u8]) -> std::io::Result<()> {
-        while !bytes.is_empty() {
-            // SAFETY: the slice is valid for its length.
-            let n = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
-            if n < 0 {
-                let e = std::io::Error::last_os_error();
-                if e.raw_os_error() == Some(libc::EINTR) {
-                    continue;
-                }
-                return Err(e);
-            }
-            bytes = &bytes[n as usize..];
-        }
-        Ok(())
-    }
-
-    fn say(&self, kind: u64, a: u64, b: u64) {
-        let mut record = [0u8; RECORD];
-        record[..8].copy_from_slice(&kind.to_le_bytes());
-        record[8..16].copy_from_slice(&a.to_le_bytes());
-        record[16..].copy_from_slice(&b.to_le_bytes());
-        let _ = self.write_all(self.report, &record);
-    }
 }
 
 fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
     nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-}
-
-/// Makes renames in a folder durable.
-pub fn sync_dir(path: &Path) -> std::io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_is_rewritten_when_it_has_grown_and_the_last_time_is_some_way_back() {
-        let due = |base, current, rested| is_too_large(base, current, 100, 64, rested);
-        assert!(!due(10, 64, true) && due(10, 65, true));
-        assert!(!due(100, 200, true) && due(100, 201, true));
-        assert!(!due(10, 256, false) && due(10, 257, false));
-        assert!(!due(100, 800, false) && due(100, 801, false));
-        assert!(!is_too_large(10, u64::MAX, 0, 64, true));
-        assert!(!is_too_large(u64::MAX / 2, u64::MAX, 1000, 64, false));
-    }
 }

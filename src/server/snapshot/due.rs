@@ -1,0 +1,150 @@
+//! When a snapshot is made: commands that ask for one now or when the present child is done, save
+//! points, and a log that has grown. One child works at a time.
+
+use super::Purpose;
+use crate::log_notice;
+use crate::server::Server;
+use crate::server::client::Client;
+use varve_engine::Error;
+use varve_net::Net;
+
+/// How often the time of a rewrite must pass before the log's size alone begins the next: a child
+/// shares the processor's time and has the loop copy pages, and so takes a tenth of the time at most...
+pub(super) const REST: u32 = 9;
+/// ... unless the log is so many times as large as what calls for a rewrite.
+const MOST_GROWTH: u128 = 4;
+/// Seconds between two attempts of a save point after a failure.
+const RETRY_S: i64 = 5;
+
+impl Server {
+    /// Changes since the last save.
+    pub fn unsaved_changes(&self) -> u64 {
+        self.ks.dirty.saturating_sub(self.snapshots.dirty_saved)
+    }
+
+    /// `BGSAVE`.
+    pub fn bgsave(&mut self, net: &mut Net<Client>, schedule: bool) -> Result<&'static str, Error> {
+        if self.snapshots.running_for(&Purpose::Save) {
+            return Err(Error::new("ERR Background save already in progress"));
+        }
+        if self.snapshots.running() || self.in_exec.is_some() {
+            if schedule || self.in_exec.is_some() {
+                self.snapshots.save_scheduled = true;
+                return Ok("Background saving scheduled");
+            }
+            return Err(Error::new(
+                "ERR Another child process is active (AOF?): can't BGSAVE right now. Use BGSAVE SCHEDULE in order to schedule a BGSAVE whenever possible.",
+            ));
+        }
+        self.snapshots.last_try_s = self.clock.now_ms() / 1000;
+        self.snapshots.saves += 1;
+        self.start_child(net, Purpose::Save).map(|_| "Background saving started")
+    }
+
+    /// `BGREWRITEAOF`: a new base for the log.
+    pub fn bgrewriteaof(&mut self, net: &mut Net<Client>) -> Result<&'static str, Error> {
+        if self.snapshots.running_for(&Purpose::Rewrite) {
+            return Err(Error::new(
+                "ERR Background append only file rewriting already in progress",
+            ));
+        }
+        if self.snapshots.running() || self.in_exec.is_some() {
+            self.snapshots.rewrite_scheduled = true;
+            return Ok("Background append only file rewriting scheduled");
+        }
+        if self.disk_is_due() {
+            return self.begin_disk(net).map(|_| "Background append only file rewriting started");
+        }
+        if !self.log.is_on_disk() {
+            // Without a log on disk there is nothing to shorten: a snapshot is what was asked for.
+            return self.bgsave(net, true).map(|_| "Background append only file rewriting started");
+        }
+        self.snapshots.rewrites += 1;
+        self.start_child(net, Purpose::Rewrite)
+            .map(|_| "Background append only file rewriting started")
+    }
+
+    /// Whether the log is to be on disk and is not yet.
+    pub fn disk_is_due(&self) -> bool {
+        self.cfg.appendonly && !self.log.is_on_disk() && self.loading.is_none()
+    }
+
+    /// Starts what is due: scheduled saves and rewrites, save points, a log grown too large.
+    pub fn snapshot_round(&mut self, net: &mut Net<Client>) {
+        self.reap(net);
+        if self.snapshots.running() {
+            self.tell_progress();
+            return;
+        }
+        if self.loading.is_some() || self.in_exec.is_some() {
+            return;
+        }
+        let now_s = self.clock.now_ms() / 1000;
+        if std::mem::take(&mut self.snapshots.rewrite_scheduled) {
+            let _ = self.bgrewriteaof(net);
+            return;
+        }
+        if self.disk_is_due() && now_s >= self.snapshots.rewrite_retry_s {
+            let _ = self.begin_disk(net);
+            return;
+        }
+        let retry = self.snapshots.last_ok || now_s - self.snapshots.last_try_s >= RETRY_S;
+        let changes = self.unsaved_changes();
+        let due = self.cfg.save.iter().find(|p| {
+            changes >= p.changes && now_s - self.snapshots.last_save_s > p.seconds as i64
+        });
+        if let Some(point) = due
+            && retry
+        {
+            log_notice!("{} changes in {} seconds. Saving...", point.changes, point.seconds);
+            let _ = self.bgsave(net, false);
+            return;
+        }
+        if self.snapshots.save_scheduled && retry {
+            self.snapshots.save_scheduled = false;
+            let _ = self.bgsave(net, false);
+            return;
+        }
+        let stats = self.log.stats();
+        if self.log.is_on_disk()
+            && !self.snapshots.installing
+            && now_s >= self.snapshots.rewrite_retry_s
+            && self.rewrite_is_due(stats.base_bytes, stats.current_bytes)
+        {
+            let growth = (stats.current_bytes * 100 / stats.base_bytes.max(1)).saturating_sub(100);
+            log_notice!("Starting automatic rewriting of AOF on {growth}% growth");
+            let _ = self.bgrewriteaof(net);
+        }
+    }
+
+    fn rewrite_is_due(&self, base: u64, current: u64) -> bool {
+        let percent = self.cfg.auto_aof_rewrite_percentage as u64;
+        let rested = self.clock.now_ms() >= self.snapshots.rests_until_ms;
+        is_too_large(base, current, percent, self.cfg.auto_aof_rewrite_min_size, rested)
+    }
+}
+
+/// Whether a log of `current` bytes is to be rewritten, that was `base` bytes after the last time.
+/// `rested` is whether [`REST`] is over.
+fn is_too_large(base: u64, current: u64, percent: u64, min_size: u64, rested: bool) -> bool {
+    let [base, current, percent, min_size] = [base, current, percent, min_size].map(u128::from);
+    let called_for = (base * (100 + percent) / 100).max(min_size);
+    let most = if rested { called_for } else { called_for * MOST_GROWTH };
+    percent > 0 && current > most
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_rewritten_when_it_has_grown_and_the_last_time_is_some_way_back() {
+        let due = |base, current, rested| is_too_large(base, current, 100, 64, rested);
+        assert!(!due(10, 64, true) && due(10, 65, true));
+        assert!(!due(100, 200, true) && due(100, 201, true));
+        assert!(!due(10, 256, false) && due(10, 257, false));
+        assert!(!due(100, 800, false) && due(100, 801, false));
+        assert!(!is_too_large(10, u64::MAX, 0, 64, true));
+        assert!(!is_too_large(u64::MAX / 2, u64::MAX, 1000, 64, false));
+    }
+}
