@@ -33,6 +33,8 @@ pub struct Shutdown {
     pub client: Option<u64>,
 }
 
+/// How long a start waits for a daemon that was killed to let go of the folder.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Descriptors that the daemon needs besides its clients'.
 const RESERVED_FILES: u64 = 32;
 
@@ -90,7 +92,7 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     // Blocked before any thread starts, so that all of them leave signals to the loop.
     let signals = signals()?;
     let here = std::env::current_dir().map_err(|e| format!("Can't tell the folder's path: {e}"))?;
-    let lock = log::lock_dir(&here).map_err(|e| e.to_string())?;
+    let lock = log::lock_dir(&here, LOCK_PATIENCE).map_err(|e| e.to_string())?;
     remove_leftovers();
     let mut net: Net<Client> = Net::new().map_err(|e| format!("Can't make an event loop: {e}"))?;
     net.register(signals.as_fd(), true, false).map_err(|e| format!("Can't watch signals: {e}"))?;
@@ -428,7 +430,7 @@ impl Server {
     /// Works in the folder that the configuration names now, and locks it: `CONFIG SET dir`.
     pub fn change_dir(&mut self) -> Result<(), String> {
         let dir = Path::new(&self.cfg.dir);
-        let lock = log::lock_dir(dir).map_err(|e| e.to_string())?;
+        let lock = log::lock_dir(dir, Duration::ZERO).map_err(|e| e.to_string())?;
         std::env::set_current_dir(dir).map_err(|e| e.to_string())?;
         if let Some(process) = &mut self.process {
             process.lock = lock;

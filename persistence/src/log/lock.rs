@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{File, OpenOptions};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// The name of the lock file. It stays when the daemon ends; only the kernel's lock on it counts.
 pub const LOCK_FILE: &str = "varve.lock";
@@ -12,15 +13,26 @@ pub const LOCK_FILE: &str = "varve.lock";
 /// A folder that this process has for itself, until this is dropped or the process ends.
 pub struct DirLock(#[allow(dead_code, reason = "holding it is the point")] Flock<File>);
 
-/// Locks `dir` against other daemons.
-pub fn lock_dir(dir: &Path) -> Result<DirLock, Error> {
+/// How often a lock that is held is tried again.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// Locks `dir` against other daemons. One that was killed holds its lock until the kernel has taken its
+/// memory back: `patience` is how long that is waited for.
+pub fn lock_dir(dir: &Path, patience: Duration) -> Result<DirLock, Error> {
     let path = dir.join(LOCK_FILE);
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(Error::io("open", &path))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(DirLock(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => Err(Error::Locked { path: dir.to_owned() }),
-        Err((_, errno)) => Err(Error::io("lock", &path)(errno.into())),
+    let mut file = file.map_err(Error::io("open", &path))?;
+    let deadline = Instant::now() + patience;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(DirLock(lock)),
+            Err((held, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                file = held;
+                std::thread::sleep(RETRY);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => return Err(Error::Locked { path: dir.to_owned() }),
+            Err((_, errno)) => return Err(Error::io("lock", &path)(errno.into())),
+        }
     }
 }
 
@@ -32,10 +44,15 @@ mod tests {
     fn a_folder_is_locked_until_the_lock_is_dropped() {
         let dir = std::env::temp_dir().join(format!("varve-lock-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let lock = lock_dir(&dir).unwrap();
-        assert!(matches!(lock_dir(&dir), Err(Error::Locked { .. })));
-        drop(lock);
-        lock_dir(&dir).unwrap();
+        let now = Duration::ZERO;
+        let lock = lock_dir(&dir, now).unwrap();
+        assert!(matches!(lock_dir(&dir, now), Err(Error::Locked { .. })));
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(3 * RETRY);
+            drop(lock);
+        });
+        lock_dir(&dir, Duration::from_secs(60)).unwrap();
+        ends.join().unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -54,6 +54,18 @@ pub(super) struct Child {
 }
 
 impl Child {
+    /// Closes what is the parent's. The folder's lock, the port and the clients' connections must end
+    /// with the parent, and not when the kernel has taken back the memory of its child.
+    pub(super) fn let_go(&self) {
+        let (low, high) = (self.out.min(self.report), self.out.max(self.report));
+        for (first, last) in [(3, low - 1), (low + 1, high - 1), (high + 1, libc::c_int::MAX)] {
+            if first <= last {
+                // SAFETY: plain integers. A kernel that has no such call leaves all open.
+                unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            }
+        }
+    }
+
     pub fn run(
         &self,
         ks: &varve_engine::Keyspace,

@@ -143,6 +143,7 @@ impl Server {
         };
         let title = self.title(purpose.title());
         let forking = Instant::now();
+        let this = nix::unistd::getpid();
         // SAFETY: the child allocates nothing, takes no lock and calls nothing but plain system calls
         // and code that works on memory it owns or only reads; it ends with `_exit`.
         let forked = unsafe { fork() };
@@ -155,9 +156,13 @@ impl Server {
                 return Err(fault("fork", &e));
             }
             Ok(ForkResult::Child) => {
-                // Without its parent it works for nobody, and it would keep the folder locked.
+                // Without its parent it works for nobody.
                 // SAFETY: plain integers.
                 unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+                if nix::unistd::getppid() != this {
+                    // SAFETY: as below. The signal would not come any more.
+                    unsafe { libc::_exit(1) }
+                }
                 if matches!(purpose, Purpose::Save | Purpose::Rewrite) {
                     // SAFETY: a plain integer.
                     unsafe { libc::nice(BACKGROUND_NICE) };
@@ -180,6 +185,7 @@ impl Server {
                     is_file: path.is_some(),
                     incremental,
                 };
+                child.let_go();
                 let ok = child.run(
                     &self.ks,
                     &options,

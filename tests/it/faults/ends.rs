@@ -45,6 +45,43 @@ fn list_holds(client: &mut Client, key: &str, acknowledged: usize) {
     }
 }
 
+/// Killed while a child writes a snapshot, and started again at once, on the same port and folder: what
+/// the child held of its parent's went with that.
+#[test]
+fn a_start_right_after_a_kill_is_not_in_the_way_of_the_dead() {
+    let folder = Folder::new();
+    let mut args = vec!["--dir", text(folder.path()), "--appendonly", "yes", "--save", ""];
+    let mut daemon = Attempt::new(&args);
+    let mut client = daemon.serving();
+    populate(&mut client, 1_500_000);
+    let mut idle = Client::connect(daemon.port);
+    client.ok(&["BGREWRITEAOF"]);
+    let children = format!("/proc/{0}/task/{0}/children", daemon.pid());
+    let holds = || {
+        let child = fs::read_to_string(&children).unwrap().trim().to_owned();
+        let open =
+            fs::read_dir(format!("/proc/{child}/fd"))?.map(|entry| entry?.path().read_link());
+        open.collect::<std::io::Result<Vec<PathBuf>>>()
+    };
+    let mut held = Vec::new();
+    let is_parents = |path: &PathBuf| {
+        let path = text(path);
+        path.ends_with("varve.lock") || path.starts_with("socket:")
+    };
+    let let_go = || {
+        held = holds().unwrap_or_default();
+        !held.is_empty() && !held.iter().any(is_parents)
+    };
+    assert!(eventually(PATIENCE, let_go), "the child holds {held:?}");
+    let port = daemon.port.to_string();
+    args.extend(["--port", &port]);
+    daemon.end(libc::SIGKILL);
+    let mut again = Attempt::new(&args);
+    again.port = daemon.port;
+    assert_eq!(again.serving().cmd(&["DBSIZE"]), Value::Int(1_500_000));
+    assert!(idle.try_cmd(&["PING"]).is_err());
+}
+
 /// A service manager stops the daemon while clients write as fast as they can.
 fn ends_under_load(signal: i32) {
     let mut server = Server::varve().arg("--appendonly", "yes").start();
