@@ -11,21 +11,12 @@ use varve_fuzz::memory::bounded;
 use varve_fuzz::{run, support};
 use varve_persistence::log::replay::Reading;
 use varve_persistence::offset::Offset;
-use varve_persistence::rdb::{self, Buffers, Error, Item, Reader};
+use varve_persistence::rdb::{self, Buffers, Error, Reader};
 
 fn load(file: &[u8]) -> Result<Keyspace, Error> {
-    let mut ks = Keyspace::new(16, 1);
     let mut reader = Reader::new(file)?;
     reader.skip_checksum();
-    while let Some(item) = reader.next()? {
-        if let Item::Key { db, entry, idle_s, freq } = item
-            && db < 16
-        {
-            ks.load(db, entry, idle_s, freq);
-        }
-    }
-    assert!(reader.position() <= file.len());
-    Ok(ks)
+    support::load_by(reader, file.len())
 }
 
 /// What a log whose base is commands is loaded to.

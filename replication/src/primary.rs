@@ -159,7 +159,7 @@ struct Peer {
     announced_ip: Option<String>,
     eof: bool,
     psync2: bool,
-    /// Understands `-ROLLBACK`.
+    /// Is a Varve: understands `-ROLLBACK`, former names, and parts of a file.
     varve: bool,
     /// Reads compressed frames.
     lz4: bool,
@@ -326,7 +326,7 @@ impl Primary {
                     let peer = self.peer(conn, now_ms);
                     peer.eof |= value.eq_ignore_ascii_case(b"eof");
                     peer.psync2 |= value.eq_ignore_ascii_case(b"psync2");
-                    peer.varve |= value.eq_ignore_ascii_case(wire::CAPA_ROLLBACK);
+                    peer.varve |= value.eq_ignore_ascii_case(wire::CAPA_VARVE);
                     peer.lz4 |= value.eq_ignore_ascii_case(wire::CAPA_LZ4);
                     peer.part =
                         value.strip_prefix(wire::CAPA_RESUME).and_then(Part::parse).or(peer.part);

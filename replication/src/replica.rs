@@ -767,7 +767,7 @@ impl Replica {
         let mut capa: Vec<&[u8]> = vec![b"REPLCONF"];
         self.offered_lz4 = self.config.lz4;
         let lz4 = self.offered_lz4.then_some(wire::CAPA_LZ4);
-        let words = [&b"eof"[..], b"psync2", wire::CAPA_ROLLBACK].into_iter();
+        let words = [&b"eof"[..], b"psync2", wire::CAPA_VARVE].into_iter();
         let part = self.part.map(|part| [wire::CAPA_RESUME, part.to_string().as_bytes()].concat());
         for word in words.chain(node.as_deref()).chain(lz4).chain(part.as_deref()) {
             capa.extend([b"capa", word]);

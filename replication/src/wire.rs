@@ -12,8 +12,9 @@ pub const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// replica sees the same bytes.
 pub const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
 
-/// The capability (`REPLCONF capa`) of a replica that understands `-ROLLBACK`.
-pub(crate) const CAPA_ROLLBACK: &[u8] = b"varve";
+/// The capability (`REPLCONF capa`) of a Varve: it understands `-ROLLBACK`, former names, and parts of
+/// a file.
+pub(crate) const CAPA_VARVE: &[u8] = b"varve";
 
 /// What the word `REPLCONF capa` begins with that names the replica's node. Primaries that are no
 /// Varve skip it, as they do all capabilities that they do not know.

@@ -1,9 +1,7 @@
 //! Links between two Varves that are compressed, and links that must not be.
 
 use crate::support::server::Builder;
-use crate::support::{
-    Client, Command, PATIENCE, Proxy, Random, Server, assert_same_data, eventually,
-};
+use crate::support::{Client, Command, PATIENCE, Proxy, Random, Server, caught_up, eventually};
 use std::thread;
 use std::time::Duration;
 
@@ -23,28 +21,14 @@ fn write(client: &mut Client, seed: u64, megabytes: u64) {
     assert!(replies.iter().all(|reply| !reply.is_error()));
 }
 
-fn caught_up(primary: &Server, replica: &Server) {
-    let same = || {
-        replica.info("master_link_status") == "up"
-            && replica.info("master_repl_offset") == primary.info("master_repl_offset")
-    };
-    assert!(eventually(PATIENCE, same), "the replica did not catch up: {}", replica.log());
-    assert_same_data(&mut primary.client(), &mut replica.client());
-}
-
-fn number(server: &Server, field: &str) -> u64 {
-    let text = server.info(field);
-    text.parse().unwrap_or_else(|_| panic!("{field} is '{text}'"))
-}
-
 fn is_compressed(replica: &Server) -> bool {
     replica.info("master_link_compression") == "lz4"
 }
 
 /// Bytes before and after compression, as both ends count them.
 fn volume(primary: &Server, replica: &Server) -> (u64, u64) {
-    let plain = number(replica, "master_link_plain_bytes");
-    let compressed = number(replica, "master_link_compressed_bytes");
+    let plain = replica.number("master_link_plain_bytes");
+    let compressed = replica.number("master_link_compressed_bytes");
     let line = format!("codec=lz4,plain_bytes={plain},compressed_bytes={compressed}");
     assert_eq!(primary.info("compressed_slave0"), line);
     (plain, compressed)
@@ -173,7 +157,7 @@ fn a_link_is_plain_unless_both_ends_are_for_it() {
         primary.client().ok(&["SET", "after", "cut"]);
         caught_up(&primary, &replica);
         assert!(!is_compressed(&replica) && primary.info("compressed_slave0").is_empty());
-        assert_eq!(number(&primary, "sync_full"), 1);
+        assert_eq!(primary.number("sync_full"), 1);
     }
 }
 
@@ -300,6 +284,6 @@ fn links_that_break_inside_frames_lose_nothing() {
     caught_up(&primary, &replica);
     assert!(is_compressed(&replica));
     assert_eq!(primary.info("sync_full"), "1");
-    assert!(number(&primary, "sync_partial_ok") > 0);
+    assert!(primary.number("sync_partial_ok") > 0);
     assert!(!replica.log().contains("a compressed frame"), "{}", replica.log());
 }

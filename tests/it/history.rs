@@ -2,7 +2,9 @@
 //! neither in memory nor in a live segment any more, and it continues all the same, from the
 //! compressed history; or is sent everything anew when the history can not be had.
 
-use crate::support::{Client, Command, PATIENCE, Random, Server, dataset, eventually};
+use crate::support::{
+    Client, Command, PATIENCE, Random, Server, Value, caught_up, dataset, eventually,
+};
 use lz4_flex::frame::FrameDecoder;
 use std::fs;
 use std::io::Read;
@@ -22,14 +24,10 @@ fn with_log() -> crate::support::server::Builder {
     builder.arg("--repl-backlog-size", "16kb").arg("--auto-aof-rewrite-percentage", "0")
 }
 
-fn caught_up(primary: &Server, replica: &Server) {
-    let same = || {
-        replica.info("master_link_status") == "up"
-            && replica.info("master_repl_offset") == primary.info("master_repl_offset")
-    };
-    assert!(eventually(PATIENCE, same), "the replica did not catch up");
-    let (ours, theirs) = (dataset(&mut primary.client()), dataset(&mut replica.client()));
-    assert!(ours == theirs && !ours.is_empty());
+/// As its primary, and not empty.
+fn has_all(primary: &Server, replica: &Server) {
+    caught_up(primary, replica);
+    assert_ne!(replica.client().cmd(&["DBSIZE"]), Value::Int(0));
 }
 
 fn write(client: &mut Client, random: &mut Random, megabytes: u64) {
@@ -40,13 +38,6 @@ fn write(client: &mut Client, random: &mut Random, megabytes: u64) {
     });
     let replies = client.pipeline(&commands.collect::<Vec<_>>());
     assert!(replies.iter().all(|reply| !reply.is_error()));
-}
-
-fn rewrite(server: &Server) {
-    let before = server.info("log_first_offset_disk");
-    server.client().ok(&["BGREWRITEAOF"]);
-    let ended = || server.info("log_first_offset_disk") != before;
-    assert!(eventually(PATIENCE, ended), "BGREWRITEAOF did not end");
 }
 
 /// The compressed files, oldest first.
@@ -63,7 +54,7 @@ fn compressed(server: &Server) -> Vec<PathBuf> {
 fn rewrite_twice(primary: &Server, random: &mut Random) {
     for _ in 0..2 {
         write(&mut primary.client(), random, 2);
-        rewrite(primary);
+        primary.rewrite();
     }
     write(&mut primary.client(), random, 1);
     let settled = || compressed(primary).len().to_string() == primary.info("log_history_segments");
@@ -75,7 +66,7 @@ fn a_replica_that_was_away_across_two_rewrites_continues() {
     let (mut primary, mut replica) = pair();
     let mut random = Random::new(1);
     write(&mut primary.client(), &mut random, 1);
-    caught_up(&primary, &replica);
+    has_all(&primary, &replica);
     replica.terminate();
     rewrite_twice(&primary, &mut random);
     let number = |field: &str, server: &Server| -> u64 { server.info(field).parse().unwrap() };
@@ -96,7 +87,7 @@ fn a_replica_that_was_away_across_two_rewrites_continues() {
 
     let full = primary.info("sync_full");
     replica.restart();
-    caught_up(&primary, &replica);
+    has_all(&primary, &replica);
     assert_eq!(primary.info("sync_full"), full, "it needed a full resync");
     assert_eq!(primary.info("sync_partial_ok"), "1");
 
@@ -106,7 +97,7 @@ fn a_replica_that_was_away_across_two_rewrites_continues() {
     primary.kill9();
     primary.restart();
     replica.restart();
-    caught_up(&primary, &replica);
+    has_all(&primary, &replica);
     assert_eq!(
         (primary.info("sync_full"), primary.info("sync_partial_ok")),
         ("0".into(), "1".into())
@@ -119,7 +110,7 @@ fn a_replica_that_was_away_across_two_rewrites_continues() {
     rewrite_twice(&primary, &mut random);
     assert_eq!(primary.info("log_history_segments"), "0");
     replica.restart();
-    caught_up(&primary, &replica);
+    has_all(&primary, &replica);
     assert_eq!(primary.info("sync_full"), "1");
 }
 
@@ -127,7 +118,7 @@ fn a_replica_that_was_away_across_two_rewrites_continues() {
 fn damaged_history_costs_a_full_resync_and_no_wrong_byte() {
     let (primary, mut replica) = pair();
     let mut random = Random::new(2);
-    caught_up(&primary, &replica);
+    has_all(&primary, &replica);
     replica.terminate();
     rewrite_twice(&primary, &mut random);
     let newest = compressed(&primary).pop().unwrap();
@@ -137,7 +128,7 @@ fn damaged_history_costs_a_full_resync_and_no_wrong_byte() {
     fs::write(&newest, bytes).unwrap();
     let full: u64 = primary.info("sync_full").parse().unwrap();
     replica.restart();
-    caught_up(&primary, &replica);
+    has_all(&primary, &replica);
     assert_eq!(primary.info("sync_full"), (full + 1).to_string());
     let name = newest.file_name().unwrap().to_str().unwrap();
     assert!(

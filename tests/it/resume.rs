@@ -1,9 +1,7 @@
 //! Full syncs over links that break: between two Varves they go on where they stopped.
 
 use crate::support::server::{Builder, free_port};
-use crate::support::{
-    Client, Command, PATIENCE, Proxy, Random, Server, assert_same_data, eventually,
-};
+use crate::support::{Client, Command, PATIENCE, Proxy, Random, Server, caught_up, eventually};
 use std::fs;
 use std::path::PathBuf;
 
@@ -24,27 +22,6 @@ fn write(client: &mut Client, seed: u64, megabytes: u64) {
     assert!(replies.iter().all(|reply| !reply.is_error()));
 }
 
-fn number(server: &Server, field: &str) -> u64 {
-    let text = server.info(field);
-    text.parse().unwrap_or_else(|_| panic!("{field} is '{text}'"))
-}
-
-fn caught_up(primary: &Server, replica: &Server) {
-    let same = || {
-        replica.info("master_link_status") == "up"
-            && replica.info("master_repl_offset") == primary.info("master_repl_offset")
-    };
-    assert!(eventually(PATIENCE, same), "the replica did not catch up: {}", replica.log());
-    assert_same_data(&mut primary.client(), &mut replica.client());
-}
-
-fn rewrite(primary: &Server) {
-    let rewrites = || primary.log().matches("The log's base is the snapshot").count();
-    let before = rewrites();
-    primary.client().ok(&["BGREWRITEAOF"]);
-    assert!(eventually(PATIENCE, || rewrites() > before), "{}", primary.log());
-}
-
 /// A primary with some ten megabytes in its log's base.
 fn primary() -> Server {
     started(Server::varve())
@@ -54,7 +31,7 @@ fn started(builder: Builder) -> Server {
     let primary =
         builder.arg("--appendonly", "yes").arg("--auto-aof-rewrite-percentage", "0").start();
     write(&mut primary.client(), 1, 12);
-    rewrite(&primary);
+    primary.rewrite();
     primary
 }
 
@@ -98,7 +75,7 @@ fn nothing_is_left(replica: &Server) {
 }
 
 fn counts(primary: &Server) -> (u64, u64) {
-    (number(primary, "sync_full"), number(primary, "sync_full_resumed"))
+    (primary.number("sync_full"), primary.number("sync_full_resumed"))
 }
 
 /// The link breaks again and again, while clients write. All attempts together take one file.
@@ -116,14 +93,14 @@ fn a_link_that_breaks_costs_what_was_on_its_way() {
         let mut total = 0;
         for cut in 1..=5 {
             received(&replica, cut * 2_000_000);
-            total = number(&replica, "master_sync_total_bytes");
+            total = replica.number("master_sync_total_bytes");
             primary.client().ok(&["SET", "cut", &cut.to_string()]);
             proxy.cut();
             let resumed = || replica.log().matches("Full sync resumes at byte").count() as u64;
             assert!(eventually(PATIENCE, || resumed() == cut), "{}", replica.log());
             // What INFO shows goes on from there, too.
-            assert!(number(&replica, "master_sync_read_bytes") >= cut * 2_000_000);
-            assert_eq!(number(&replica, "master_sync_total_bytes"), total);
+            assert!(replica.number("master_sync_read_bytes") >= cut * 2_000_000);
+            assert_eq!(replica.number("master_sync_total_bytes"), total);
         }
         proxy.throttle(0);
         caught_up(&primary, &replica);
@@ -184,7 +161,7 @@ fn a_new_base_begins_anew() {
     let proxy = Proxy::to(primary.port());
     let replica = broken(replica(), &proxy);
     write(&mut primary.client(), 2, 1);
-    rewrite(&primary);
+    primary.rewrite();
     mended(&proxy);
     caught_up(&primary, &replica);
     assert_eq!(counts(&primary), (2, 0));
@@ -309,7 +286,7 @@ fn a_part_does_not_outlive_its_purpose() {
         }
         nothing_is_left(&replica);
     }
-    assert_eq!(number(&primary, "sync_full_resumed"), 0);
+    assert_eq!(primary.number("sync_full_resumed"), 0);
 }
 
 /// Without a checksum nobody knows which file it is.
@@ -364,6 +341,6 @@ fn redis_begins_anew() {
         }
         mended(&proxy);
         caught_up(&primary, &replica);
-        assert_eq!(number(&primary, "sync_full"), 2);
+        assert_eq!(primary.number("sync_full"), 2);
     }
 }

@@ -4,7 +4,8 @@
 
 use crate::support::server::Builder;
 use crate::support::{
-    Client, Command, PATIENCE, Proxy, Random, Server, assert_same_data, dataset, eventually,
+    Client, Command, PATIENCE, Proxy, Random, Server, assert_same_data, caught_up, dataset,
+    eventually,
 };
 use lz4_flex::frame::FrameDecoder;
 use std::fs;
@@ -31,7 +32,7 @@ fn part(before: usize, after: usize, change: impl Fn(Builder) -> Builder) -> Par
     let mut random = Random::new(7);
     write(&mut old.client(), &mut random, "common", 2000);
     for _ in 0..before {
-        rewrite(&old);
+        old.rewrite();
         write(&mut old.client(), &mut random, "common", 1000);
     }
     let proxy = Proxy::to(old.port());
@@ -46,7 +47,7 @@ fn part(before: usize, after: usize, change: impl Fn(Builder) -> Builder) -> Par
         write(&mut parted.old.client(), &mut random, "tail", 500);
         parted.tail += 500;
         if n < after {
-            rewrite(&parted.old);
+            parted.old.rewrite();
         }
     }
     parted.old.kill9();
@@ -67,26 +68,6 @@ fn write(client: &mut Client, random: &mut Random, what: &str, count: usize) {
     });
     let replies = client.pipeline(&commands.collect::<Vec<_>>());
     assert!(replies.iter().all(|reply| !reply.is_error()));
-}
-
-fn rewrite(server: &Server) {
-    let before = server.info("log_first_offset_disk");
-    server.client().ok(&["BGREWRITEAOF"]);
-    let ended = || server.info("log_first_offset_disk") != before;
-    assert!(eventually(PATIENCE, ended), "BGREWRITEAOF did not end");
-}
-
-fn number(server: &Server, field: &str) -> u64 {
-    server.info(field).parse().unwrap_or_else(|_| panic!("no number in {field}"))
-}
-
-fn caught_up(primary: &Server, replica: &Server) {
-    let same = || {
-        replica.info("master_link_status") == "up"
-            && replica.info("master_repl_offset") == primary.info("master_repl_offset")
-    };
-    assert!(eventually(PATIENCE, same), "the replica did not catch up: {}", replica.log());
-    assert_same_data(&mut primary.client(), &mut replica.client());
 }
 
 /// Commands in the tails that were set aside.
@@ -139,14 +120,14 @@ impl Parted {
     /// Where the tail will go.
     fn tail_path(&self) -> PathBuf {
         let history = &self.old.info("master_replid")[..8];
-        let from = number(&self.new, "second_repl_offset") - 1;
-        let to = number(&self.old, "master_repl_offset");
+        let from = self.new.number("second_repl_offset") - 1;
+        let to = self.old.number("master_repl_offset");
         self.log_file(&format!("appendonly.aof.tail-{history}-{from}-{to}.aof"))
     }
 
     fn assert_rolled_back(&self) {
-        assert_eq!(number(&self.new, "sync_full"), 0, "{}", self.old.log());
-        assert_eq!(number(&self.old, "sync_rollbacks_done"), 1);
+        assert_eq!(self.new.number("sync_full"), 0, "{}", self.old.log());
+        assert_eq!(self.old.number("sync_rollbacks_done"), 1);
         // One in a hundred selects a database.
         assert_eq!(set_aside(&self.old), self.tail / 100 * 99);
     }
@@ -171,11 +152,11 @@ fn a_rollback_beyond_the_newest_base_needs_no_full_resync() {
         old.restart();
         follow(old, new.port());
         caught_up(new, old);
-        rewrite(old);
+        old.rewrite();
         old.kill9();
         old.restart();
         assert_same_data(&mut new.client(), &mut old.client());
-        assert_eq!(number(new, "sync_full"), 0);
+        assert_eq!(new.number("sync_full"), 0);
     }
 }
 
@@ -185,10 +166,10 @@ fn redis_starts_from_a_folder_with_old_bases() {
     let mut random = Random::new(3);
     for _ in 0..3 {
         write(&mut server.client(), &mut random, "key", 1000);
-        rewrite(&server);
+        server.rewrite();
     }
     write(&mut server.client(), &mut random, "key", 100);
-    assert!(number(&server, "log_first_offset_base") < number(&server, "log_first_offset_disk"));
+    assert!(server.number("log_first_offset_base") < server.number("log_first_offset_disk"));
     let folder = server.dir().join("appendonlydir");
     let bases = |folder: &PathBuf| {
         let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
@@ -215,7 +196,7 @@ fn a_rollback_that_no_base_reaches_is_a_full_resync_at_once() {
     caught_up(&parted.new, &parted.old);
     let why = refusal(&parted.old).expect("a line that says why");
     assert!(why.contains("the oldest base that is kept stands at offset"), "{why}");
-    assert_eq!((loads(), number(&parted.new, "sync_full")), (before, 1), "{}", parted.old.log());
+    assert_eq!((loads(), parted.new.number("sync_full")), (before, 1), "{}", parted.old.log());
     assert_eq!(set_aside(&parted.old), 0);
 }
 
@@ -241,11 +222,11 @@ fn a_rollback_that_fails_leaves_log_and_data_as_they_were() {
     assert!(dataset(&mut parted.old.client()) == before, "the log is another");
     drop(link);
     fs::remove_dir(&obstacle).unwrap();
-    let full = number(&parted.new, "sync_full");
+    let full = parted.new.number("sync_full");
     follow(&parted.old, parted.new.port());
     caught_up(&parted.new, &parted.old);
     assert_eq!(
-        (number(&parted.new, "sync_full"), number(&parted.old, "sync_rollbacks_done")),
+        (parted.new.number("sync_full"), parted.old.number("sync_rollbacks_done")),
         (full, 1)
     );
     assert_eq!(set_aside(&parted.old), parted.tail / 100 * 99);
@@ -289,11 +270,10 @@ fn damage_met_in_a_rollback_is_named_and_costs_a_full_resync() {
         }
         link.throttle(0);
         caught_up(&parted.new, &parted.old);
-        assert_eq!(number(&parted.old, "sync_rollbacks_done"), 0);
+        assert_eq!(parted.old.number("sync_rollbacks_done"), 0);
         // The damaged file is of no log any more once the received base is in force.
         let received = || {
-            number(&parted.old, "log_first_offset_base")
-                >= number(&parted.new, "second_repl_offset")
+            parted.old.number("log_first_offset_base") >= parted.new.number("second_repl_offset")
         };
         assert!(eventually(PATIENCE, received), "the received base is not in force");
         parted.old.kill9();
@@ -332,14 +312,14 @@ fn a_log_that_can_not_be_loaded_after_a_rollback_costs_a_full_resync() {
     let why = refusal(&parted.old).unwrap();
     assert!(why.contains("unknown command 'XET'"), "{why}");
     assert!(dataset(&mut parted.old.client()).is_empty(), "half of the data are there");
-    assert_eq!(number(&parted.old, "master_repl_offset"), 0);
+    assert_eq!(parted.old.number("master_repl_offset"), 0);
     // Told to ask another time, it does not ask for what it does not hold.
     follow(&parted.old, parted.new.port());
     caught_up(&parted.new, &parted.old);
-    assert_eq!(number(&parted.old, "sync_rollbacks_done"), 0);
+    assert_eq!(parted.old.number("sync_rollbacks_done"), 0);
     let on_disk = || {
         let base: i64 = parted.old.info("log_first_offset_base").parse().unwrap();
-        base >= number(&parted.new, "second_repl_offset") as i64
+        base >= parted.new.number("second_repl_offset") as i64
     };
     assert!(eventually(PATIENCE, on_disk), "{}", parted.old.log());
     parted.old.kill9();
@@ -377,7 +357,7 @@ fn a_server_that_rolls_back_answers_and_can_be_shut_down() {
     assert!(loading > 10, "only {loading} answers while it rolled back");
     assert!(longest < began.elapsed() / 2, "an answer took {longest:?} of {:?}", began.elapsed());
     caught_up(&parted.new, &parted.old);
-    assert_eq!(number(&parted.new, "sync_full"), 0);
+    assert_eq!(parted.new.number("sync_full"), 0);
 
     let mut parted = part(1, 1, |builder| builder);
     parted.old.restart();
@@ -391,5 +371,5 @@ fn a_server_that_rolls_back_answers_and_can_be_shut_down() {
     parted.old.terminate();
     assert!(parted.old.log().contains("ready to exit"), "{}", parted.old.log());
     parted.come_back();
-    assert_eq!(number(&parted.new, "sync_full"), 0, "{}", parted.old.log());
+    assert_eq!(parted.new.number("sync_full"), 0, "{}", parted.old.log());
 }

@@ -826,38 +826,6 @@ impl Left {
     pub fn close(self) -> Result<(), Error> {
         self.disk.writer.close()
     }
-
-    /// Closes the files and brings the log back to `to`: [`roll_back`].
-    ///
-    /// # Errors
-    /// Why that can not be, and the log that goes on at its old end, for whom still has the data; or
-    /// none if that is not what the files hold.
-    pub fn roll_back(
-        self,
-        to: Offset,
-        options: Options,
-        waker: Waker,
-    ) -> Result<rollback::Tail, (Error, Option<Box<Log>>)> {
-        let (end, db) = (self.end, self.db);
-        let result = self.close().and_then(|()| roll_back(&options, to));
-        result.map_err(|error| {
-            let mut log = Log::reopen(options, end, waker).ok().flatten();
-            log.iter_mut().for_each(|log| log.set_current_db(db));
-            (error, log.map(Box::new))
-        })
-    }
-}
-
-impl Log {
-    /// Goes on with a log that was closed at `end`, without reading it: whoever asks has the data of
-    /// that place. `None` if the folder holds another.
-    fn reopen(options: Options, end: Offset, waker: Waker) -> Result<Option<Log>, Error> {
-        let Some(mut found) = recover(&options)? else { return Ok(None) };
-        let Some(histories) = found.histories().filter(|_| found.skip_replay(end)) else {
-            return Ok(None);
-        };
-        Log::resume(found, histories, options, waker).map(Some)
-    }
 }
 
 impl OnDisk {

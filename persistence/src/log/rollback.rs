@@ -18,7 +18,7 @@ use super::manifest::{Entry, FileType, Manifest};
 use super::reader::SegmentReader;
 use super::recover::{BaseKind, base_kind, recover};
 use super::replay::{Reading, Stop};
-use super::{Options, disk};
+use super::{Left, Log, Options, Waker, disk};
 use crate::offset::Offset;
 use crate::rdb;
 use std::convert::Infallible;
@@ -67,6 +67,40 @@ pub fn roll_back(options: &Options, to: Offset) -> Result<Tail, Error> {
     folder.store(manifest)?;
     folder.remove_dead()?;
     Ok(tail)
+}
+
+impl Left {
+    /// Closes the files and brings the log back to `to`: [`roll_back`].
+    ///
+    /// # Errors
+    /// Why that can not be, and the log that goes on at its old end, for whom still has the data; or
+    /// none if that is not what the files hold.
+    pub fn roll_back(
+        self,
+        to: Offset,
+        options: Options,
+        waker: Waker,
+    ) -> Result<Tail, (Error, Option<Box<Log>>)> {
+        let (end, db) = (self.end, self.db);
+        let result = self.close().and_then(|()| roll_back(&options, to));
+        result.map_err(|error| {
+            let mut log = Log::reopen(options, end, waker).ok().flatten();
+            log.iter_mut().for_each(|log| log.set_current_db(db));
+            (error, log.map(Box::new))
+        })
+    }
+}
+
+impl Log {
+    /// Goes on with a log that was closed at `end`, without reading it: whoever asks has the data of
+    /// that place. `None` if the folder holds another.
+    fn reopen(options: Options, end: Offset, waker: Waker) -> Result<Option<Log>, Error> {
+        let Some(mut found) = recover(&options)? else { return Ok(None) };
+        let Some(histories) = found.histories().filter(|_| found.skip_replay(end)) else {
+            return Ok(None);
+        };
+        Log::resume(found, histories, options, waker).map(Some)
+    }
 }
 
 /// What the dataset at an offset is made of.

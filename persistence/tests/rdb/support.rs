@@ -122,8 +122,12 @@ pub fn save(ks: &Keyspace, options: &SaveOptions) -> Vec<u8> {
 }
 
 pub fn load(file: &[u8]) -> Result<Keyspace, Error> {
+    load_by(Reader::new(file)?, file.len())
+}
+
+/// What is left of a file of that many bytes.
+pub fn load_by(mut reader: Reader<'_>, len: usize) -> Result<Keyspace, Error> {
     let mut ks = Keyspace::new(16, 1);
-    let mut reader = Reader::new(file)?;
     while let Some(item) = reader.next()? {
         if let Item::Key { db, entry, idle_s, freq } = item
             && db < 16
@@ -131,7 +135,7 @@ pub fn load(file: &[u8]) -> Result<Keyspace, Error> {
             ks.load(db, entry, idle_s, freq);
         }
     }
-    assert!(reader.position() <= file.len());
+    assert!(reader.position() <= len);
     Ok(ks)
 }
 

@@ -1,28 +1,23 @@
 //! The replica's side: the link to the primary, what comes over it, and where that goes.
 
+mod receive;
+mod rollback;
+
 use super::super::Server;
 use super::super::client::{Client, Kind};
-use super::super::progress::{Progress, Unit};
+use super::super::progress::Progress;
 use super::super::pubsub::Listening;
-use super::super::snapshot::OnDisk;
 use crate::config::Config;
-use crate::config::types::{
-    DisklessLoad, Primary as PrimaryAddress, PropagationError, ReplCompression,
-};
+use crate::config::types::{Primary as PrimaryAddress, PropagationError, ReplCompression};
 use crate::logger::{self, Role};
 use crate::{log_debug, log_notice, log_verbose, log_warning, service};
-use nix::sys::memfd::{MFdFlags, memfd_create};
-use std::fs::File;
+use receive::Receiving;
 use std::io::{self, Write};
 use std::net::ToSocketAddrs;
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
 use varve_engine::Error;
 use varve_engine::hasher::hash;
 use varve_net::{Conn, ConnId, Net};
-use varve_persistence::log::{self, NewBase};
 use varve_persistence::offset::{HistoryId, Offset};
-use varve_replication::node::Followers;
 use varve_replication::output::Level;
 use varve_replication::replica::{self, Replica};
 
@@ -39,18 +34,6 @@ pub struct Link {
     received: Option<io::Result<()>>,
     /// The place to go back to, as the primary shares no more.
     back_to: Option<Offset>,
-}
-
-struct Receiving {
-    path: PathBuf,
-    /// The file is anonymous memory, which nothing but its descriptor holds.
-    in_memory: bool,
-    file: File,
-    /// It came over more than one link.
-    parts: bool,
-    /// The connection over which all of it has come.
-    whole: Option<ConnId>,
-    progress: Progress,
 }
 
 /// Bytes of a compressed link that are taken in before other connections get their turn.
@@ -79,24 +62,6 @@ pub(super) fn link_config(cfg: &Config, to: &PrimaryAddress, node: HistoryId) ->
     config.lz4 = cfg.repl_compression == ReplCompression::Lz4;
     config.reconnect_ms = cfg.repl_reconnect_delay as u64 * 1000;
     config
-}
-
-impl Receiving {
-    /// Removes what was received.
-    fn discard(&self) {
-        if !self.in_memory {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-
-    /// Whether it is a file of so many bytes, and the path still leads to it.
-    fn holds(&self, bytes: u64) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        let (Ok(here), Ok(there)) = (self.file.metadata(), std::fs::metadata(&self.path)) else {
-            return false;
-        };
-        !self.in_memory && here.len() == bytes && here.ino() == there.ino()
-    }
 }
 
 impl Link {
@@ -458,127 +423,10 @@ impl Server {
         }
     }
 
-    fn receive_rdb(
-        &mut self,
-        size: Option<u64>,
-        place: Option<replica::Place>,
-        out: &mut Vec<replica::Output>,
-    ) {
-        // A log on disk needs the file as its base.
-        let in_memory = !self.log.is_on_disk()
-            && match self.cfg.repl_diskless_load {
-                DisklessLoad::Disabled => false,
-                DisklessLoad::OnEmptyDb => self.ks.dbs.iter().all(|db| db.is_empty()),
-                DisklessLoad::SwapDb => true,
-            };
-        let Some(link) = &mut self.repl.link else { return };
-        link.drop_received();
-        let (path, file) = match in_memory {
-            true => {
-                let file = memfd_create(c"varve-sync", MFdFlags::MFD_CLOEXEC).map(File::from);
-                let path = file.as_ref().map_or(0, |file| file.as_raw_fd());
-                (PathBuf::from(format!("/proc/self/fd/{path}")), file.map_err(io::Error::from))
-            }
-            false => {
-                let path = PathBuf::from(format!("temp-{}-sync.rdb", std::process::id()));
-                let mut options = File::options();
-                options.read(true).write(true).create(true).truncate(true);
-                let file = options.open(&path);
-                (path, file)
-            }
-        };
-        match file {
-            Ok(file) => {
-                let (progress, whole) = (Progress::new(Unit::Bytes, size), None);
-                let rdb = Receiving { path, in_memory, file, parts: false, whole, progress };
-                link.rdb = Some(rdb);
-                link.place = place;
-            }
-            Err(error) => {
-                let why = format!("can't make {}: {error}", path.display());
-                link.machine.rdb_failed(&why, true, self.clock.now_ms() as u64, out);
-            }
-        }
-    }
-
-    /// The primary goes on with the file of which the first `from` bytes were received before.
-    fn receive_rest(
-        &mut self,
-        size: Option<u64>,
-        place: Option<replica::Place>,
-        from: u64,
-        out: &mut Vec<replica::Output>,
-    ) {
-        let now = self.now_u64();
-        let Some(link) = &mut self.repl.link else { return };
-        match &mut link.rdb {
-            Some(rdb) if rdb.holds(from) => {
-                rdb.progress = Progress::resumed(Unit::Bytes, size, from);
-                rdb.parts = true;
-                link.place = place;
-            }
-            _ => {
-                link.drop_received();
-                let why = format!("the {from} bytes that were received before are gone");
-                link.machine.rdb_failed(&why, true, now, out);
-            }
-        }
-    }
-
-    /// Ends what the link has begun, with the process.
-    pub fn end_link(&mut self) {
-        if let Some(link) = &mut self.repl.link {
-            link.drop_received();
-        }
-    }
-
-    /// All of the primary's RDB has come: it is made durable, off the loop, and then loaded.
-    fn sync_received(&mut self, out: &mut Vec<replica::Output>) {
-        let now = self.now_u64();
-        let Some(link) = &mut self.repl.link else { return };
-        let (Some(rdb), Some(id)) = (&mut link.rdb, link.conn) else { return };
-        rdb.whole = Some(id);
-        if rdb.in_memory {
-            link.received = Some(Ok(()));
-            return;
-        }
-        match rdb.file.try_clone() {
-            Ok(file) => self.repl.fetcher.sync(id, file, rdb.parts),
-            Err(error) => {
-                let why = format!("can't sync {}: {error}", rdb.path.display());
-                link.machine.rdb_failed(&why, true, now, out);
-            }
-        }
-    }
-
-    /// What came over connection `id` is on disk, or can not be brought there.
-    pub(super) fn received_is_durable(&mut self, id: ConnId, result: io::Result<()>) {
-        if let Some(link) = &mut self.repl.link
-            && link.rdb.as_ref().is_some_and(|rdb| rdb.whole == Some(id))
-        {
-            link.received = Some(result);
-        }
-    }
-
     /// Whether the data are to be loaded anew: [`Server::load_what_is_due`].
     pub fn load_is_due(&self) -> bool {
         let due = |link: &Link| link.received.is_some() || link.back_to.is_some();
         self.loading.is_none() && self.repl.link.as_ref().is_some_and(due)
-    }
-
-    /// Whether the RDB that is being loaded is still wanted: the role may change meanwhile.
-    pub fn still_receives(&self) -> bool {
-        self.repl.link.as_ref().is_some_and(|link| link.loading)
-    }
-
-    fn report_receiving(&mut self) {
-        let Some(rdb) = self.repl.link.as_mut().and_then(|l| l.rdb.as_mut()) else { return };
-        if !rdb.progress.is_report_due() {
-            return;
-        }
-        let text = format!("Full sync: received {}", rdb.progress);
-        log_notice!("{text}");
-        service::status(self, &text);
     }
 
     /// Loads what the primary sent, or goes back to where it says. Runs turns of the loop meanwhile,
@@ -597,152 +445,6 @@ impl Server {
                 conn.again = conn.session.decoder.is_some();
             }
             net.resume(id);
-        }
-    }
-
-    /// Takes log and data back to `to`, and sets aside what the log had beyond.
-    fn go_back(&mut self, net: &mut Net<Client>, to: Offset, out: &mut Vec<replica::Output>) {
-        let possible = match self.log.oldest_base() {
-            None if self.log.is_on_disk() => Err("the log's files are just being replaced".into()),
-            None => Err("the log is only in memory".into()),
-            Some(oldest) if to < oldest => {
-                Err(format!("the oldest base that is kept stands at offset {oldest}"))
-            }
-            Some(_) => Ok(()),
-        };
-        let result = possible.and_then(|()| self.take_log_back(net, to));
-        if self.stopping {
-            return;
-        }
-        if !self.cfg.appendonly && self.log.is_on_disk() {
-            self.end_disk(net); // a client said so meanwhile
-        }
-        let (history, end) = self.repl.node.place(self.log.end());
-        let now = self.now_u64();
-        let Some(link) = &mut self.repl.link else { return };
-        link.db = self.log.current_db().unwrap_or(0) as usize;
-        match result {
-            Ok(()) => {
-                // The primary has said which name it means.
-                let asked = link.machine.place().map_or(history, |(asked, _)| asked);
-                link.machine.rolled_back((asked, end), now, out);
-            }
-            Err(why) => {
-                log_warning!("Can't roll back to offset {to}, so a full resync follows: {why}");
-                link.machine.set_place(Some((history, end)));
-                link.machine.rollback_failed(&why, now, out);
-            }
-        }
-    }
-
-    /// After an error log and data are still of one place: mostly the one that they were at.
-    fn take_log_back(&mut self, net: &mut Net<Client>, to: Offset) -> Result<(), String> {
-        if self.snapshots.running() {
-            self.kill_child();
-        }
-        self.snapshots.installing = false;
-        // Where the history goes on they learn when they come back.
-        self.drop_followers(net, Followers::Drop);
-        let Some(left) = self.log.leave_disk() else {
-            return Err("the log is only in memory".into());
-        };
-        service::status(self, "Rolling back");
-        let (options, waker) = (self.log_options(), self.waker.clone());
-        let work = move || left.roll_back(to, options, waker);
-        let result = match self.off_the_loop(net, "rollback", work) {
-            Ok(Ok(tail)) => {
-                log_warning!(
-                    "The primary's history shares ours up to offset {} only: the {} bytes after it are set aside in {}",
-                    tail.from,
-                    tail.to - tail.from,
-                    tail.path.display()
-                );
-                Ok(())
-            }
-            Ok(Err((why, Some(log)))) => {
-                self.log = *log;
-                return Err(why.to_string());
-            }
-            Ok(Err((why, None))) => Err(why.to_string()),
-            Err(why) => Err(why),
-        };
-        if self.stopping {
-            return result;
-        }
-        // The log is what its files are now, and the data are to be that too.
-        self.flush_all(self.cfg.replica_lazy_flush);
-        let loaded = self.load_log(net);
-        self.loading = None;
-        if loaded.is_err() {
-            self.hold_nothing();
-        }
-        if let Some(to) = &self.cfg.replicaof {
-            // A load makes a primary of it.
-            let _ = self.repl.node.follow(&to.host, to.port);
-        }
-        loaded.and(result)
-    }
-
-    fn load_and_adopt(&mut self, net: &mut Net<Client>, out: &mut Vec<replica::Output>) {
-        let Some(link) = &mut self.repl.link else { return };
-        let Some(synced) = link.received.take() else { return };
-        let (Some(rdb), place) = (link.rdb.take(), link.place.take()) else { return };
-        // A primary that tells no place (`SYNC`) leaves us with a history of our own.
-        let place = place.unwrap_or_else(|| {
-            let id = log::random_history().unwrap_or(HistoryId::NONE);
-            (id, Offset(0))
-        });
-        link.loading = true;
-        let beside = self.cfg.repl_diskless_load == DisklessLoad::SwapDb;
-        let kept = synced.is_err() || beside;
-        let loaded = synced
-            .map_err(|e| format!("{}: {e}", rdb.path.display()))
-            .and_then(|()| self.load_from_primary(net, &rdb.path, beside));
-        let now = self.now_u64();
-        let link = match &mut self.repl.link {
-            Some(link) if link.loading => link,
-            // Meanwhile the role was changed.
-            _ => return rdb.discard(),
-        };
-        link.loading = false;
-        let stream_db = match loaded {
-            Ok(loaded) => loaded.db,
-            Err(why) => {
-                rdb.discard();
-                link.machine.rdb_failed(&why, kept, now, out);
-                return;
-            }
-        };
-        link.db = stream_db as usize;
-        let followers = self.repl.node.adopted(place.0);
-        let histories = self.repl.node.histories();
-        self.histories = histories;
-        self.snapshots.base = None;
-        let on_disk = self.log.is_on_disk();
-        let base = NewBase { path: rdb.path.clone(), at: place.1, rdb: true, keep: false };
-        self.log.reset(histories, place.1, stream_db, on_disk.then_some(base));
-        if !on_disk && !rdb.in_memory {
-            self.keep_as_dump(&rdb.path, place.1);
-        }
-        self.ks.dirty = 0;
-        self.snapshots.dirty_saved = 0;
-        if let Some(link) = &mut self.repl.link {
-            link.machine.rdb_loaded(place, now, out);
-        }
-        self.drop_followers(net, followers);
-    }
-
-    /// Keeps a received RDB: a restart then knows where it stood, and this server's own replicas can
-    /// have it.
-    fn keep_as_dump(&mut self, received: &Path, at: Offset) {
-        let dump = PathBuf::from(&self.cfg.dbfilename);
-        if let Err(error) = std::fs::rename(received, &dump) {
-            log_warning!("Can't keep the received RDB as {}: {error}", dump.display());
-        } else if self.cfg.rdb_del_sync_files && self.keeps_nothing() {
-            log_notice!("Removing the RDB file that the primary sent");
-            self.remove_dump();
-        } else {
-            self.snapshots.base = Some(OnDisk::new(dump, at));
         }
     }
 

@@ -7,7 +7,9 @@
 //! | `feed.rs` | what each replica is sent, from memory and from disk |
 //! | `compress.rs` | bytes on their way to a replica, as they are or compressed |
 //! | `failover.rs` | handing over to a replica |
-//! | `link.rs` | this server as a replica |
+//! | `link.rs` | this server as a replica: the link and its stream |
+//! | `link/receive.rs` | the RDB of a full sync, received and loaded |
+//! | `link/rollback.rs` | going back to what the primary shares |
 
 mod compress;
 mod failover;

@@ -1,6 +1,6 @@
 //! A server process in a folder of its own: started in one line, gone when dropped.
 
-use super::{Client, PATIENCE, Random, eventually};
+use super::{Client, PATIENCE, Random, assert_same_data, eventually};
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -136,6 +136,20 @@ impl Server {
         info(&mut self.client(), field)
     }
 
+    /// A field of `INFO everything` that is a number.
+    pub fn number(&self, field: &str) -> u64 {
+        let text = self.info(field);
+        text.parse().unwrap_or_else(|_| panic!("{field} is '{text}'"))
+    }
+
+    /// `BGREWRITEAOF`, until the new base is in force.
+    pub fn rewrite(&self) {
+        let rewrites = || self.log().matches("The log's base is the snapshot").count();
+        let before = rewrites();
+        self.client().ok(&["BGREWRITEAOF"]);
+        assert!(eventually(PATIENCE, || rewrites() > before), "no new base: {}", self.log());
+    }
+
     /// SIGKILL, as a crash of the process; returns when it is gone.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -241,6 +255,16 @@ pub fn info(client: &mut Client, field: &str) -> String {
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .unwrap_or_default()
         .to_string()
+}
+
+/// Waits until a replica has all that its primary has, and compares their data.
+pub fn caught_up(primary: &Server, replica: &Server) {
+    let same = || {
+        replica.info("master_link_status") == "up"
+            && replica.info("master_repl_offset") == primary.info("master_repl_offset")
+    };
+    assert!(eventually(PATIENCE, same), "the replica did not catch up: {}", replica.log());
+    assert_same_data(&mut primary.client(), &mut replica.client());
 }
 
 fn copy_tree(from: &Path, to: &Path) {
