@@ -4,7 +4,7 @@ use super::scan::Scan;
 use super::util::{int, is};
 use crate::command::{Command, Ctx, Handler, Keys, Spec, category, flag::*};
 use crate::entry::Payload;
-use crate::keyspace::{Keyspace, event};
+use crate::keyspace::{Keyspace, Limits, event};
 use crate::listpack::Entry;
 use crate::types::set::Set;
 use crate::value::Value;
@@ -333,6 +333,32 @@ fn subtract(sets: &[Option<&Set>], mut f: impl FnMut(Entry<'_>)) {
     }
 }
 
+/// The members that only the first set has. Where it costs less, all of the first set is taken and what
+/// the others have is removed. Redis chooses by the same sums, and the choice shows in the encoding
+/// when a member that was removed did not fit a smaller one.
+fn difference(sets: &[Option<&Set>], limits: &Limits) -> Set {
+    let mut result = Set::new();
+    let [Some(first), others @ ..] = sets else { return result };
+    let others = || others.iter().copied().flatten();
+    let lookups = first.len() * (1 + others().count()) / 2;
+    let removals = first.len() + others().map(Set::len).sum::<usize>();
+    if lookups <= removals {
+        subtract(sets, |member| {
+            result.insert_entry(member, limits);
+        });
+        return result;
+    }
+    for member in first.iter() {
+        result.insert_entry(member, limits);
+    }
+    for set in others() {
+        set.for_each(|member| {
+            result.remove(member);
+        });
+    }
+    result
+}
+
 /// Sets a key to the result of a `…STORE` command, or deletes it if there is none, and replies.
 fn store(ctx: &mut Ctx, key: &[u8], set: Set, name: &'static str) {
     let len = set.len();
@@ -438,10 +464,7 @@ fn sdiff(ctx: &mut Ctx, args: &mut Args) -> Done {
 fn sdiffstore(ctx: &mut Ctx, args: &mut Args) -> Done {
     let limits = ctx.ks.limits.clone();
     let sets = read_sets(ctx.ks, ctx.db, args, 2..args.len())?;
-    let mut result = Set::new();
-    subtract(&sets, |member| {
-        result.insert_entry(member, &limits);
-    });
+    let result = difference(&sets, &limits);
     store(ctx, &args[1], result, "sdiffstore");
     Ok(())
 }
@@ -612,6 +635,14 @@ mod tests {
         assert_eq!(b.effects, ["SUNIONSTORE d d c"]);
         assert_eq!(b.run("SDIFFSTORE d d d"), ":0|");
         assert_eq!(b.run("EXISTS d"), ":0|");
+        // A large first set is taken whole, and keeps the form that one of its members asked for.
+        let ints: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        b.run(&format!("SADD many {} word", ints.join(" ")));
+        b.run("SADD few word 7");
+        assert_eq!(b.run("SDIFFSTORE d many few few"), ":99|");
+        assert_ne!(b.run("OBJECT ENCODING d"), "$6|intset|");
+        assert_eq!(b.run("SDIFFSTORE d many few"), ":99|");
+        assert_eq!(b.run("OBJECT ENCODING d"), "$6|intset|");
         b.run("SET str v");
         assert!(b.run("SUNION none str").starts_with("-WRONGTYPE"));
         assert!(b.run("SINTER none str").starts_with("-WRONGTYPE"));
