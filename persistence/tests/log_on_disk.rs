@@ -1,5 +1,6 @@
 //! The log on real files, with its threads, and Redis as the judge of what it wrote.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -148,6 +149,45 @@ impl Drop for Redis {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// What a file takes on disk beyond its size, in bytes.
+fn surplus(path: &Path) -> u64 {
+    let file = std::fs::metadata(path).unwrap();
+    (file.blocks() * 512).saturating_sub(file.len())
+}
+
+#[test]
+fn space_is_taken_ahead_of_the_logs_end_and_given_back() {
+    let temp = TempDir::new("ahead");
+    let mut options = Options::new(temp.0.join("appendonlydir"), "appendonly.aof");
+    options.threads = false;
+    let histories = Histories::new(random_history().unwrap());
+    let mut log = Log::create(options, histories, Offset(0), Arc::new(|| ())).unwrap();
+    let segment = |n| temp.0.join(format!("appendonlydir/appendonly.aof.{n}.incr.aof"));
+    let grow = |log: &mut Log, times| {
+        for _ in 0..times {
+            log.append_command(0, &["SET", "key", &"v".repeat(100_000)]);
+            log.flush();
+            log.tick(Instant::now());
+        }
+        log.stats().current_bytes
+    };
+    grow(&mut log, 5);
+    assert!(surplus(&segment(1)) < 1 << 16, "a small log takes what it needs");
+    grow(&mut log, 15);
+    assert!(surplus(&segment(1)) > 500_000, "{}", surplus(&segment(1)));
+    let bytes = grow(&mut log, 30);
+    assert!(surplus(&segment(1)) > 500_000, "{}", surplus(&segment(1)));
+    assert_eq!(std::fs::metadata(segment(1)).unwrap().len(), bytes, "nobody sees it");
+
+    log.begin_rotation();
+    log.flush();
+    assert!(surplus(&segment(1)) < 1 << 16, "{}", surplus(&segment(1)));
+    grow(&mut log, 30);
+    assert!(surplus(&segment(2)) > 500_000, "{}", surplus(&segment(2)));
+    log.close().unwrap();
+    assert!(surplus(&segment(2)) < 1 << 16, "{}", surplus(&segment(2)));
 }
 
 #[test]

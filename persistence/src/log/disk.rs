@@ -4,6 +4,7 @@
 //! sees ("live") apart from what a power cut leaves ("durable"), writes short, runs full and stops
 //! at any operation. [`OsDisk`] is the real one.
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::uio::pwritev;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -22,6 +23,9 @@ pub trait DiskFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// Cuts the file, or extends it with zeros.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
+    /// Has the file system set aside `bytes` from `position` on. The file's size stays, and
+    /// [`DiskFile::set_len`] gives back what is beyond.
+    fn reserve(&self, position: u64, bytes: u64) -> io::Result<()>;
     /// The file's size in bytes.
     fn size(&self) -> io::Result<u64>;
 }
@@ -93,6 +97,11 @@ impl DiskFile for File {
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         File::set_len(self, bytes)
+    }
+
+    fn reserve(&self, position: u64, bytes: u64) -> io::Result<()> {
+        let mode = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        Ok(fallocate(self, mode, position as i64, bytes as i64)?)
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -271,6 +271,10 @@ impl DiskFile for FakeFile {
         Ok(())
     }
 
+    fn reserve(&self, _position: u64, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     fn size(&self) -> io::Result<u64> {
         Ok(self.disk.state().live.files[&self.inode].len() as u64)
     }

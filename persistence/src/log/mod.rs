@@ -19,6 +19,7 @@
 //! | `reader.rs` | segments, read by offset, for a replica that the tail has left behind |
 //! | `disk.rs`, `error.rs` | the file system behind a trait; what can go wrong |
 
+mod ahead;
 pub mod block;
 pub mod disk;
 pub mod error;
@@ -943,6 +944,9 @@ impl OnDisk {
         if now.saturating_duration_since(self.history_looked) >= HISTORY_PERIOD {
             self.history_looked = now;
             self.writer.shared.history_due();
+        }
+        if self.writer.shared.is_step_due(self.written()) {
+            self.writer.slow(SlowJob::Reserve);
         }
         if self.options.fsync != Fsync::EverySec {
             self.syncs = Syncs::new(now);

@@ -14,6 +14,7 @@
 //! With `threads: false` every job is done at once by who hands it over. A simulation is then
 //! reproduced by its seed.
 
+use super::ahead;
 use super::disk::{Disk, DiskFile};
 use super::error::Error;
 use super::folder::{Bases, Folder, NewBase, SegmentInfo};
@@ -63,9 +64,21 @@ pub struct Reset {
 /// What the slow thread does, in the order given.
 pub enum SlowJob {
     Sync,
-    Rotate { at: Offset, db: u32, epoch: u64 },
-    Install { base: NewBase, epoch: u64 },
-    Index { marks: Vec<Mark>, epoch: u64 },
+    /// Space ahead of the log's end.
+    Reserve,
+    Rotate {
+        at: Offset,
+        db: u32,
+        epoch: u64,
+    },
+    Install {
+        base: NewBase,
+        epoch: u64,
+    },
+    Index {
+        marks: Vec<Mark>,
+        epoch: u64,
+    },
 }
 
 /// What the three share.
@@ -73,7 +86,9 @@ pub struct Shared {
     pub sink: Mutex<Sink>,
     pub(super) folder: Mutex<Folder>,
     pub(super) disk: Arc<dyn Disk>,
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
+    /// Where the log's end makes it time to ask for more space ahead, as an offset.
+    pub(super) step_due: AtomicU64,
     /// The end of the last turn that the kernel has whole. Changes under the sink's lock.
     pub written: AtomicU64,
     /// The same for the disk.
@@ -125,7 +140,9 @@ impl Shared {
         waker: Waker,
     ) -> Shared {
         folder.publish();
+        let begun = sink.segment.as_ref().map_or(sink.position, |open| open.start);
         let shared = Shared {
+            step_due: AtomicU64::new(ahead::first_step(begun).0),
             written: AtomicU64::new(sink.position.0),
             synced: AtomicU64::new(synced.0),
             epoch: AtomicU64::new(sink.epoch),
@@ -319,6 +336,7 @@ impl Shared {
                 self.syncing.store(false, Ordering::Release);
                 (self.waker)();
             }
+            SlowJob::Reserve => self.reserve(),
             SlowJob::Rotate { at, db, epoch } => {
                 let result = loop {
                     match self.rotate(at, db, epoch) {
@@ -443,6 +461,7 @@ impl Shared {
         folder.put_in_force(&prepared, manifest)?;
         sink.segment = Some(Open { file: file.clone(), start: at });
         sink.dir_dirty = true;
+        self.step_due.store(ahead::first_step(at).0, Ordering::Relaxed);
         Ok(())
     }
 
@@ -524,6 +543,7 @@ impl Shared {
         folder.publish();
         let mut sink = lock(&self.sink);
         sink.segment = Some(Open { file, start: offset });
+        self.step_due.store(ahead::first_step(offset).0, Ordering::Relaxed);
         self.written.store(offset.0, Ordering::Release);
         self.synced.store(offset.0, Ordering::Release);
         self.sync_failed_at.store(NEVER, Ordering::Relaxed);
@@ -541,7 +561,13 @@ impl Shared {
             return Err(Error::io("close", &self.dir)(io::Error::other(what)));
         }
         self.drain().map_err(Error::io("write", &self.dir))?;
-        let position = lock(&self.sink).position;
+        let (position, segment) = {
+            let sink = lock(&self.sink);
+            (sink.position, sink.segment.clone())
+        };
+        if let Some(open) = segment {
+            let _ = open.file.set_len(position - open.start); // gives back what was reserved
+        }
         self.sync();
         if self.synced.load(Ordering::Acquire) != position.0 {
             let what = lock(&self.error).clone().unwrap_or_default();
