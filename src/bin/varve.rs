@@ -29,7 +29,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Print the commands of segments, compressed history, or tails that a rollback set aside
+    /// Print the commands of segments, compressed history, or tails that a replica set aside
     Show {
         /// Whole arguments instead of their first 64 bytes
         #[arg(long)]

@@ -7,6 +7,7 @@
 //!
 //! | file | what is in it |
 //! | --- | --- |
+//! | `aside.rs` | bytes that leave the log, in a file of their own |
 //! | `rollback.rs` | cutting off an end that no other node shares |
 //! | `syncs.rs` | when `everysec` syncs, and how much it may acknowledge meanwhile |
 //! | `block.rs`, `tail.rs` | the memory tail: blocks that one appends and many read |
@@ -20,6 +21,7 @@
 //! | `disk.rs`, `error.rs` | the file system behind a trait; what can go wrong |
 
 mod ahead;
+mod aside;
 pub mod block;
 pub mod disk;
 pub mod error;
@@ -45,6 +47,7 @@ pub mod tail;
 mod tests;
 mod writer;
 
+pub use aside::{Ending, TailFile};
 pub use block::Block;
 pub use disk::{Disk, OsDisk};
 pub use error::Error;
@@ -52,10 +55,11 @@ pub use folder::{NewBase, SegmentInfo};
 pub use lock::{DirLock, LOCK_FILE, lock_dir};
 pub use reader::SegmentReader;
 pub use recover::{Base, BaseKind, Recovered, Replayed, recover};
-pub use rollback::roll_back;
+pub use rollback::{NotRolledBack, roll_back};
 pub use tail::{Cursor, Piece};
 
 use crate::offset::{Histories, HistoryId, Offset};
+use aside::Places;
 use folder::{Folder, is_full};
 use history::Retention;
 use manifest::{FileType, Manifest, State};
@@ -219,6 +223,8 @@ pub fn random_history() -> io::Result<HistoryId> {
 /// The loop thread's end of the log.
 pub struct Log {
     tail: Tail,
+    /// Where commands begin in the tail.
+    places: Places,
     histories: Histories,
     /// Whether this node took the current name itself.
     own: bool,
@@ -262,8 +268,11 @@ struct OnDisk {
 impl Log {
     /// A log without files: the tail is the replication backlog.
     pub fn in_memory(histories: Histories, start: Offset, tail_bytes: u64, waker: Waker) -> Log {
+        let mut places = Places::default();
+        places.note(start, 0);
         Log {
             tail: Tail::new(start, tail_bytes),
+            places,
             histories,
             own: true,
             db: None,
@@ -455,6 +464,14 @@ impl Log {
     /// `None` makes the next write say it again.
     pub fn set_current_db(&mut self, db: Option<u32>) {
         self.db = db;
+        self.note_place();
+    }
+
+    /// To be called between commands.
+    fn note_place(&mut self) {
+        if let Some(db) = self.db.filter(|_| !self.in_multi) {
+            self.places.note(self.tail.end(), db);
+        }
     }
 
     /// The histories that the log belongs to.
@@ -535,6 +552,8 @@ impl Log {
             None => self.tail.end(),
         };
         self.tail.trim(self.held.map_or(needed, |held| held.min(needed)));
+        self.places.trim(self.tail.first());
+        self.note_place();
     }
 
     /// Does what is due with time: `everysec`'s sync, another attempt after an error. To be called
@@ -707,6 +726,8 @@ impl Log {
         self.select_due = false;
         self.in_multi = false;
         self.last_select = offset;
+        self.places = Places::default();
+        self.note_place();
         if let Some(disk) = &mut self.on_disk {
             disk.epoch += 1;
             disk.epoch_start = offset;

@@ -11,7 +11,7 @@ use super::history::TEMPORARY;
 use super::lz4::{self, Compressed};
 use super::manifest::{Entry, FileType, Manifest, State};
 use super::replay::{Command, Reading, Stop, without_zeros};
-use super::{Fsync, Options, index};
+use super::{Fsync, Options, aside, index};
 use crate::offset::{Histories, HistoryId, Offset};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -480,7 +480,8 @@ fn look_at_kept(disk: &dyn Disk, path: &Path, entry: &Entry, next: Offset) -> Re
 }
 
 /// Removes what a crash left of files that were about to join the log, which are numbered above the
-/// manifest's, and of segments that were being compressed: one form of each is in the manifest.
+/// manifest's, of segments that were being compressed (one form of each is in the manifest), and of tails
+/// that were being set aside, which are still in the log.
 pub(super) fn remove_strays(folder: &Folder) {
     let Ok(paths) = folder.disk.list(&folder.dir) else { return };
     for path in paths {
@@ -488,7 +489,8 @@ pub(super) fn remove_strays(folder: &Folder) {
         let manifest = &folder.manifest;
         let is_named = |name: &OsStr| manifest.entries.iter().any(|entry| entry.name == name);
         let stray = match name.as_bytes().strip_prefix(TEMPORARY.as_bytes()) {
-            Some(rest) => lz4::is_name(name) && stray_kind(OsStr::from_bytes(rest), base).is_some(),
+            Some(rest) if lz4::is_name(name) => stray_kind(OsStr::from_bytes(rest), base).is_some(),
+            Some(rest) => aside::is_name(rest, base),
             None => stray_kind(name, base).is_some_and(|(kind, seq)| {
                 let segment = name.as_bytes().strip_suffix(b".idx").map(OsStr::from_bytes);
                 if segment.is_some_and(is_named) {

@@ -10,40 +10,27 @@
 //! anything changes, so that damage leaves the log as it is. The log goes back by one rename of the
 //! manifest, so a crash leaves it as it was or as it shall be.
 
+use super::aside::{Ending, STEP, Segments, TailFile, Target};
 use super::error::Error;
-use super::folder::{Folder, SegmentInfo};
+use super::folder::Folder;
 use super::index::{self, Indexer};
 use super::lz4;
 use super::manifest::{Entry, FileType, Manifest};
-use super::reader::SegmentReader;
 use super::recover::{BaseKind, base_kind, recover};
 use super::replay::{Reading, Stop};
 use super::{Left, Log, Options, Waker, disk};
 use crate::offset::Offset;
 use crate::rdb;
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// What was cut off.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tail {
-    /// The file that it is in now.
-    pub path: PathBuf,
-    pub from: Offset,
-    pub to: Offset,
-}
-
-/// How much is moved at a time.
-const STEP: u64 = 1 << 20;
 
 /// Brings the log of a folder, which nobody has open, back to `to`: a place between commands, not
 /// before the oldest base. What follows it is set aside.
 ///
 /// # Errors
 /// The log is then as it was, unless it is the renamed manifest that could not be made durable.
-pub fn roll_back(options: &Options, to: Offset) -> Result<Tail, Error> {
+pub fn roll_back(options: &Options, to: Offset) -> Result<TailFile, Error> {
     let refuse = |what: String| Error::io("roll back", &options.dir)(io::Error::other(what));
     let found = recover(options)?.ok_or_else(|| refuse("there is no log".into()))?;
     let end = found.end();
@@ -51,8 +38,10 @@ pub fn roll_back(options: &Options, to: Offset) -> Result<Tail, Error> {
         return Err(refuse(format!("it ends at offset {end}, before {to}")));
     }
     let manifest = found.manifest();
-    let ground = Ground::of(&manifest, to)
-        .ok_or_else(|| refuse(format!("no base reaches back to offset {to}")))?;
+    let ground = Ground::of(&manifest, to).ok_or_else(|| {
+        let oldest = manifest.oldest_base().unwrap_or_default();
+        refuse(format!("the oldest base that is kept stands at offset {oldest}"))
+    })?;
     let way = Way { options, manifest: &manifest, ground, to, end };
     if let Some(base) = &way.ground.base {
         way.verify_base(base)?;
@@ -70,25 +59,37 @@ pub fn roll_back(options: &Options, to: Offset) -> Result<Tail, Error> {
 }
 
 impl Left {
-    /// Closes the files and brings the log back to `to`: [`roll_back`].
+    /// Closes the files and brings the log back to `to`: [`roll_back`]. If that can not be, `ending`,
+    /// which is what follows `to`, is set aside all the same, as far as it can be had.
     ///
     /// # Errors
-    /// Why that can not be, and the log that goes on at its old end, for whom still has the data; or
-    /// none if that is not what the files hold.
+    /// Why it can not be, and what goes on.
     pub fn roll_back(
         self,
         to: Offset,
         options: Options,
+        ending: &Ending,
         waker: Waker,
-    ) -> Result<Tail, (Error, Option<Box<Log>>)> {
+    ) -> Result<TailFile, Box<NotRolledBack>> {
         let (end, db) = (self.end, self.db);
         let result = self.close().and_then(|()| roll_back(&options, to));
-        result.map_err(|error| {
+        result.map_err(|why| {
+            let aside = ending.set_aside_from_disk(&options);
             let mut log = Log::reopen(options, end, waker).ok().flatten();
             log.iter_mut().for_each(|log| log.set_current_db(db));
-            (error, log.map(Box::new))
+            Box::new(NotRolledBack { why, aside, log })
         })
     }
+}
+
+/// A log that can not go back.
+pub struct NotRolledBack {
+    pub why: Error,
+    /// Where the bytes are now that were to be cut off.
+    pub aside: Result<TailFile, Error>,
+    /// The log that goes on at its old end, for whom still has the data; none if that is not what the
+    /// files hold.
+    pub log: Option<Log>,
 }
 
 impl Log {
@@ -309,26 +310,16 @@ impl Way<'_> {
 
     /// Writes the bytes from `to` to the log's end to a file of their own, durably, behind a `SELECT`
     /// of `db`.
-    fn set_aside(&self, folder: &Folder, db: u32) -> Result<Tail, Error> {
-        let (from, to) = (self.to, self.end);
-        let history = self.manifest.state.as_ref().map(|s| s.histories.current.to_string());
-        let history = history.unwrap_or_default();
-        let mut name = folder.base_name.clone();
-        name.push(format!(".tail-{}-{from}-{to}.aof", history.get(..8).unwrap_or("unknown")));
-        let path = folder.path(&name);
-        let file = folder.disk.create(&path).map_err(Error::io("create", &path))?;
-        let digits = db.to_string();
-        let select = format!("*2\r\n$6\r\nSELECT\r\n${}\r\n{digits}\r\n", digits.len());
-        disk::write_all_at(&*file, select.as_bytes(), 0).map_err(Error::io("write", &path))?;
-        let mut position = select.len() as u64;
-        self.copy(from..to, |part| {
-            disk::write_all_at(&*file, part, position)?;
-            position += part.len() as u64;
-            Ok(())
-        })?;
-        file.sync().map_err(Error::io("sync", &path))?;
-        folder.sync_dir()?;
-        Ok(Tail { path, from, to })
+    fn set_aside(&self, folder: &Folder, db: u32) -> Result<TailFile, Error> {
+        let history = self.manifest.state.as_ref().map(|state| state.histories.current);
+        let Folder { disk, dir, base_name, .. } = folder;
+        let target = Target { disk: &**disk, dir, base_name, history, from: self.to, to: self.end };
+        target.write(&mut self.source(self.to..self.end), self.to, db)
+    }
+
+    /// The log's bytes between two offsets.
+    fn source(&self, range: std::ops::Range<Offset>) -> Segments {
+        Segments::open(self.options, self.ground.segments.iter(), range)
     }
 
     /// Gives the log's bytes between two offsets to `put`.
@@ -337,22 +328,15 @@ impl Way<'_> {
         range: std::ops::Range<Offset>,
         mut put: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), Error> {
-        if range.is_empty() {
-            return Ok(());
-        }
         let dir = &self.options.dir;
-        let short = || Error::io("copy from", dir)(io::ErrorKind::UnexpectedEof.into());
-        let listed = self.ground.segments.iter().filter_map(|e| SegmentInfo::of(e, dir));
-        let listed = Arc::new(listed.collect());
-        let reader = SegmentReader::new(self.options.disk.clone(), listed, range.start);
-        let mut reader = reader.ok_or_else(short)?;
-        let mut buf = vec![0; STEP.min(range.end - range.start) as usize];
-        while reader.offset() < range.end {
-            let n = reader.read(&mut buf, range.end).map_err(Error::io("copy from", dir))?;
-            if n == 0 {
-                return Err(short());
-            }
-            put(&buf[..n]).map_err(Error::io("copy within", dir))?;
+        let mut left = range.end - range.start;
+        let mut source = self.source(range);
+        let mut buf = vec![0; STEP.min(left) as usize];
+        while left > 0 {
+            let part = &mut buf[..STEP.min(left) as usize];
+            source.read_exact(part).map_err(Error::io("copy from", dir))?;
+            put(part).map_err(Error::io("copy within", dir))?;
+            left -= part.len() as u64;
         }
         Ok(())
     }
@@ -494,7 +478,10 @@ mod tests {
         let inside = roll_back(&options(&disk), places[5] + 3).unwrap_err();
         assert!(inside.to_string().contains("no place between commands"), "{inside}");
         let early = roll_back(&options(&disk), Offset(50)).unwrap_err();
-        assert!(early.to_string().contains("no base reaches back"), "{early}");
+        assert!(
+            early.to_string().contains("the oldest base that is kept stands at offset 100"),
+            "{early}"
+        );
     }
 
     /// The same where the place lies before the base in force, or before several: the older base is in
@@ -589,7 +576,7 @@ mod tests {
                 };
                 // A damaged table takes the base with it that the segment goes on from.
                 let named = error.contains(path.to_str().unwrap());
-                assert!(named || error.contains("no base reaches"), "{error}");
+                assert!(named || error.contains("the oldest base that is kept"), "{error}");
                 let mut found = recover(&options(&disk)).unwrap().unwrap();
                 assert_eq!(found.replay::<Error>(&mut |_| Ok(())).unwrap().end, state.0);
             }

@@ -1,9 +1,11 @@
-//! Going back to what the primary shares: log and data are taken to an earlier place, off the loop.
+//! Going back to what the primary shares: log and data are taken to an earlier place, off the loop. What
+//! the log had beyond is set aside, also if it can not go back and a full resync is to replace it.
 
 use crate::server::Server;
 use crate::server::client::Client;
 use crate::{log_warning, service};
 use varve_net::Net;
+use varve_persistence::log::{self, Ending, NotRolledBack, TailFile};
 use varve_persistence::offset::Offset;
 use varve_replication::node::Followers;
 use varve_replication::replica;
@@ -16,15 +18,17 @@ impl Server {
         to: Offset,
         out: &mut Vec<replica::Output>,
     ) {
-        let possible = match self.log.oldest_base() {
-            None if self.log.is_on_disk() => Err("the log's files are just being replaced".into()),
-            None => Err("the log is only in memory".into()),
-            Some(oldest) if to < oldest => {
-                Err(format!("the oldest base that is kept stands at offset {oldest}"))
+        let ending = self.log.ending(to);
+        let result = match self.log.oldest_base() {
+            Some(_) => self.take_log_back(net, to, ending),
+            None => {
+                self.set_aside_from_memory(net, to, ending);
+                Err(match self.log.is_on_disk() {
+                    true => "the log's files are just being replaced".into(),
+                    false => "the log is only in memory".into(),
+                })
             }
-            Some(_) => Ok(()),
         };
-        let result = possible.and_then(|()| self.take_log_back(net, to));
         if self.stopping {
             return;
         }
@@ -50,7 +54,12 @@ impl Server {
     }
 
     /// After an error log and data are still of one place: mostly the one that they were at.
-    fn take_log_back(&mut self, net: &mut Net<Client>, to: Offset) -> Result<(), String> {
+    fn take_log_back(
+        &mut self,
+        net: &mut Net<Client>,
+        to: Offset,
+        ending: Ending,
+    ) -> Result<(), String> {
         if self.snapshots.running() {
             self.kill_child();
         }
@@ -62,7 +71,8 @@ impl Server {
         };
         service::status(self, "Rolling back");
         let (options, waker) = (self.log_options(), self.waker.clone());
-        let work = move || left.roll_back(to, options, waker);
+        let surplus = ending.bytes();
+        let work = move || left.roll_back(to, options, &ending, waker);
         let result = match self.off_the_loop(net, "rollback", work) {
             Ok(Ok(tail)) => {
                 log_warning!(
@@ -73,12 +83,19 @@ impl Server {
                 );
                 Ok(())
             }
-            Ok(Err((why, Some(log)))) => {
-                self.log = *log;
-                return Err(why.to_string());
+            Ok(Err(failed)) => {
+                let NotRolledBack { why, aside, log } = *failed;
+                say_what_became(to, surplus, aside.map_err(|error| error.to_string()));
+                if let Some(log) = log {
+                    self.log = log;
+                    return Err(why.to_string());
+                }
+                Err(why.to_string())
             }
-            Ok(Err((why, None))) => Err(why.to_string()),
-            Err(why) => Err(why),
+            Err(why) => {
+                say_what_became(to, surplus, Err(why.clone()));
+                Err(why)
+            }
         };
         if self.stopping {
             return result;
@@ -95,5 +112,34 @@ impl Server {
             let _ = self.repl.node.follow(&to.host, to.port);
         }
         loaded.and(result)
+    }
+
+    /// Without files to go back with, what follows `to` goes into a file in `dir`, as far as memory has
+    /// it.
+    fn set_aside_from_memory(&mut self, net: &mut Net<Client>, to: Offset, ending: Ending) {
+        let options = log::Options { dir: ".".into(), ..self.log_options() };
+        let surplus = ending.bytes();
+        let work = move || ending.set_aside(&options).map_err(|error| error.to_string());
+        let aside = self.off_the_loop(net, "rollback", work).and_then(|aside| aside);
+        say_what_became(to, surplus, aside);
+    }
+}
+
+/// Says where the `surplus` bytes after `to` are, which a full resync is about to replace.
+fn say_what_became(to: Offset, surplus: u64, aside: Result<TailFile, String>) {
+    let what = format!("the {surplus} bytes after offset {to}, which the primary does not have");
+    match aside {
+        Ok(tail) => {
+            let path = tail.path.display();
+            match surplus.saturating_sub(tail.to - tail.from) {
+                0 => log_warning!("Of {what}, all are set aside in {path}"),
+                lost => log_warning!(
+                    "Of {what}, {lost} are lost, as neither memory nor the log's files have them any more; the rest, from offset {} to {}, is set aside in {path}",
+                    tail.from,
+                    tail.to
+                ),
+            }
+        }
+        Err(why) => log_warning!("Of {what}, all are lost: {why}"),
     }
 }
