@@ -4,7 +4,7 @@
 
 use crate::support::server::Builder;
 use crate::support::{
-    Client, Command, PATIENCE, Proxy, Random, Server, assert_same_data, caught_up, dataset,
+    Client, Command, Folder, PATIENCE, Proxy, Random, Server, assert_same_data, caught_up, dataset,
     eventually,
 };
 use lz4_flex::frame::FrameDecoder;
@@ -18,16 +18,32 @@ fn with_log() -> Builder {
     builder.arg("--repl-backlog-size", "16kb").arg("--auto-aof-rewrite-percentage", "0")
 }
 
-/// The old primary, which is down, and the new one.
+/// The old primary and the new one.
 struct Parted {
     old: Server,
     new: Server,
-    /// Commands in the tail.
+    /// Writes in the tail.
     tail: usize,
 }
 
-/// Rewrites before they part, and after.
+/// A write to the database that was selected when they parted, which the log does not say again.
+const FIRST: [&str; 3] = ["SET", "tail:first", "in database 7"];
+
+/// The commands of the tail, but for the first: those before the first rewrite in it, those before the
+/// next, and so on.
+fn write_tail(client: &mut Client, part: usize) {
+    write(client, &mut Random::new(100 + part as u64), "tail", 500);
+}
+
+/// Rewrites before they part, and after. The old one has crashed.
 fn part(before: usize, after: usize, change: impl Fn(Builder) -> Builder) -> Parted {
+    let mut parted = part_alive(before, after, change);
+    parted.old.kill9();
+    parted
+}
+
+/// The same, and the old one still runs.
+fn part_alive(before: usize, after: usize, change: impl Fn(Builder) -> Builder) -> Parted {
     let old = change(with_log()).start();
     let mut random = Random::new(7);
     write(&mut old.client(), &mut random, "common", 2000);
@@ -39,18 +55,21 @@ fn part(before: usize, after: usize, change: impl Fn(Builder) -> Builder) -> Par
     let new = with_log().replica_of(proxy.port()).start();
     caught_up(&old, &new);
     write(&mut old.client(), &mut random, "common", 1000);
+    let mut client = old.client();
+    client.ok(&["SELECT", "7"]);
+    client.ok(&["SET", "common:last", "in database 7"]);
     caught_up(&old, &new);
     proxy.refuse(true);
     proxy.cut();
-    let mut parted = Parted { old, new, tail: 0 };
+    client.ok(&FIRST);
+    let mut parted = Parted { old, new, tail: 1 };
     for n in 0..=after {
-        write(&mut parted.old.client(), &mut random, "tail", 500);
-        parted.tail += 500;
+        write_tail(&mut parted.old.client(), n);
+        parted.tail += 495; // one in a hundred selects a database
         if n < after {
             parted.old.rewrite();
         }
     }
-    parted.old.kill9();
     parted.new.client().ok(&["REPLICAOF", "NO", "ONE"]);
     write(&mut parted.new.client(), &mut random, "new", 300);
     parted
@@ -70,12 +89,16 @@ fn write(client: &mut Client, random: &mut Random, what: &str, count: usize) {
     assert!(replies.iter().all(|reply| !reply.is_error()));
 }
 
-/// Commands in the tails that were set aside.
-fn set_aside(server: &Server) -> usize {
-    let files = fs::read_dir(server.dir().join("appendonlydir")).unwrap();
+/// The tails that were set aside.
+fn tails(server: &Server) -> Vec<PathBuf> {
+    let folders = [server.dir(), server.dir().join("appendonlydir")];
+    let files = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
     let files = files.map(|file| file.unwrap().path());
-    let tails: Vec<PathBuf> =
-        files.filter(|path| path.to_str().unwrap().contains(".tail-")).collect();
+    files.filter(|path| path.to_str().unwrap().contains(".tail-")).collect()
+}
+
+/// Writes in the tails that were set aside.
+fn set_aside(server: &Server) -> usize {
     let count = |path: &PathBuf| {
         let shown = std::process::Command::new(env!("CARGO_BIN_EXE_varve"))
             .args(["show", path.to_str().unwrap()])
@@ -85,7 +108,16 @@ fn set_aside(server: &Server) -> usize {
         let text = String::from_utf8(shown.stdout).unwrap();
         text.lines().filter(|line| line.contains(" SET tail:")).count()
     };
-    tails.iter().map(count).sum()
+    tails(server).iter().map(count).sum()
+}
+
+/// The one line of a server's log that says what became of a tail before a full resync.
+fn what_became(server: &Server) -> String {
+    let log = server.log();
+    let lines: Vec<&str> =
+        log.lines().filter(|line| line.contains("which the primary does not have")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    lines[0].to_string()
 }
 
 fn follow(replica: &Server, port: u16) {
@@ -128,8 +160,42 @@ impl Parted {
     fn assert_rolled_back(&self) {
         assert_eq!(self.new.number("sync_full"), 0, "{}", self.old.log());
         assert_eq!(self.old.number("sync_rollbacks_done"), 1);
-        // One in a hundred selects a database.
-        assert_eq!(set_aside(&self.old), self.tail / 100 * 99);
+        assert_eq!(set_aside(&self.old), self.tail);
+    }
+
+    /// The one file that was set aside is an append-only file of the tail's writes, without the first
+    /// `missing` parts of it.
+    fn assert_kept(&self, parts: usize, missing: usize) {
+        let files = tails(&self.old);
+        assert_eq!(files.len(), 1, "{files:?}");
+        assert_eq!(set_aside(&self.old), usize::from(missing == 0) + 495 * (parts - missing));
+        let folder = Folder::new();
+        let single = folder.path().join("appendonly.aof");
+        fs::copy(&files[0], &single).unwrap();
+        let read = Server::redis().arg("--appendonly", "yes").with_file(&single).start();
+        let expected = Server::start();
+        let mut client = expected.client();
+        if missing == 0 {
+            client.ok(&["SELECT", "7"]);
+            client.ok(&FIRST);
+        }
+        (missing..parts).for_each(|part| write_tail(&mut client, part));
+        assert_same_data(&mut expected.client(), &mut read.client());
+    }
+
+    /// The line says that all of the tail is in the file.
+    fn assert_said(&self) {
+        let line = what_became(&self.old);
+        let file = tails(&self.old).remove(0);
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let mut numbers = name.rsplit(['-', '.']).skip(1).map(|n| n.parse::<u64>().unwrap());
+        let (to, from) = (numbers.next().unwrap(), numbers.next().unwrap());
+        assert_eq!(from, self.new.number("second_repl_offset") - 1, "{name}");
+        let what = format!("Of the {} bytes after offset {from}, ", to - from);
+        assert!(line.contains(&what), "{line}");
+        assert!(line.contains("all are set aside in ") && line.ends_with(name), "{line}");
+        assert_eq!(self.old.number("sync_rollbacks_done"), 0);
+        assert_eq!(self.old.number("sync_last_rollback_bytes"), 0);
     }
 }
 
@@ -185,7 +251,7 @@ fn redis_starts_from_a_folder_with_old_bases() {
 }
 
 /// Without the history nothing reaches back that far. That is known at once: the data are not read
-/// back for it.
+/// back for it. What the log still has of the tail, which is what came after the rewrite, is set aside.
 #[test]
 fn a_rollback_that_no_base_reaches_is_a_full_resync_at_once() {
     let mut parted = part(1, 1, |builder| builder.arg("--repl-history-size", "0"));
@@ -197,7 +263,92 @@ fn a_rollback_that_no_base_reaches_is_a_full_resync_at_once() {
     let why = refusal(&parted.old).expect("a line that says why");
     assert!(why.contains("the oldest base that is kept stands at offset"), "{why}");
     assert_eq!((loads(), parted.new.number("sync_full")), (before, 1), "{}", parted.old.log());
-    assert_eq!(set_aside(&parted.old), 0);
+    let line = what_became(&parted.old);
+    assert!(
+        line.contains("are lost, as neither memory nor") && line.contains("the rest, "),
+        "{line}"
+    );
+    parted.assert_kept(2, 1);
+}
+
+/// The same, but the history has the tail's bytes (only its old bases are gone), or memory has (the
+/// server did not restart).
+#[test]
+fn a_tail_that_no_base_reaches_is_set_aside_whole() {
+    for history in ["1gb", "0"] {
+        println!("repl-history-size {history}");
+        let change = |builder: Builder| builder.arg("--repl-history-size", history);
+        let parted = match history {
+            "0" => part_alive(1, 1, |b| change(b).arg("--repl-backlog-size", "1mb")),
+            _ => {
+                let mut parted = part(1, 1, change);
+                for base in ["appendonly.aof.1.base.rdb", "appendonly.aof.2.base.rdb"] {
+                    fs::remove_file(parted.log_file(base)).unwrap();
+                }
+                parted.old.restart();
+                parted
+            }
+        };
+        follow(&parted.old, parted.new.port());
+        caught_up(&parted.new, &parted.old);
+        assert!(refusal(&parted.old).unwrap().contains("the oldest base that is kept stands at"));
+        assert_eq!(parted.new.number("sync_full"), 1);
+        parted.assert_said();
+        parted.assert_kept(2, 0);
+    }
+}
+
+fn without_log(builder: Builder) -> Builder {
+    builder.arg("--appendonly", "no")
+}
+
+/// A primary without a log on disk is demoted as it runs. There is nothing to roll back with, but memory
+/// has the tail. A full sync that breaks and begins anew finds it set aside already.
+#[test]
+fn a_tail_that_is_only_in_memory_is_set_aside_before_the_full_resync() {
+    let parted = part_alive(0, 0, |b| without_log(b).arg("--repl-backlog-size", "1mb"));
+    let link = slow_link(&parted.new);
+    follow(&parted.old, link.port());
+    let receives = || parted.old.log().contains("Receiving a streamed RDB");
+    assert!(eventually(PATIENCE, || refusal(&parted.old).is_some()), "{}", parted.old.log());
+    assert!(refusal(&parted.old).unwrap().contains("the log is only in memory"));
+    parted.assert_said();
+    assert!(eventually(PATIENCE, receives), "{}", parted.old.log());
+    let file = tails(&parted.old).remove(0);
+    assert_eq!(file.parent(), Some(&*parted.old.dir()));
+    let written = || fs::metadata(&file).unwrap().modified().unwrap();
+    let before = written();
+    follow(&parted.old, parted.new.port());
+    caught_up(&parted.new, &parted.old);
+    assert_eq!(written(), before, "it was set aside twice");
+    assert_ne!(parted.new.number("sync_full"), 0);
+    parted.assert_kept(1, 0);
+}
+
+/// Memory has the end of the tail only, or, after one very large write, nothing: the log file says how
+/// much is lost, and the full resync goes on.
+#[test]
+fn what_memory_no_longer_has_of_a_tail_is_told() {
+    for large in [false, true] {
+        let parted = part_alive(0, 0, without_log);
+        if large {
+            parted.old.client().ok(&["SET", "tail:large", &"v".repeat(1 << 20)]);
+        }
+        follow(&parted.old, parted.new.port());
+        caught_up(&parted.new, &parted.old);
+        let (line, left) = (what_became(&parted.old), set_aside(&parted.old));
+        match large {
+            true => {
+                assert!(line.contains("all are lost: ") && line.contains("memory"), "{line}");
+                assert_eq!(tails(&parted.old), Vec::<PathBuf>::new());
+            }
+            false => {
+                assert!(line.contains("are lost, as neither memory nor"), "{line}");
+                assert!((50..parted.tail).contains(&left), "{left} writes are left");
+            }
+        }
+        assert_eq!(parted.new.number("sync_full"), 1);
+    }
 }
 
 /// A rollback fails when nearly all of it is done. Until the full sync that follows, the server has what
@@ -215,6 +366,8 @@ fn a_rollback_that_fails_leaves_log_and_data_as_they_were() {
     assert!(
         refusal(&parted.old).unwrap().contains(obstacle.file_name().unwrap().to_str().unwrap())
     );
+    let line = what_became(&parted.old);
+    assert!(line.contains("all are lost: can't rename ") && line.contains(".tail-"), "{line}");
     assert!(dataset(&mut parted.old.client()) == before, "the data are others");
     assert_ne!(parted.old.info("log_first_offset_disk"), "-1", "the log is only in memory");
     parted.old.kill9();
@@ -229,7 +382,7 @@ fn a_rollback_that_fails_leaves_log_and_data_as_they_were() {
         (parted.new.number("sync_full"), parted.old.number("sync_rollbacks_done")),
         (full, 1)
     );
-    assert_eq!(set_aside(&parted.old), parted.tail / 100 * 99);
+    assert_eq!(set_aside(&parted.old), parted.tail);
 }
 
 fn flip(file: &Path) {
@@ -260,6 +413,13 @@ fn damage_met_in_a_rollback_is_named_and_costs_a_full_resync() {
         assert!(eventually(PATIENCE, || refusal(&parted.old).is_some()), "{}", parted.old.log());
         let why = refusal(&parted.old).unwrap();
         assert!(why.contains(damaged) && why.contains("damaged at byte"), "{why}");
+        let tail_is_damaged = damaged.contains("incr");
+        if tail_is_damaged {
+            let line = what_became(&parted.old);
+            assert!(line.contains("all are lost: ") && line.contains(damaged), "{line}");
+        } else {
+            parted.assert_said();
+        }
         assert!(dataset(&mut parted.old.client()) == before, "the data are others");
         if after > 0 {
             // Killed at this moment, it starts from what is whole, and meets the damage again.
@@ -271,6 +431,10 @@ fn damage_met_in_a_rollback_is_named_and_costs_a_full_resync() {
         link.throttle(0);
         caught_up(&parted.new, &parted.old);
         assert_eq!(parted.old.number("sync_rollbacks_done"), 0);
+        match tail_is_damaged {
+            true => assert_eq!(tails(&parted.old), Vec::<PathBuf>::new()),
+            false => parted.assert_kept(after + 1, 0),
+        }
         // The damaged file is of no log any more once the received base is in force.
         let received = || {
             parted.old.number("log_first_offset_base") >= parted.new.number("second_repl_offset")
