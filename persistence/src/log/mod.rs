@@ -7,6 +7,7 @@
 //!
 //! | file | what is in it |
 //! | --- | --- |
+//! | `ahead.rs` | space on disk ahead of the end |
 //! | `aside.rs` | bytes that leave the log, in a file of their own |
 //! | `rollback.rs` | cutting off an end that no other node shares |
 //! | `syncs.rs` | when `everysec` syncs, and how much it may acknowledge meanwhile |
