@@ -225,8 +225,9 @@ pub struct Keyspace {
     /// The instant that the running command sees, Unix ms.
     pub now_ms: i64,
     pub origin: Origin,
-    /// Whether keys with a time to live are left alone by reads: `CLIENT PAUSE`, a failover.
-    pub hold_expiry: bool,
+    /// Whether nothing may leave by itself: what has expired is hidden, not removed, and nothing is
+    /// evicted. Set while writes are held, by `CLIENT PAUSE` or a failover.
+    pub held: bool,
     pub limits: Limits,
     pub lazy: LazyFree,
     pub effects: Effects,
@@ -256,7 +257,7 @@ impl Keyspace {
             dbs: (0..databases).map(|_| Db::default()).collect(),
             now_ms: 0,
             origin: Origin::Client,
-            hold_expiry: false,
+            held: false,
             limits: Limits::default(),
             lazy: LazyFree::default(),
             effects: Effects::default(),
@@ -300,7 +301,7 @@ impl Keyspace {
         if !due || self.origin == Origin::Log {
             return false;
         }
-        if self.origin == Origin::Client && !self.hold_expiry {
+        if self.origin == Origin::Client && !self.held {
             self.expire_now(db, key);
         }
         true

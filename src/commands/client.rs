@@ -348,7 +348,7 @@ fn pause(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         until_ms: old.as_ref().map_or(until_ms, |p| p.until_ms.max(until_ms)),
         all: all || old.is_some_and(|p| p.all),
     });
-    s.ks.hold_expiry = true;
+    s.hold();
     call.reply.ok();
     Ok(())
 }

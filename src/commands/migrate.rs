@@ -144,7 +144,7 @@ fn migrate(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         .spawn(work)
         .map_err(|e| Error::err(format_args!("can't start a thread: {e}")))?;
     s.migrations.push(Migration { client: call.id, db, copy, keys, outcome });
-    s.ks.hold_expiry |= !copy;
+    s.hold();
     s.block(call, BlockedOn::Migration, None);
     Ok(())
 }

@@ -230,6 +230,12 @@ impl Server {
         self.repl.failover.is_some() || self.shutdown.is_some() || self.is_migrating()
     }
 
+    /// To be called whenever one of these, or a `CLIENT PAUSE`, begins or ends. While writes are held
+    /// the dataset does not change: nothing expires or is evicted either.
+    pub fn hold(&mut self) {
+        self.ks.held = self.pause.is_some() || self.holds_writes();
+    }
+
     /// Whether commands with these flags are held, by that or by `CLIENT PAUSE`.
     pub fn is_paused(&mut self, flags: u32) -> bool {
         let writes = flags & (flag::WRITE | flag::MAY_REPLICATE) != 0;
@@ -259,7 +265,7 @@ impl Server {
 
     /// What nothing holds any more runs now, in the order in which it came.
     pub fn let_go(&mut self, net: &mut Net<Client>) {
-        self.ks.hold_expiry = self.pause.is_some() || self.holds_writes();
+        self.hold();
         for id in std::mem::take(&mut self.paused) {
             let Some(conn) = net.conn(id) else { continue };
             let Some(Blocked { on: BlockedOn::Pause { command, .. }, .. }) = &conn.session.blocked

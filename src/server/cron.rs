@@ -96,7 +96,7 @@ impl Server {
 
     /// The active expiry cycle: a quarter of the time between two rounds at the usual effort.
     fn expire_some(&mut self, net: &mut Net<Client>) {
-        if !self.is_primary() || self.ks.hold_expiry || self.cron.no_active_expiry {
+        if !self.is_primary() || self.ks.held || self.cron.no_active_expiry {
             return;
         }
         let share = 25 + 2 * (self.cfg.active_expire_effort as u64 - 1);

@@ -193,6 +193,11 @@ impl Server {
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
             ));
         }
+        if client.kind == Kind::Replica
+            && spec.flags & (flag::WRITE | flag::READONLY | flag::MAY_REPLICATE) != 0
+        {
+            return Err(Error::new("ERR Replica can't interact with the keyspace"));
+        }
         if !spec.has(flag::LOADING) && self.loading.as_ref().is_some_and(|l| !l.is_beside()) {
             return Err(Error::new("LOADING Varve is loading the dataset in memory"));
         }

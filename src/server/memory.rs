@@ -70,11 +70,17 @@ impl Server {
     }
 
     /// Evicts if memory is short, for as long as `maxmemory-eviction-tenacity` allows. Whether memory
-    /// is still short with nothing left to evict.
+    /// is still short with nothing left to evict; never while writes are held.
     pub fn over_memory(&mut self) -> bool {
         let limit = self.cfg.maxmemory;
         // Eviction is the primary's; a replica gets its deletes.
         let leaves_it = !self.is_primary() && self.cfg.replica_ignore_maxmemory;
+        if self.ks.held {
+            // What would be refused for want of memory waits with the other writes, and is judged
+            // when they go on.
+            self.memory.evicting = false;
+            return false;
+        }
         if limit == 0 || leaves_it || self.counted_memory() <= limit {
             self.memory.evicting = false;
             if let Some(since) = self.memory.short_since.take() {

@@ -161,7 +161,12 @@ impl Service for Server {
     }
 
     fn turn_end(&mut self, net: &mut Net<Client>) {
-        if std::mem::take(&mut self.acks_due) && !self.repl.primary.is_empty() && self.is_primary()
+        self.continue_failover(net);
+        // A failover asks by itself.
+        if std::mem::take(&mut self.acks_due)
+            && !self.repl.primary.is_empty()
+            && self.is_primary()
+            && self.repl.failover.is_none()
         {
             self.log.append(varve_replication::wire::GETACK);
         }

@@ -489,7 +489,7 @@ impl Server {
         if self.try_finish_shutdown(net)? {
             return Ok(());
         }
-        self.ks.hold_expiry = true;
+        self.hold();
         log_notice!("Waiting for replicas before shutting down");
         Ok(())
     }

@@ -22,6 +22,7 @@ mod compress;
 mod crash;
 mod differential;
 mod directives;
+mod failover;
 mod faults;
 mod history;
 mod interop;

@@ -9,8 +9,6 @@ use crate::support::dataset::first_difference;
 use crate::support::{
     Client, PATIENCE, Proxy, Random, Server, dataset, env_number, eventually, server,
 };
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,12 +23,12 @@ struct Node {
 
 /// Which server a node is.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub enum Kind {
     Redis,
     Varve,
 }
 
-fn start(kind: Kind) -> Server {
+pub fn start(kind: Kind) -> Server {
     let builder = match kind {
         Kind::Redis => Server::redis(),
         Kind::Varve => Server::varve(),
@@ -38,11 +36,11 @@ fn start(kind: Kind) -> Server {
     builder.arg("--repl-backlog-size", "256mb").arg("--repl-timeout", "60").start()
 }
 
-fn follow(replica: &Server, port: u16) {
+pub fn follow(replica: &Server, port: u16) {
     replica.client().ok(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
 }
 
-fn synced(replica: &Server) -> bool {
+pub fn synced(replica: &Server) -> bool {
     replica.info("master_link_status") == "up" && replica.info("master_sync_in_progress") == "0"
 }
 
@@ -246,124 +244,6 @@ fn a_promoted_replica_goes_on_with_the_history() {
         crate::support::assert_same_data(&mut promoted.client(), &mut replica.client());
     }
     assert_eq!(promoted.info("sync_full"), "0", "a full sync was needed after the promotion");
-}
-
-/// An operator moves the primary while clients write: nothing acknowledged is lost, and nobody needs
-/// a full sync. Both ways, with Redis at either end.
-#[test]
-fn a_failover_hands_over_and_loses_nothing() {
-    for kinds in
-        [[Kind::Varve, Kind::Varve], [Kind::Varve, Kind::Redis], [Kind::Redis, Kind::Varve]]
-    {
-        let [primary, replica] = kinds.map(start);
-        follow(&replica, primary.port());
-        assert!(eventually(PATIENCE, || synced(&replica)), "the first sync did not end");
-        let full = primary.info("sync_full");
-        let refused = primary.client().cmd(&["FAILOVER", "TO", "127.0.0.1", "1"]);
-        assert!(refused.is_error(), "{refused:?}");
-        let acknowledged = thread::scope(|scope| {
-            let port = primary.port();
-            let writing = scope.spawn(move || {
-                let mut client = Client::connect(port);
-                // Refused when the server has become a replica.
-                (1..).take_while(|_| !client.cmd(&["INCR", "counter"]).is_error()).count()
-            });
-            thread::sleep(Duration::from_millis(200));
-            let to = replica.port().to_string();
-            primary.client().ok(&["FAILOVER", "TO", "127.0.0.1", &to, "TIMEOUT", "10000"]);
-            writing.join().unwrap()
-        });
-        let over = || {
-            replica.info("role") == "master"
-                && synced(&primary)
-                && primary.info("master_failover_state") == "no-failover"
-        };
-        assert!(eventually(PATIENCE, over), "{}\n{}", primary.log(), replica.log());
-        assert_eq!(replica.client().ok(&["GET", "counter"]).int(), acknowledged as i64);
-        replica.client().ok(&["SET", "after", "failover"]);
-        let same = || primary.info("master_repl_offset") == replica.info("master_repl_offset");
-        assert!(eventually(PATIENCE, same), "the old primary does not follow");
-        crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
-        assert_eq!(primary.info("sync_full"), full);
-        assert_eq!(replica.info("sync_full"), "0", "the old primary needed a full sync");
-    }
-}
-
-/// A listener that lets itself be followed by nobody: it answers as a server does, but to `PSYNC`.
-fn refusing_target() -> (u16, thread::JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let serving = thread::spawn(move || {
-        let (mut peer, _) = listener.accept().unwrap();
-        let mut asked = Vec::new();
-        let mut buf = [0; 4096];
-        while !asked.windows(8).any(|part| part == b"FAILOVER") {
-            let n = peer.read(&mut buf).unwrap();
-            assert!(n > 0, "the link ended before PSYNC");
-            let commands = buf[..n].iter().filter(|&&byte| byte == b'*').count();
-            asked.extend_from_slice(&buf[..n]);
-            if !asked.windows(5).any(|part| part == b"PSYNC") {
-                peer.write_all(&b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n"[..commands.min(4) * 5 + 2])
-                    .unwrap();
-            }
-        }
-        peer.write_all(b"-ERR I am not the one\r\n").unwrap();
-        let _ = peer.read(&mut buf);
-    });
-    (port, serving)
-}
-
-/// A client cannot let writes through that a failover holds: they would be lost with it.
-#[test]
-fn unpausing_clients_does_not_let_writes_into_a_failover() {
-    let primary = start(Kind::Varve);
-    let mut silent = primary.client();
-    silent.ok(&["REPLCONF", "listening-port", "1"]);
-    silent.send_raw(b"PSYNC ? -1\r\n");
-    let online = || primary.info("slave0").contains("state=online");
-    assert!(eventually(PATIENCE, online), "{}", primary.info("slave0"));
-    primary.client().ok(&["SET", "before", "1"]); // which that replica never acknowledges
-    primary.client().ok(&["FAILOVER", "TIMEOUT", "600000"]);
-    let mut client = primary.client();
-    client.ok(&["CLIENT", "PAUSE", "600000", "ALL"]);
-    let port = primary.port();
-    let writer = thread::spawn(move || Client::connect(port).cmd(&["INCR", "counter"]));
-    let reader = thread::spawn(move || Client::connect(port).cmd(&["GET", "before"]));
-    let held = || {
-        let list = client.ok(&["CLIENT", "LIST"]).text();
-        list.contains("cmd=incr") && list.contains("cmd=get")
-    };
-    assert!(eventually(PATIENCE, held));
-    primary.client().ok(&["CLIENT", "UNPAUSE"]);
-    assert_eq!(reader.join().unwrap().text(), "1", "reads go on");
-    assert_eq!(primary.client().ok(&["EXISTS", "counter"]).int(), 0, "the write went through");
-    primary.client().ok(&["FAILOVER", "ABORT"]);
-    assert_eq!(writer.join().unwrap().int(), 1);
-}
-
-/// The target of a failover refuses. The primary is the primary again at once, and not only when it
-/// has waited for long enough: what it held back meanwhile is executed.
-#[test]
-fn a_failover_that_is_refused_ends_at_once() {
-    let primary = start(Kind::Varve);
-    let (port, serving) = refusing_target();
-    let port = port.to_string();
-    let mut replica = primary.client();
-    replica.ok(&["REPLCONF", "listening-port", &port]);
-    replica.send_raw(b"PSYNC ? -1\r\n");
-    let online = || primary.info("slave0").contains("state=online");
-    assert!(eventually(PATIENCE, online), "{}", primary.info("slave0"));
-    primary.client().ok(&["SET", "before", "1"]); // which the target never acknowledges
-    let history = primary.info("master_replid");
-    primary.client().ok(&["FAILOVER", "TO", "127.0.0.1", &port, "FORCE", "TIMEOUT", "100"]);
-    primary.client().ok(&["SET", "held", "2"]);
-    serving.join().unwrap();
-    assert_eq!(primary.info("role"), "master");
-    assert_eq!(primary.info("master_failover_state"), "no-failover");
-    assert_eq!(primary.client().ok(&["GET", "held"]).text(), "2");
-    assert_ne!(primary.info("master_replid"), history, "a target may have taken over the name");
-    let log = primary.log();
-    assert!(log.contains("FAILOVER aborted: the target refused: ERR I am not the one"), "{log}");
 }
 
 /// A replica that is started without being told whom to follow is a primary, and must not go on under

@@ -1,8 +1,12 @@
 //! `FAILOVER`: handing over to a replica without losing a write.
 //!
-//! Writes wait while the target takes in the rest of the log. Then this server follows it, and its
-//! first `PSYNC` asks the target to take over; what waited is refused as by any replica. If the target
-//! refuses, or does not answer in time, this server is the primary again.
+//! Writes wait while the target takes in the rest of the log, and nothing expires or is evicted. Then
+//! this server follows it, and its first `PSYNC` asks the target to take over; what waited is refused
+//! as by any replica. If the target refuses, or does not answer in time, this server is the primary
+//! again.
+//!
+//! What had begun before may still end and be written: the transaction that `FAILOVER` is in, a
+//! `MIGRATE` whose target has not answered. Then the target must have that as well.
 
 use super::super::Server;
 use super::super::dispatch::Call;
@@ -10,6 +14,8 @@ use crate::config::types::Primary as PrimaryAddress;
 use crate::{log_notice, log_warning};
 use varve_engine::Error;
 use varve_net::Net;
+use varve_persistence::offset::Offset;
+use varve_replication::wire::GETACK;
 
 /// How long the target may take to answer once it has been asked to take over.
 const ANSWER_MS: i64 = 10_000;
@@ -21,11 +27,19 @@ pub struct Failover {
     until_ms: Option<i64>,
     /// Whether the target is to take over then as well, with what it has.
     force: bool,
-    /// What the target must have acknowledged: all that was written. Nothing is appended after it but
-    /// one question for that acknowledgement.
-    goal: u64,
+    /// `None` until the turn's end.
+    goal: Option<Goal>,
     /// Since when the target has been asked, Unix ms.
     asked_ms: Option<i64>,
+}
+
+/// How far the target must be.
+#[derive(Clone, Copy)]
+struct Goal {
+    /// What it must have acknowledged: all that was written.
+    written: Offset,
+    /// Where the log ends, with the question for that acknowledgement.
+    end: Offset,
 }
 
 impl Server {
@@ -72,16 +86,14 @@ impl Server {
             }
         }
         let until_ms = timeout_ms.map(|ms| self.clock.now_ms() + ms);
-        let goal = self.log.end().0;
         log_notice!("FAILOVER requested by '{}'", call.client.peer);
-        self.repl.failover = Some(Failover { target, until_ms, force, goal, asked_ms: None });
-        self.ks.hold_expiry = true;
-        self.ask_for_acks();
+        self.repl.failover = Some(Failover { target, until_ms, force, goal: None, asked_ms: None });
+        self.hold();
         Ok(())
     }
 
     /// Replicas: their address, whether they are online, and what they have acknowledged.
-    fn replicas_by_address(&self, net: &Net<super::Client>) -> Vec<(PrimaryAddress, bool, u64)> {
+    fn replicas_by_address(&self, net: &Net<super::Client>) -> Vec<(PrimaryAddress, bool, Offset)> {
         let address = |listed: &varve_replication::primary::Listed<'_>| {
             let socket = net.conn(listed.conn).and_then(|conn| conn.session.socket);
             let host = listed.announced_ip.map(str::to_owned);
@@ -89,10 +101,39 @@ impl Server {
             Some(PrimaryAddress { host, port: listed.port })
         };
         let listed = self.repl.primary.listed(self.now_u64());
-        listed.filter_map(|l| Some((address(&l)?, l.online, l.offset.0))).collect()
+        listed.filter_map(|l| Some((address(&l)?, l.online, l.offset))).collect()
     }
 
-    /// Goes on with a failover: after an acknowledgement, and as time passes.
+    /// The replica that may take over as soon as it holds the log up to `written`, and does.
+    fn replica_at(&self, net: &Net<super::Client>, written: Offset) -> Option<PrimaryAddress> {
+        let target = self.repl.failover.as_ref().and_then(|failover| failover.target.as_ref());
+        let replicas = self.replicas_by_address(net).into_iter();
+        let ready = |(address, online, acknowledged): &(PrimaryAddress, bool, Offset)| {
+            *online && *acknowledged >= written && target.is_none_or(|target| target == address)
+        };
+        replicas.filter(ready).map(|(address, ..)| address).next()
+    }
+
+    /// Sets how far the target must be, and asks the replicas how far they are: at first, and when
+    /// more was written since. One that is there needs no question, which it would not hold yet when
+    /// it takes over.
+    fn set_goal(&mut self, net: &Net<super::Client>) -> Goal {
+        let end = self.log.end();
+        let goal = self.repl.failover.as_ref().and_then(|failover| failover.goal);
+        if let Some(goal) = goal.filter(|goal| goal.end == end) {
+            return goal;
+        }
+        if self.replica_at(net, end).is_none() {
+            self.log.append(GETACK);
+        }
+        let goal = Goal { written: end, end: self.log.end() };
+        if let Some(failover) = &mut self.repl.failover {
+            failover.goal = Some(goal);
+        }
+        goal
+    }
+
+    /// Goes on with a failover, at the end of each turn.
     pub fn continue_failover(&mut self, net: &mut Net<super::Client>) {
         let Some(failover) = &self.repl.failover else { return };
         let now = self.clock.now_ms();
@@ -105,25 +146,17 @@ impl Server {
             }
             return;
         }
-        let goal = failover.goal;
-        let wanted = |address: &PrimaryAddress| {
-            failover.target.as_ref().is_none_or(|target| target == address)
-        };
-        let replicas = self.replicas_by_address(net);
-        let ready = replicas.iter().find(|(a, online, ack)| wanted(a) && *online && *ack >= goal);
         let late = failover.until_ms.is_some_and(|until| until <= now);
-        match (ready, late) {
-            (Some((to, ..)), _) => self.hand_over(net, to.clone()),
-            (None, true) if failover.force => {
-                if let Some(to) = failover.target.clone() {
-                    log_warning!("FAILOVER: the target did not catch up in time, and is forced");
-                    self.hand_over(net, to);
-                }
-            }
-            (None, true) => {
-                self.abort_failover(net, "no replica caught up in time");
-            }
-            (None, false) => {}
+        let forced = failover.target.clone().filter(|_| failover.force && late);
+        let written = self.set_goal(net).written;
+        let ready = self.replica_at(net, written).filter(|_| !self.is_migrating());
+        if let Some(to) = ready {
+            self.hand_over(net, to);
+        } else if let Some(to) = forced {
+            log_warning!("FAILOVER: the target did not catch up in time, and is forced");
+            self.hand_over(net, to);
+        } else if late {
+            self.abort_failover(net, "no replica caught up in time");
         }
     }
 

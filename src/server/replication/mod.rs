@@ -202,7 +202,6 @@ impl Server {
         self.supply_due = true;
         self.remove_sync_file(now);
         self.tick_link(net);
-        self.continue_failover(net);
         self.repl.loop_ms = now;
     }
 

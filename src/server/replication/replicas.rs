@@ -34,7 +34,6 @@ impl Server {
                 if self.waiters.any_on_replicas() {
                     self.serve_replica_waiters(call.net);
                 }
-                self.supply_due |= self.repl.failover.is_some();
             }
         }
         call.client.speaks_replconf = true;

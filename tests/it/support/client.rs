@@ -3,7 +3,7 @@
 use super::value::{Bytes, Value};
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 /// A command as its arguments.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,7 +62,16 @@ pub struct Client {
 impl Client {
     /// Connects to a port of this machine, with [`super::PATIENCE`] as time limit for each reply.
     pub fn try_connect(port: u16) -> io::Result<Client> {
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        Client::over(TcpStream::connect(("127.0.0.1", port))?)
+    }
+
+    /// The other end of a link that a server opened: [`Client::try_recv`] reads its commands.
+    pub fn accept(listener: &TcpListener) -> Client {
+        let (stream, _) = listener.accept().expect("accept");
+        Client::over(stream).expect("set time limits")
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Client> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(super::PATIENCE))?;
         stream.set_write_timeout(Some(super::PATIENCE))?;

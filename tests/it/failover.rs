@@ -1,0 +1,291 @@
+//! `FAILOVER`: handing over, and all the ways in which that comes to nothing.
+//!
+//! Where the moment matters, the replica is a [`Puppet`]: it acknowledges what the test says, and its
+//! port is the test's own listener.
+
+use crate::replication::{Kind, follow, start, synced};
+use crate::support::{Client, PATIENCE, Server, Value, eventually};
+use std::net::TcpListener;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// A replica in the hands of the test.
+struct Puppet {
+    /// Its link to the primary.
+    link: Client,
+    /// Where it is asked to take over.
+    listener: TcpListener,
+    port: String,
+}
+
+impl Puppet {
+    /// Follows the primary, without acknowledging anything.
+    fn of(primary: &Server) -> Puppet {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let mut link = primary.client();
+        link.ok(&["REPLCONF", "listening-port", &port]);
+        link.send_raw(b"PSYNC ? -1\r\n");
+        let online = || primary.info("slave0").contains("state=online");
+        assert!(eventually(PATIENCE, online), "{}", primary.info("slave0"));
+        Puppet { link, listener, port }
+    }
+
+    /// Acknowledges the log up to `offset`, and waits until the primary knows it.
+    fn acknowledge(&mut self, primary: &Server, offset: u64) {
+        self.link.send_raw(format!("REPLCONF ACK {offset}\r\n").as_bytes());
+        let known = || primary.info("slave0").contains(&format!("offset={offset},"));
+        assert!(eventually(PATIENCE, known), "{}", primary.info("slave0"));
+    }
+
+    /// Has the primary begin to hand over to it, send a write that has to wait for that, and then ask
+    /// it to take over.
+    fn begin_failover(&mut self, primary: &Server) -> JoinHandle<Value> {
+        primary.client().ok(&["SET", "before", "1"]);
+        primary.client().ok(&["FAILOVER", "TO", "127.0.0.1", &self.port]);
+        let writing = ask(primary, &["SET", "held", "2"]);
+        self.acknowledge(primary, primary.number("master_repl_offset"));
+        writing
+    }
+
+    /// Answers on the next link to its port until that ends, or cuts it where `answer` is `None`.
+    /// Returns what was asked.
+    fn serve(&self, mut answer: impl FnMut(&str) -> Option<String>) -> Vec<String> {
+        let mut link = Client::accept(&self.listener);
+        let mut asked = Vec::new();
+        while let Ok(command) = link.try_recv() {
+            let words = command.items();
+            let words: Vec<String> = words.iter().map(Value::text).collect();
+            asked.push(words.join(" "));
+            match answer(&asked[asked.len() - 1]) {
+                Some(reply) => link.send_raw(format!("{reply}\r\n").as_bytes()),
+                None => break,
+            }
+        }
+        asked
+    }
+}
+
+fn state(primary: &Server) -> String {
+    primary.info("master_failover_state")
+}
+
+/// Time in which a server that is about to do something would have done it.
+fn a_moment() {
+    thread::sleep(Duration::from_millis(500));
+}
+
+/// A command sent by a client of its own, and its reply.
+fn ask(server: &Server, command: &[&str]) -> JoinHandle<Value> {
+    let (port, name) = (server.port(), command[0].to_lowercase());
+    let command: Vec<String> = command.iter().map(|word| word.to_string()).collect();
+    let asking = thread::spawn(move || Client::connect(port).cmd(&command));
+    let there = || {
+        let list = server.client().ok(&["CLIENT", "LIST"]).text();
+        list.contains(&format!("cmd={name}")) || asking.is_finished()
+    };
+    assert!(eventually(PATIENCE, there), "{name} did not come");
+    asking
+}
+
+/// An operator moves the primary while clients write: nothing acknowledged is lost, and nobody needs
+/// a full sync. Both ways, with Redis at either end.
+#[test]
+fn a_failover_hands_over_and_loses_nothing() {
+    for kinds in
+        [[Kind::Varve, Kind::Varve], [Kind::Varve, Kind::Redis], [Kind::Redis, Kind::Varve]]
+    {
+        let [primary, replica] = kinds.map(start);
+        follow(&replica, primary.port());
+        assert!(eventually(PATIENCE, || synced(&replica)), "the first sync did not end");
+        let full = primary.info("sync_full");
+        let refused = primary.client().cmd(&["FAILOVER", "TO", "127.0.0.1", "1"]);
+        assert!(refused.is_error(), "{refused:?}");
+        let acknowledged = thread::scope(|scope| {
+            let port = primary.port();
+            let writing = scope.spawn(move || {
+                let mut client = Client::connect(port);
+                // Refused when the server has become a replica.
+                (1..).take_while(|_| !client.cmd(&["INCR", "counter"]).is_error()).count()
+            });
+            thread::sleep(Duration::from_millis(200));
+            let to = replica.port().to_string();
+            primary.client().ok(&["FAILOVER", "TO", "127.0.0.1", &to, "TIMEOUT", "10000"]);
+            writing.join().unwrap()
+        });
+        let over = || {
+            replica.info("role") == "master"
+                && synced(&primary)
+                && primary.info("master_failover_state") == "no-failover"
+        };
+        assert!(eventually(PATIENCE, over), "{}\n{}", primary.log(), replica.log());
+        assert_eq!(replica.client().ok(&["GET", "counter"]).int(), acknowledged as i64);
+        replica.client().ok(&["SET", "after", "failover"]);
+        let same = || primary.info("master_repl_offset") == replica.info("master_repl_offset");
+        assert!(eventually(PATIENCE, same), "the old primary does not follow");
+        crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
+        assert_eq!(primary.info("sync_full"), full);
+        assert_eq!(replica.info("sync_full"), "0", "the old primary needed a full sync");
+    }
+}
+
+/// The target of a failover refuses. The primary is the primary again at once, and not only when it
+/// has waited for long enough: what it held back meanwhile is executed.
+#[test]
+fn a_failover_that_is_refused_ends_at_once() {
+    let primary = start(Kind::Varve);
+    let mut target = Puppet::of(&primary);
+    let history = primary.info("master_replid");
+    let writing = target.begin_failover(&primary);
+    let asked = target.serve(|command| match command.starts_with("PSYNC") {
+        true => Some("-ERR I am not the one".into()),
+        false => Some("+OK".into()),
+    });
+    assert!(asked[asked.len() - 1].ends_with(" FAILOVER"), "{asked:?}");
+    assert_eq!(writing.join().unwrap(), Value::ok());
+    assert_eq!(primary.info("role"), "master");
+    assert_eq!(state(&primary), "no-failover");
+    assert_ne!(primary.info("master_replid"), history, "a target may have taken over the name");
+    let log = primary.log();
+    assert!(log.contains("FAILOVER aborted: the target refused: ERR I am not the one"), "{log}");
+}
+
+/// While writes wait nothing else may change the data: the replica that is to take over would never
+/// have it. An expired key is gone for who reads it, and memory is short for as long as it must.
+#[test]
+fn nothing_expires_or_is_evicted_while_writes_wait() {
+    let ways: [(&[&str], &[&str]); 2] = [
+        (&["FAILOVER", "TIMEOUT", "600000"], &["FAILOVER", "ABORT"]),
+        (&["CLIENT", "PAUSE", "600000", "WRITE"], &["CLIENT", "UNPAUSE"]),
+    ];
+    for (how, end) in ways {
+        let primary = Server::varve().arg("--maxmemory-policy", "allkeys-random").start();
+        let _replica = Puppet::of(&primary);
+        let mut client = primary.client();
+        for i in 0..1000 {
+            client.ok(&["SET", &format!("key:{i}"), "value"]);
+        }
+        client.ok(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+        for i in 0..100 {
+            client.ok(&["SET", &format!("brief:{i}"), "value", "PX", "1"]);
+        }
+        a_moment();
+        client.ok(how);
+        client.ok(&["DEBUG", "SET-ACTIVE-EXPIRE", "1"]);
+        a_moment();
+        let offset = primary.info("master_repl_offset");
+        client.ok(&["CONFIG", "SET", "maxmemory", "1"]);
+        assert_eq!(client.ok(&["GET", "brief:1"]), Value::Nil);
+        assert_eq!(client.ok(&["EXISTS", "brief:2"]).int(), 0);
+        let writing = ask(&primary, &["SET", "key", "value"]);
+        a_moment();
+        assert_eq!(client.ok(&["GET", "key:1"]).text(), "value");
+        assert_eq!(client.ok(&["DBSIZE"]).int(), 1100, "{how:?}");
+        assert_eq!(primary.info("evicted_keys"), "0", "{how:?}");
+        assert_eq!(primary.info("expired_keys"), "0", "{how:?}");
+        assert_eq!(primary.info("master_repl_offset"), offset, "{how:?}");
+        // Both are made up for.
+        client.ok(end);
+        let empty = || primary.client().ok(&["DBSIZE"]).int() == 0;
+        assert!(eventually(PATIENCE, empty), "{how:?}: nothing goes afterwards");
+        writing.join().unwrap();
+    }
+}
+
+/// The transaction that `FAILOVER` is in is written after it: the target must have that as well.
+#[test]
+fn a_failover_in_a_transaction_hands_the_transaction_over() {
+    let primary = start(Kind::Varve);
+    let mut replica = Puppet::of(&primary);
+    let before = primary.number("master_repl_offset");
+    replica.acknowledge(&primary, before);
+    let mut client = primary.client();
+    client.ok(&["MULTI"]);
+    client.ok(&["SET", "first", "1"]);
+    client.ok(&["FAILOVER", "TO", "127.0.0.1", &replica.port]);
+    client.ok(&["SET", "second", "2"]);
+    assert_eq!(client.ok(&["EXEC"]).items(), vec![Value::ok(); 3]);
+    a_moment();
+    assert_eq!(state(&primary), "waiting-for-sync", "the target holds nothing of it");
+    let end = primary.number("master_repl_offset");
+    replica.acknowledge(&primary, end);
+    assert!(eventually(PATIENCE, || state(&primary) == "failover-in-progress"));
+}
+
+/// A key is on its way to another server when the failover begins, and goes when that has it.
+#[test]
+fn a_failover_waits_for_a_migration() {
+    let primary = start(Kind::Varve);
+    let mut replica = Puppet::of(&primary);
+    primary.client().ok(&["SET", "key", "value"]);
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = elsewhere.local_addr().unwrap().port().to_string();
+    let migrating = ask(&primary, &["MIGRATE", "127.0.0.1", &port, "key", "0", "60000"]);
+    let mut elsewhere = Client::accept(&elsewhere);
+    elsewhere.recv();
+    let before = primary.number("master_repl_offset");
+    replica.acknowledge(&primary, before);
+    primary.client().ok(&["FAILOVER", "TO", "127.0.0.1", &replica.port]);
+    a_moment();
+    assert_eq!(state(&primary), "waiting-for-sync", "the key's fate is open");
+    elsewhere.send_raw(b"+OK\r\n");
+    elsewhere.recv();
+    elsewhere.send_raw(b"+OK\r\n");
+    assert_eq!(migrating.join().unwrap(), Value::ok());
+    a_moment();
+    assert_eq!(state(&primary), "waiting-for-sync", "the target does not know that the key went");
+    let end = primary.number("master_repl_offset");
+    replica.acknowledge(&primary, end);
+    assert!(eventually(PATIENCE, || state(&primary) == "failover-in-progress"));
+}
+
+/// What a client may ask while a failover waits adds nothing to the log either.
+#[test]
+fn nothing_is_added_to_the_log_while_a_failover_waits() {
+    let primary = Server::varve().arg("--repl-ping-replica-period", "1").start();
+    let mut replica = Puppet::of(&primary);
+    let mut client = primary.client();
+    client.ok(&["SET", "key", "value"]);
+    client.ok(&["FAILOVER", "TIMEOUT", "600000"]);
+    a_moment();
+    let offset = primary.number("master_repl_offset");
+    assert_eq!(client.ok(&["WAIT", "1", "1"]).int(), 0);
+    let publishing = ask(&primary, &["PUBLISH", "channel", "message"]);
+    let popping = ask(&primary, &["BLPOP", "list", "0"]);
+    replica.link.send_raw(b"SET key other\r\n");
+    thread::sleep(Duration::from_millis(1500)); // in which a PING would be due
+    assert_eq!(primary.client().ok(&["GET", "key"]).text(), "value", "a replica has written");
+    assert_eq!(primary.number("master_repl_offset"), offset);
+    primary.client().ok(&["FAILOVER", "ABORT"]);
+    assert_eq!(publishing.join().unwrap().int(), 0);
+    primary.client().ok(&["RPUSH", "list", "element"]);
+    assert_eq!(popping.join().unwrap().byte_items()[1], b"element");
+}
+
+/// A client cannot let writes through that a failover holds: they would be lost with it.
+#[test]
+fn unpausing_clients_does_not_let_writes_into_a_failover() {
+    let primary = start(Kind::Varve);
+    let mut silent = primary.client();
+    silent.ok(&["REPLCONF", "listening-port", "1"]);
+    silent.send_raw(b"PSYNC ? -1\r\n");
+    let online = || primary.info("slave0").contains("state=online");
+    assert!(eventually(PATIENCE, online), "{}", primary.info("slave0"));
+    primary.client().ok(&["SET", "before", "1"]); // which that replica never acknowledges
+    primary.client().ok(&["FAILOVER", "TIMEOUT", "600000"]);
+    let mut client = primary.client();
+    client.ok(&["CLIENT", "PAUSE", "600000", "ALL"]);
+    let port = primary.port();
+    let writer = thread::spawn(move || Client::connect(port).cmd(&["INCR", "counter"]));
+    let reader = thread::spawn(move || Client::connect(port).cmd(&["GET", "before"]));
+    let held = || {
+        let list = client.ok(&["CLIENT", "LIST"]).text();
+        list.contains("cmd=incr") && list.contains("cmd=get")
+    };
+    assert!(eventually(PATIENCE, held));
+    primary.client().ok(&["CLIENT", "UNPAUSE"]);
+    assert_eq!(reader.join().unwrap().text(), "1", "reads go on");
+    assert_eq!(primary.client().ok(&["EXISTS", "counter"]).int(), 0, "the write went through");
+    primary.client().ok(&["FAILOVER", "ABORT"]);
+    assert_eq!(writer.join().unwrap().int(), 1);
+}
