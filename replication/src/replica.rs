@@ -32,6 +32,11 @@
 //! of it ([`Output::RdbAbort`]), and the next handshake says how much that is ([`crate::file::Part`]). It
 //! is thrown away when the primary does not go on with it, and when the caller's role changes.
 //!
+//! A link that asks the other side to take over ([`Config::failover`]) takes any error that ends a
+//! handshake for a refusal ([`Output::FailoverRefused`]): writes wait for the answer, and who wants can
+//! ask again. A link that breaks is no answer, and is made anew. If it broke when everything was said
+//! but the answer, the other side may be a primary by now, and says so when it is asked again.
+//!
 //! The command stream leaves as whole units only (see [`crate::frame`]), so the place that is asked
 //! for after a cut is always the end of the replica's log.
 
@@ -170,7 +175,10 @@ pub enum Output {
     Rollback { to: Offset },
     /// Whole units of the command stream: append them to the log as they are, and execute them.
     Stream(Range<usize>),
-    /// The node that was asked to take over ([`Config::failover`]) will not. The link has ended.
+    /// The node that was asked to take over ([`Config::failover`]) is the primary now. The link goes
+    /// on as one like any other.
+    TookOver,
+    /// That node will not. The link has ended.
     FailoverRefused { why: String },
     /// Streaming began.
     LinkUp,
@@ -250,6 +258,8 @@ pub struct Replica {
     /// Whether the primary knows offsets; false after a `SYNC`.
     acks: bool,
     attempts: u32,
+    /// A link broke after the other side was asked to take over and before it answered.
+    unanswered: bool,
     /// The history that was rolled back since the link last was up.
     rolled_back: Option<HistoryId>,
     /// What the caller keeps of a file whose link broke.
@@ -276,6 +286,7 @@ impl Replica {
             frames_begin: false,
             acks: true,
             attempts: 0,
+            unanswered: false,
             rolled_back: None,
             part: None,
             all: None,
@@ -554,6 +565,7 @@ impl Replica {
         self.forget_part(out);
         self.config = config;
         self.attempts = 0;
+        self.unanswered = false;
         self.rolled_back = None;
         self.all = None;
         if let State::RollingBack { open, .. } = &mut self.state {
@@ -661,6 +673,22 @@ impl Replica {
         }
     }
 
+    /// The other side will not have us.
+    fn refused(&mut self, what: &str, error: &[u8], now_ms: u64, out: &mut Vec<Output>) {
+        let why = printable(error);
+        self.lose(format!("{what}: {why}"), true, now_ms, out);
+        if self.config.failover {
+            out.push(Output::FailoverRefused { why });
+        }
+    }
+
+    /// The other side is a primary: if it was to become one, it did.
+    fn took_over(&mut self, out: &mut Vec<Output>) {
+        if std::mem::take(&mut self.config.failover) {
+            out.push(Output::TookOver);
+        }
+    }
+
     /// Ends the connection and plans the next attempt.
     fn lose(&mut self, why: String, open: bool, now_ms: u64, out: &mut Vec<Output>) {
         // The end of a link that lasted is answered at once. One that breaks as soon as it stands
@@ -675,6 +703,9 @@ impl Replica {
             State::Transfer { transfer, file: Some(_), .. } => transfer.received() > 0,
             _ => false,
         };
+        if let State::Handshake(steps) = &self.state {
+            self.unanswered |= self.config.failover && steps.front() == Some(&Step::Psync);
+        }
         if gained {
             // Each attempt that brings a part brings the end nearer.
             self.attempts = 0;
@@ -709,17 +740,14 @@ impl Replica {
         let step = steps.pop_front().ok_or(ProtocolError("a reply to nothing"))?;
         match (step, line.strip_prefix(b"-")) {
             (Step::Ping, Some(error)) if !wants_auth(error) => {
-                let why = format!("Error reply to PING from the primary: {}", printable(error));
-                self.lose(why, true, now_ms, out);
+                self.refused("Error reply to PING from the primary", error, now_ms, out);
             }
             (Step::Ping, _) => self.introduce(now_ms, out),
             (Step::Auth, Some(error)) => {
-                let why = format!("Unable to AUTH to the primary: {}", printable(error));
-                self.lose(why, true, now_ms, out);
+                self.refused("Unable to AUTH to the primary", error, now_ms, out);
             }
             (Step::Capa, Some(error)) if error.ends_with(wire::ITSELF.as_bytes()) => {
-                let why = "The primary is this server itself: it cannot replicate from itself";
-                self.lose(why.into(), true, now_ms, out);
+                self.refused("The primary is this server itself", error, now_ms, out);
             }
             (Step::Port | Step::Ip | Step::Capa, Some(error)) => {
                 let text = format!(
@@ -811,6 +839,7 @@ impl Replica {
             let text = format!("Full resync from the primary: {}:{}", place.0, place.1);
             log(out, Level::Notice, text);
             let terms = Terms::read(words)?;
+            self.took_over(out);
             let from = self.resumes(&terms, place)?;
             if from == 0 {
                 self.forget_part(out);
@@ -837,13 +866,20 @@ impl Replica {
             self.place = Some((id, offset));
             self.acks = true;
             out.push(Output::Continue { history: id, former: terms.former });
+            self.took_over(out);
             self.up(now_ms, out);
         } else if let Some(rest) = line.strip_prefix(b"-ROLLBACK ") {
             self.told_to_roll_back(rest, now_ms, out)?;
         } else if self.config.failover {
-            let why = printable(line.strip_prefix(b"-").unwrap_or(line));
-            self.lose(format!("The new primary did not take over: {why}"), true, now_ms, out);
-            out.push(Output::FailoverRefused { why });
+            let error = line.strip_prefix(b"-").unwrap_or(line);
+            if self.unanswered && error == wire::PRIMARY_ALREADY.as_bytes() {
+                let text = "The new primary took over already: its answer was lost";
+                log(out, Level::Notice, text.into());
+                self.took_over(out);
+                self.ask_again(true, now_ms, out);
+            } else {
+                self.refused("The new primary did not take over", error, now_ms, out);
+            }
         } else if is_unknown_command(line) {
             log(out, Level::Notice, "The primary does not know PSYNC: asking with SYNC".into());
             self.acks = false;
@@ -910,6 +946,7 @@ impl Replica {
         if history != id {
             return Err(ProtocolError("a -ROLLBACK in a history that was not asked for"));
         }
+        self.took_over(out);
         // Neither may make the two spin: each rollback loads the data set.
         if to >= held || self.rolled_back == Some(id) {
             self.all = Some(format!("the primary wants a rollback of {id} to {to} from {held}"));

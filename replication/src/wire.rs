@@ -42,6 +42,9 @@ pub(crate) const LZ4: &str = "lz4";
 /// The error that a primary has for itself.
 pub(crate) const ITSELF: &str = "can't replicate from itself";
 
+/// What a primary says when it is asked to take over.
+pub const PRIMARY_ALREADY: &str = "ERR PSYNC FAILOVER can't be sent to a master.";
+
 /// The longest reply line that is taken from a peer. Error replies may quote what they refuse.
 pub(crate) const MAX_LINE: usize = 4096;
 

@@ -129,25 +129,102 @@ fn a_failover_hands_over_and_loses_nothing() {
     }
 }
 
-/// The target of a failover refuses. The primary is the primary again at once, and not only when it
-/// has waited for long enough: what it held back meanwhile is executed.
+/// The target of a failover refuses, somewhere in the handshake. The primary is the primary again at
+/// once, and not only when it has waited for long enough: what it held back meanwhile is executed.
 #[test]
 fn a_failover_that_is_refused_ends_at_once() {
+    for (step, error) in [
+        ("PING", "ERR not for you"),
+        ("PING", "LOADING Redis is loading the dataset in memory"),
+        ("PING", "MASTERDOWN Link with MASTER is down"),
+        ("AUTH", "WRONGPASS invalid username-password pair or user is disabled."),
+        ("PSYNC", "NOAUTH Authentication required."),
+        ("PSYNC", "ERR I am not the one"),
+    ] {
+        let primary = Server::varve().arg("--masterauth", "secret").start();
+        let mut target = Puppet::of(&primary);
+        let history = primary.info("master_replid");
+        let writing = target.begin_failover(&primary);
+        target.serve(|command| match command.starts_with(step) {
+            true => Some(format!("-{error}")),
+            false => Some("+OK".into()),
+        });
+        assert_eq!(writing.join().unwrap(), Value::ok(), "{step}: {error}");
+        assert_eq!(primary.info("role"), "master");
+        assert_eq!(state(&primary), "no-failover");
+        assert_ne!(primary.info("master_replid"), history, "a target may have taken over the name");
+        let log = primary.log();
+        assert!(log.contains(&format!("FAILOVER aborted: the target refused: {error}")), "{log}");
+    }
+}
+
+/// `REPLCONF` only tells what may be of use, and Redis goes on if it is refused. So it is the answer to
+/// `PSYNC` that counts, and a link that breaks is no answer: the next one is.
+#[test]
+fn a_failover_survives_what_is_no_refusal() {
+    for (step, answer) in [
+        ("REPLCONF", Some("-ERR Unrecognized REPLCONF option")),
+        ("PING", Some("-NOAUTH Authentication required.")),
+        ("PING", None),
+        ("REPLCONF", None),
+        ("PSYNC", None),
+    ] {
+        let primary = start(Kind::Varve);
+        let mut target = Puppet::of(&primary);
+        let id = primary.info("master_replid");
+        let writing = target.begin_failover(&primary);
+        let answer = answer.map(String::from);
+        if answer.is_none() {
+            let asked = target.serve(|command| match command.starts_with(step) {
+                true => None,
+                false => Some("+OK".into()),
+            });
+            assert!(asked[asked.len() - 1].starts_with(step), "{asked:?}");
+        }
+        let mut over = false;
+        let asked = target.serve(|command| match command {
+            _ if command.starts_with("REPLCONF ACK") => None,
+            _ if command.starts_with("PSYNC") && step == "PSYNC" && !over => {
+                // It was asked before.
+                over = true;
+                Some("-ERR PSYNC FAILOVER can't be sent to a master.".into())
+            }
+            _ if command.starts_with("PSYNC") => Some(format!("+CONTINUE {id}")),
+            _ if command.starts_with(step) && answer.is_some() => answer.clone(),
+            _ => Some("+OK".into()),
+        });
+        let psync: Vec<&String> = asked.iter().filter(|c| c.starts_with("PSYNC")).collect();
+        assert!(psync[0].ends_with(" FAILOVER"), "{asked:?}");
+        assert_eq!(psync.len() - 1, over as usize, "{asked:?}");
+        assert!(psync[1..].iter().all(|psync| !psync.ends_with(" FAILOVER")), "{asked:?}");
+        let refused = writing.join().unwrap();
+        assert!(format!("{refused:?}").contains("READONLY"), "{step} {answer:?}: {refused:?}");
+        assert_eq!(primary.info("role"), "slave");
+        assert_eq!(state(&primary), "no-failover");
+    }
+}
+
+/// The target took over and has less than its old primary, which is to have all of its data: however
+/// long that takes, there are not two primaries meanwhile.
+#[test]
+fn a_failover_is_over_when_the_target_sends_its_data() {
     let primary = start(Kind::Varve);
     let mut target = Puppet::of(&primary);
-    let history = primary.info("master_replid");
+    let id = primary.info("master_replid");
     let writing = target.begin_failover(&primary);
-    let asked = target.serve(|command| match command.starts_with("PSYNC") {
-        true => Some("-ERR I am not the one".into()),
-        false => Some("+OK".into()),
+    thread::scope(|scope| {
+        // The data never come.
+        scope.spawn(|| {
+            target.serve(|command| match command.starts_with("PSYNC") {
+                true => Some(format!("+FULLRESYNC {id} 0")),
+                false => Some("+OK".into()),
+            })
+        });
+        let refused = writing.join().unwrap();
+        assert!(format!("{refused:?}").contains("READONLY"), "{refused:?}");
+        assert_eq!(primary.info("role"), "slave");
+        drop(primary);
     });
-    assert!(asked[asked.len() - 1].ends_with(" FAILOVER"), "{asked:?}");
-    assert_eq!(writing.join().unwrap(), Value::ok());
-    assert_eq!(primary.info("role"), "master");
-    assert_eq!(state(&primary), "no-failover");
-    assert_ne!(primary.info("master_replid"), history, "a target may have taken over the name");
-    let log = primary.log();
-    assert!(log.contains("FAILOVER aborted: the target refused: ERR I am not the one"), "{log}");
 }
 
 /// While writes wait nothing else may change the data: the replica that is to take over would never

@@ -109,6 +109,7 @@ impl Caller {
                     self.events.push(format!("continue {}", history != id(1)))
                 }
                 Output::Rollback { to } => self.events.push(format!("rollback {to}")),
+                Output::TookOver => self.events.push("took over".into()),
                 Output::FailoverRefused { why } => self.events.push(format!("refused ({why})")),
                 Output::LinkUp => self.events.push("up".into()),
                 Output::LinkDown { .. } => self.events.push("down".into()),
@@ -240,17 +241,70 @@ fn a_known_place_is_asked_for_with_its_next_byte() {
     caller.sent();
     caller.feed(b"+OK\r\n+OK\r\n");
     assert_eq!(caller.sent(), command(&[b"PSYNC", id(7).as_bytes(), b"42"]));
+}
 
+/// A link that asks the primary to take over, and has come as far as `replies` bring it.
+fn handing_over(replies: &[u8]) -> Caller {
     let mut config = Config::new("p", 1, 2);
     config.failover = true;
+    config.password = Some("secret".into());
     let mut caller = Caller::new(config, Some((id(7), Offset(41))));
     caller.tick(0);
     caller.connected();
-    caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n");
+    caller.feed(replies);
+    caller.events();
+    caller
+}
+
+#[test]
+fn whatever_ends_the_handshake_refuses_to_take_over() {
+    let asked = b"+PONG\r\n+OK\r\n-ERR port\r\n-ERR capa\r\n";
+    assert!(handing_over(asked).sent().ends_with(b"$8\r\nFAILOVER\r\n"));
+    for (replies, error) in [
+        (&b""[..], "ERR not me"),
+        (b"", "LOADING loading"),
+        (b"+PONG\r\n", "WRONGPASS no"),
+        (b"+PONG\r\n+OK\r\n+OK\r\n", "ERR can't replicate from itself"),
+        (asked, "ERR not me"),
+        (asked, "NOMASTERLINK no"),
+        // Of its own accord: it is not known to have our last bytes.
+        (asked, wire::PRIMARY_ALREADY),
+    ] {
+        let mut caller = handing_over(replies);
+        caller.feed(format!("-{error}\r\n").as_bytes());
+        assert_eq!(caller.events(), format!("disconnect, refused ({error})"));
+    }
+}
+
+#[test]
+fn who_answers_psync_has_taken_over() {
+    let asked = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
+    let (own, other) = (id(7), id(9));
+    for (reply, events) in [
+        (format!("+CONTINUE {other}"), "continue true, took over, up"),
+        (format!("+FULLRESYNC {other} 0"), "took over"),
+        (format!("-ROLLBACK {own} 30"), "took over, rollback 30"),
+    ] {
+        let mut caller = handing_over(asked);
+        caller.feed(format!("{reply}\r\n").as_bytes());
+        assert_eq!(caller.events(), events, "{reply}");
+    }
+}
+
+#[test]
+fn a_lost_answer_to_taking_over_is_asked_for_again() {
+    let asked = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
+    let mut caller = handing_over(asked);
+    caller.closed();
+    assert_eq!(caller.events(), "");
+    caller.tick(1000);
+    caller.connected();
+    caller.feed(asked);
     assert!(caller.sent().ends_with(b"$8\r\nFAILOVER\r\n"));
     caller.events();
-    caller.feed(b"-ERR not me\r\n");
-    assert_eq!(caller.events(), "disconnect, refused (ERR not me)");
+    caller.feed(format!("-{}\r\n", wire::PRIMARY_ALREADY).as_bytes());
+    assert_eq!(caller.events(), "took over");
+    assert_eq!(caller.sent(), command(&[b"PSYNC", id(7).as_bytes(), b"42"]));
 }
 
 #[test]

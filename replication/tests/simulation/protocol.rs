@@ -263,7 +263,7 @@ impl World {
                 self.plan(after, Event::RolledBack { at, run });
             }
             Output::Stream(range) => self.stream(at, &buf[range]),
-            Output::FailoverRefused { .. } => {} // nobody asks for one here
+            Output::TookOver | Output::FailoverRefused { .. } => {} // nobody asks for one here
             Output::LinkUp => (self.servers[at].told, self.servers[at].excused) = (0, false),
             Output::LinkDown { why } => self.note(|_| format!("node {at}: {why}")),
             Output::Log(_, text) => self.note(|_| format!("node {at}: {text}")),

@@ -3,7 +3,8 @@
 //! Writes wait while the target takes in the rest of the log, and nothing expires or is evicted. Then
 //! this server follows it, and its first `PSYNC` asks the target to take over; what waited is refused
 //! as by any replica. If the target refuses, or does not answer in time, this server is the primary
-//! again.
+//! again. A refusal is any error that ends the handshake: it is not tried again as it is by a replica,
+//! for writes wait. It is while the target cannot be reached.
 //!
 //! What had begun before may still end and be written: the transaction that `FAILOVER` is in, a
 //! `MIGRATE` whose target has not answered. Then the target must have that as well.
@@ -138,10 +139,7 @@ impl Server {
         let Some(failover) = &self.repl.failover else { return };
         let now = self.clock.now_ms();
         if let Some(asked) = failover.asked_ms {
-            if self.link_is_up() {
-                log_notice!("The failover is complete: this server follows the new primary");
-                self.end_failover(net);
-            } else if now - asked >= ANSWER_MS {
+            if now - asked >= ANSWER_MS {
                 self.abort_failover(net, "the target does not answer");
             }
             return;
@@ -166,6 +164,13 @@ impl Server {
             failover.asked_ms = Some(self.clock.now_ms());
         }
         self.follow(net, to);
+    }
+
+    /// The target took over. What it makes of this server, and be it a full resync, is a replica's
+    /// life.
+    pub(super) fn complete_failover(&mut self, net: &mut Net<super::Client>) {
+        log_notice!("The failover is complete: this server follows the new primary");
+        self.end_failover(net);
     }
 
     /// Ends a failover that cannot be brought to its end. Whether there was one.

@@ -380,6 +380,7 @@ impl Server {
                     }
                     self.fail_all_watchers(net);
                 }
+                Output::TookOver => self.complete_failover(net),
                 Output::FailoverRefused { why } => {
                     self.abort_failover(net, &format!("the target refused: {why}"));
                 }

@@ -16,6 +16,7 @@ use varve_replication::file::FileId;
 use varve_replication::node::Followers;
 use varve_replication::primary::supply::{AfterBulk, Supply, SupplyView, Target};
 use varve_replication::primary::{Decision, Replconf};
+use varve_replication::wire::PRIMARY_ALREADY;
 
 /// With more than this waiting at a replica, a streaming child is not read.
 const STREAM_HIGH: usize = 16 << 20;
@@ -50,7 +51,7 @@ impl Server {
     ) -> Result<(), Error> {
         if take_over {
             if self.is_primary() {
-                return Err(Error::new("ERR PSYNC FAILOVER can't be sent to a master."));
+                return Err(Error::new(PRIMARY_ALREADY));
             }
             let ours = self.repl.node.histories().current;
             if HistoryId::parse(id) != Some(ours) {
