@@ -12,6 +12,9 @@ use varve_engine::num::parse_int;
 use varve_engine::{Args, Error};
 
 fn replicaof(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
+    if s.repl.failover.is_some() {
+        return Err(Error::new("ERR REPLICAOF not allowed while failing over."));
+    }
     if args[1].eq_ignore_ascii_case(b"no") && args[2].eq_ignore_ascii_case(b"one") {
         if !s.is_primary() {
             s.promote(call.net);
@@ -23,9 +26,6 @@ fn replicaof(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let port = parse_int(&args[2]).filter(|p| (0..=65535).contains(p));
     let port = port.ok_or(Error::new("ERR Invalid master port"))? as u16;
     let host = String::from_utf8_lossy(&args[1]).into_owned();
-    if s.repl.failover.is_some() {
-        return Err(Error::new("ERR REPLICAOF not allowed while failing over."));
-    }
     if s.cfg.replicaof.as_ref().is_some_and(|p| p.host == host && p.port == port) {
         call.reply.simple("OK Already connected to specified master");
         return Ok(());

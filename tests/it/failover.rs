@@ -4,7 +4,9 @@
 //! port is the test's own listener.
 
 use crate::replication::{Kind, follow, start, synced};
-use crate::support::{Client, PATIENCE, Server, Value, eventually};
+use crate::support::{
+    Client, PATIENCE, Proxy, Server, Value, assert_same_data, caught_up, eventually,
+};
 use std::net::TcpListener;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -57,9 +59,10 @@ impl Puppet {
             let words = command.items();
             let words: Vec<String> = words.iter().map(Value::text).collect();
             asked.push(words.join(" "));
+            // The server may have ended the link, and the rest of what it said be of no interest.
             match answer(&asked[asked.len() - 1]) {
-                Some(reply) => link.send_raw(format!("{reply}\r\n").as_bytes()),
-                None => break,
+                Some(reply) if link.try_send_raw(format!("{reply}\r\n").as_bytes()).is_ok() => {}
+                _ => break,
             }
         }
         asked
@@ -123,7 +126,7 @@ fn a_failover_hands_over_and_loses_nothing() {
         replica.client().ok(&["SET", "after", "failover"]);
         let same = || primary.info("master_repl_offset") == replica.info("master_repl_offset");
         assert!(eventually(PATIENCE, same), "the old primary does not follow");
-        crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
+        assert_same_data(&mut primary.client(), &mut replica.client());
         assert_eq!(primary.info("sync_full"), full);
         assert_eq!(replica.info("sync_full"), "0", "the old primary needed a full sync");
     }
@@ -365,4 +368,198 @@ fn unpausing_clients_does_not_let_writes_into_a_failover() {
     assert_eq!(primary.client().ok(&["EXISTS", "counter"]).int(), 0, "the write went through");
     primary.client().ok(&["FAILOVER", "ABORT"]);
     assert_eq!(writer.join().unwrap().int(), 1);
+}
+
+/// Two servers of which the second follows the first through a link that can be held up.
+fn pair(kinds: [Kind; 2]) -> (Server, Proxy, Server) {
+    let [primary, replica] = kinds.map(start);
+    let link = Proxy::to(primary.port());
+    follow(&replica, link.port());
+    assert!(eventually(PATIENCE, || synced(&replica)), "the first sync did not end");
+    // As long as it has not acknowledged, it is not online.
+    primary.client().ok(&["SET", "first", "1"]);
+    assert_eq!(primary.client().ok(&["WAIT", "1", "0"]).int(), 1);
+    let everything = || primary.info("slave0").contains("state=online");
+    assert!(eventually(PATIENCE, everything), "{}", primary.info("slave0"));
+    (primary, link, replica)
+}
+
+fn hand_over(primary: &Server, to: &Server, rest: &[&str]) -> Value {
+    let port = to.port().to_string();
+    primary.client().cmd(&[&["FAILOVER", "TO", "127.0.0.1", &port], rest].concat())
+}
+
+/// Whether the two have changed places.
+fn is_over(old: &Server, new: &Server) -> bool {
+    new.info("role") == "master" && synced(old) && state(old) == "no-failover"
+}
+
+#[test]
+fn a_failover_needs_a_replica_to_hand_over_to() {
+    let primary = start(Kind::Varve);
+    let mut client = primary.client();
+    let mut error = |command: &[&str]| match client.cmd(command) {
+        Value::Error(error) => error,
+        reply => panic!("{command:?} answered {reply:?}"),
+    };
+    assert_eq!(error(&["FAILOVER"]), "ERR FAILOVER requires connected replicas.");
+    assert_eq!(error(&["FAILOVER", "ABORT"]), "ERR No failover in progress.");
+    let target = Puppet::of(&primary);
+    let to = ["FAILOVER", "TO", "127.0.0.1"];
+    assert_eq!(
+        error(&[&to[..], &["1"]].concat()),
+        "ERR FAILOVER target HOST and PORT is not a replica."
+    );
+    assert_eq!(
+        error(&[&to[..], &[&target.port, "FORCE"]].concat()),
+        "ERR FAILOVER with force option requires both a timeout and target HOST and IP."
+    );
+    assert_eq!(error(&["FAILOVER", "TIMEOUT", "0"]), "ERR FAILOVER timeout must be greater than 0");
+    assert_eq!(state(&primary), "no-failover");
+    assert_eq!(primary.client().ok(&["SET", "key", "value"]), Value::ok());
+}
+
+/// Who follows whom is not changed by anybody else meanwhile, and another failover has to wait.
+#[test]
+fn a_failover_that_waits_can_only_be_aborted() {
+    let (primary, link, replica) = pair([Kind::Varve, Kind::Varve]);
+    link.pause(true);
+    primary.client().ok(&["SET", "key", "before"]);
+    assert_eq!(hand_over(&primary, &replica, &[]), Value::ok());
+    let writing = ask(&primary, &["SET", "key", "after"]);
+    for command in [&["REPLICAOF", "NO", "ONE"], &["REPLICAOF", "127.0.0.1", "1"]] {
+        let refused = primary.client().cmd(command);
+        let expected = "ERR REPLICAOF not allowed while failing over.";
+        assert_eq!(refused, Value::Error(expected.into()));
+    }
+    let again = hand_over(&primary, &replica, &[]);
+    assert_eq!(again, Value::Error("ERR FAILOVER already in progress.".into()));
+    assert_eq!(state(&primary), "waiting-for-sync");
+    assert!(!writing.is_finished());
+    assert_eq!(primary.client().ok(&["GET", "key"]).text(), "before");
+    primary.client().ok(&["FAILOVER", "ABORT"]);
+    assert_eq!(writing.join().unwrap(), Value::ok());
+    assert_eq!(state(&primary), "no-failover");
+    link.pause(false);
+    caught_up(&primary, &replica);
+    assert_eq!(primary.info("sync_full"), "1");
+}
+
+/// The replica does not catch up in time, and the primary stays what it is. It has lost nothing, and
+/// neither has the replica when the link goes on.
+#[test]
+fn a_failover_that_times_out_changes_nothing() {
+    let (primary, link, replica) = pair([Kind::Varve, Kind::Varve]);
+    let history = primary.info("master_replid");
+    link.pause(true);
+    primary.client().ok(&["SET", "key", "before"]);
+    assert_eq!(hand_over(&primary, &replica, &["TIMEOUT", "300"]), Value::ok());
+    // Held until then, or sent after it.
+    primary.client().ok(&["SET", "key", "after"]);
+    assert_eq!(state(&primary), "no-failover");
+    assert_eq!(primary.info("master_replid"), history, "nobody else was asked to take the name");
+    link.pause(false);
+    caught_up(&primary, &replica);
+    assert_eq!(replica.client().ok(&["GET", "key"]).text(), "after");
+    assert_eq!(primary.info("sync_full"), "1");
+    assert!(primary.log().contains("FAILOVER aborted: no replica caught up in time"));
+}
+
+/// The operator would rather lose the last writes than wait. The target takes over with what it has,
+/// and the old primary gives up what is in nobody's history: one is the primary, and not both.
+#[test]
+fn a_forced_failover_hands_over_to_a_replica_that_lags() {
+    for kinds in
+        [[Kind::Varve, Kind::Varve], [Kind::Varve, Kind::Redis], [Kind::Redis, Kind::Varve]]
+    {
+        let (primary, link, replica) = pair(kinds);
+        link.pause(true);
+        primary.client().ok(&["SET", "key", "lost"]);
+        let reply = hand_over(&primary, &replica, &["FORCE", "TIMEOUT", "300"]);
+        assert_eq!(reply, Value::ok());
+        let over = || is_over(&primary, &replica);
+        assert!(eventually(PATIENCE, over), "{}\n{}", primary.log(), replica.log());
+        assert_eq!(replica.client().ok(&["EXISTS", "key"]).int(), 0);
+        replica.client().ok(&["SET", "after", "failover"]);
+        let same = || primary.info("master_repl_offset") == replica.info("master_repl_offset");
+        assert!(eventually(PATIENCE, same), "the old primary does not follow");
+        assert_same_data(&mut primary.client(), &mut replica.client());
+        if kinds == [Kind::Varve, Kind::Varve] {
+            assert_eq!(primary.log().matches("is asked to take over").count(), 1);
+        }
+    }
+}
+
+/// The target has a lot to take in before it can take over, over a link that is slow.
+#[test]
+fn a_failover_waits_for_a_replica_that_lags() {
+    let (primary, link, replica) = pair([Kind::Varve, Kind::Varve]);
+    link.throttle(1 << 20);
+    let value = "x".repeat(10_000);
+    let mut client = primary.client();
+    for i in 0..300 {
+        client.ok(&["SET", &format!("key:{i}"), &value]);
+    }
+    assert_eq!(hand_over(&primary, &replica, &[]), Value::ok());
+    let writing = ask(&primary, &["SET", "key:0", "lost"]);
+    let over = || is_over(&primary, &replica);
+    assert!(eventually(PATIENCE, over), "{}\n{}", primary.log(), replica.log());
+    assert!(writing.join().unwrap().is_error());
+    assert_eq!(replica.client().ok(&["DBSIZE"]).int(), 301);
+    assert_same_data(&mut primary.client(), &mut replica.client());
+    assert_eq!(replica.info("sync_full"), "0", "the old primary needed a full sync");
+}
+
+/// The target has acknowledged everything and dies before it is asked to take over.
+#[test]
+fn a_target_that_dies_gives_the_primary_back_its_clients() {
+    let primary = start(Kind::Varve);
+    let mut target = Puppet::of(&primary);
+    target.listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let history = primary.info("master_replid");
+    let writing = target.begin_failover(&primary);
+    assert_eq!(writing.join().unwrap(), Value::ok());
+    assert_eq!(primary.info("role"), "master");
+    assert_eq!(state(&primary), "no-failover");
+    assert_ne!(primary.info("master_replid"), history, "the target may have taken over the name");
+    let log = primary.log();
+    assert!(log.contains("FAILOVER aborted: the target does not answer"), "{log}");
+    assert_eq!(primary.client().ok(&["GET", "held"]).text(), "2");
+}
+
+/// Whatever waits for the end of the failover is told that the server is a replica now, with the words
+/// that Redis has for it.
+#[test]
+fn what_waits_for_a_failover_is_answered_as_by_redis() {
+    let answers = [Kind::Redis, Kind::Varve].map(|kind| {
+        let (primary, link, replica) = pair([kind, Kind::Varve]);
+        let popping = ask(&primary, &["BLPOP", "list", "0"]);
+        let mut client = primary.client();
+        for command in [&["MULTI"][..], &["GET", "key"], &["SET", "key", "after"]] {
+            client.ok(command);
+        }
+        link.pause(true);
+        primary.client().ok(&["SET", "key", "before"]);
+        assert_eq!(hand_over(&primary, &replica, &[]), Value::ok());
+        let writing = ask(&primary, &["SET", "key", "after"]);
+        let publishing = ask(&primary, &["PUBLISH", "channel", "message"]);
+        let popping_too = ask(&primary, &["BRPOP", "list", "0.001"]);
+        let mut reading = primary.client();
+        for command in [&["MULTI"][..], &["GET", "key"], &["EXISTS", "key"]] {
+            reading.ok(command);
+        }
+        assert_eq!(reading.ok(&["EXEC"]).items().len(), 2, "a transaction that only reads waits");
+        client.send_raw(b"EXEC\r\n");
+        a_moment();
+        assert_eq!(reading.ok(&["GET", "key"]).text(), "before");
+        link.pause(false);
+        let asked = [popping, writing, publishing, popping_too];
+        let mut answers = asked.map(|asked| asked.join().unwrap()).to_vec();
+        answers.push(client.recv());
+        let over = || is_over(&primary, &replica);
+        assert!(eventually(PATIENCE, over), "{}\n{}", primary.log(), replica.log());
+        assert_eq!(replica.client().ok(&["GET", "key"]).text(), "before");
+        answers
+    });
+    assert_eq!(answers[0], answers[1]);
 }
