@@ -322,6 +322,16 @@ impl Replica {
         matches!(self.state, State::Streaming { .. })
     }
 
+    /// Whether the other side was asked to take over, and may have done so although it has not answered.
+    pub fn has_asked_to_take_over(&self) -> bool {
+        self.unanswered || self.awaits_take_over()
+    }
+
+    fn awaits_take_over(&self) -> bool {
+        let State::Handshake(steps) = &self.state else { return false };
+        self.config.failover && steps.front() == Some(&Step::Psync)
+    }
+
     /// Whether a full sync runs: `master_sync_in_progress`.
     pub fn is_syncing(&self) -> bool {
         matches!(self.state, State::Transfer { .. } | State::Loading { .. })
@@ -703,9 +713,7 @@ impl Replica {
             State::Transfer { transfer, file: Some(_), .. } => transfer.received() > 0,
             _ => false,
         };
-        if let State::Handshake(steps) = &self.state {
-            self.unanswered |= self.config.failover && steps.front() == Some(&Step::Psync);
-        }
+        self.unanswered |= self.awaits_take_over();
         if gained {
             // Each attempt that brings a part brings the end nearer.
             self.attempts = 0;

@@ -259,6 +259,7 @@ fn handing_over(replies: &[u8]) -> Caller {
 #[test]
 fn whatever_ends_the_handshake_refuses_to_take_over() {
     let asked = b"+PONG\r\n+OK\r\n-ERR port\r\n-ERR capa\r\n";
+    assert!(!handing_over(b"+PONG\r\n+OK\r\n").replica.has_asked_to_take_over());
     assert!(handing_over(asked).sent().ends_with(b"$8\r\nFAILOVER\r\n"));
     for (replies, error) in [
         (&b""[..], "ERR not me"),
@@ -295,8 +296,10 @@ fn who_answers_psync_has_taken_over() {
 fn a_lost_answer_to_taking_over_is_asked_for_again() {
     let asked = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
     let mut caller = handing_over(asked);
+    assert!(caller.replica.has_asked_to_take_over());
     caller.closed();
     assert_eq!(caller.events(), "");
+    assert!(caller.replica.has_asked_to_take_over());
     caller.tick(1000);
     caller.connected();
     caller.feed(asked);

@@ -4,7 +4,8 @@
 //! this server follows it, and its first `PSYNC` asks the target to take over; what waited is refused
 //! as by any replica. If the target refuses, or does not answer in time, this server is the primary
 //! again. A refusal is any error that ends the handshake: it is not tried again as it is by a replica,
-//! for writes wait. It is while the target cannot be reached.
+//! for writes wait. It is while the target cannot be reached, as long as the target's own link to this
+//! server holds: who restarts may lack what it had.
 //!
 //! What had begun before may still end and be written: the transaction that `FAILOVER` is in, a
 //! `MIGRATE` whose target has not answered. Then the target must have that as well.
@@ -141,6 +142,8 @@ impl Server {
         if let Some(asked) = failover.asked_ms {
             if now - asked >= ANSWER_MS {
                 self.abort_failover(net, "the target does not answer");
+            } else if !failover.force && self.lost_target(net) {
+                self.abort_failover(net, "the target is gone");
             }
             return;
         }
@@ -156,6 +159,15 @@ impl Server {
         } else if late {
             self.abort_failover(net, "no replica caught up in time");
         }
+    }
+
+    /// Whether the target has left before it was asked to take over: it may come back with less than
+    /// it had acknowledged.
+    fn lost_target(&self, net: &Net<super::Client>) -> bool {
+        let asked = |link: &super::Link| link.machine().has_asked_to_take_over();
+        let target = self.cfg.replicaof.as_ref();
+        !self.repl.link.as_ref().is_some_and(asked)
+            && !self.replicas_by_address(net).iter().any(|(address, ..)| Some(address) == target)
     }
 
     fn hand_over(&mut self, net: &mut Net<super::Client>, to: PrimaryAddress) {
