@@ -392,6 +392,13 @@ fn flip(file: &Path) {
     fs::write(file, bytes).unwrap();
 }
 
+/// Whether the log of `replica` begins with a base of the history that `primary` began when it was
+/// promoted. While the files change there is none, which is -1.
+fn has_base_of(replica: &Server, primary: &Server) -> bool {
+    let base: i64 = replica.info("log_first_offset_base").parse().unwrap();
+    base >= primary.number("second_repl_offset") as i64
+}
+
 /// A disk gives back other bits than it was given: of the base to go back to, old or in force, or of the
 /// history after it. The file is named, a full resync follows, and no wrong value is ever served.
 #[test]
@@ -436,9 +443,7 @@ fn damage_met_in_a_rollback_is_named_and_costs_a_full_resync() {
             false => parted.assert_kept(after + 1, 0),
         }
         // The damaged file is of no log any more once the received base is in force.
-        let received = || {
-            parted.old.number("log_first_offset_base") >= parted.new.number("second_repl_offset")
-        };
+        let received = || has_base_of(&parted.old, &parted.new);
         assert!(eventually(PATIENCE, received), "the received base is not in force");
         parted.old.kill9();
         parted.old.restart();
@@ -481,10 +486,7 @@ fn a_log_that_can_not_be_loaded_after_a_rollback_costs_a_full_resync() {
     follow(&parted.old, parted.new.port());
     caught_up(&parted.new, &parted.old);
     assert_eq!(parted.old.number("sync_rollbacks_done"), 0);
-    let on_disk = || {
-        let base: i64 = parted.old.info("log_first_offset_base").parse().unwrap();
-        base >= parted.new.number("second_repl_offset") as i64
-    };
+    let on_disk = || has_base_of(&parted.old, &parted.new);
     assert!(eventually(PATIENCE, on_disk), "{}", parted.old.log());
     parted.old.kill9();
     parted.old.restart();
