@@ -1,6 +1,6 @@
 //! `FAILOVER`: handing over, and all the ways in which that comes to nothing.
 //!
-//! Where the moment matters, the replica is a [`Puppet`]: it acknowledges what the test says, and its
+//! Where the moment matters, the replica is a [`Puppet`]: it acknowledges when the test says so, and its
 //! port is the test's own listener.
 
 use crate::replication::{Kind, follow, start, synced};
@@ -33,8 +33,9 @@ impl Puppet {
         Puppet { link, listener, port }
     }
 
-    /// Acknowledges the log up to `offset`, and waits until the primary knows it.
-    fn acknowledge(&mut self, primary: &Server, offset: u64) {
+    /// Acknowledges all of the log, and waits until the primary knows it.
+    fn acknowledge(&mut self, primary: &Server) {
+        let offset = primary.number("master_repl_offset");
         self.link.send_raw(format!("REPLCONF ACK {offset}\r\n").as_bytes());
         let known = || primary.info("slave0").contains(&format!("offset={offset},"));
         assert!(eventually(PATIENCE, known), "{}", primary.info("slave0"));
@@ -46,7 +47,7 @@ impl Puppet {
         primary.client().ok(&["SET", "before", "1"]);
         primary.client().ok(&["FAILOVER", "TO", "127.0.0.1", &self.port]);
         let writing = ask(primary, &["SET", "held", "2"]);
-        self.acknowledge(primary, primary.number("master_repl_offset"));
+        self.acknowledge(primary);
         writing
     }
 
@@ -277,8 +278,7 @@ fn nothing_expires_or_is_evicted_while_writes_wait() {
 fn a_failover_in_a_transaction_hands_the_transaction_over() {
     let primary = start(Kind::Varve);
     let mut replica = Puppet::of(&primary);
-    let before = primary.number("master_repl_offset");
-    replica.acknowledge(&primary, before);
+    replica.acknowledge(&primary);
     let mut client = primary.client();
     client.ok(&["MULTI"]);
     client.ok(&["SET", "first", "1"]);
@@ -287,8 +287,7 @@ fn a_failover_in_a_transaction_hands_the_transaction_over() {
     assert_eq!(client.ok(&["EXEC"]).items(), vec![Value::ok(); 3]);
     a_moment();
     assert_eq!(state(&primary), "waiting-for-sync", "the target holds nothing of it");
-    let end = primary.number("master_repl_offset");
-    replica.acknowledge(&primary, end);
+    replica.acknowledge(&primary);
     assert!(eventually(PATIENCE, || state(&primary) == "failover-in-progress"));
 }
 
@@ -303,8 +302,7 @@ fn a_failover_waits_for_a_migration() {
     let migrating = ask(&primary, &["MIGRATE", "127.0.0.1", &port, "key", "0", "60000"]);
     let mut elsewhere = Client::accept(&elsewhere);
     elsewhere.recv();
-    let before = primary.number("master_repl_offset");
-    replica.acknowledge(&primary, before);
+    replica.acknowledge(&primary);
     primary.client().ok(&["FAILOVER", "TO", "127.0.0.1", &replica.port]);
     a_moment();
     assert_eq!(state(&primary), "waiting-for-sync", "the key's fate is open");
@@ -314,8 +312,7 @@ fn a_failover_waits_for_a_migration() {
     assert_eq!(migrating.join().unwrap(), Value::ok());
     a_moment();
     assert_eq!(state(&primary), "waiting-for-sync", "the target does not know that the key went");
-    let end = primary.number("master_repl_offset");
-    replica.acknowledge(&primary, end);
+    replica.acknowledge(&primary);
     assert!(eventually(PATIENCE, || state(&primary) == "failover-in-progress"));
 }
 

@@ -46,7 +46,7 @@ impl Shared {
             return;
         }
         let sink = lock(&self.sink);
-        if sink.epoch == epoch && sink.segment.as_ref().is_some_and(|now| now.start == open.start) {
+        if sink.still_writes(&open, epoch) {
             self.step_due.store((position + step / 2).0, Ordering::Relaxed);
         }
     }

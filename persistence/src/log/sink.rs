@@ -64,6 +64,12 @@ impl Sink {
         self.queue.push_back(piece);
     }
 
+    /// Whether `segment`, which was written in `epoch`, still is the one that is.
+    pub fn still_writes(&self, segment: &Open, epoch: u64) -> bool {
+        let same = |now: &Open| now.start == segment.start;
+        self.epoch == epoch && self.segment.as_ref().is_some_and(same)
+    }
+
     /// Whether everything pushed has been written.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()

@@ -233,9 +233,7 @@ impl Shared {
                 return;
             }
             let sink = lock(&self.sink);
-            let same = sink.epoch == epoch
-                && sink.segment.as_ref().is_some_and(|now| now.start == open.start);
-            if same {
+            if sink.still_writes(&open, epoch) {
                 self.synced.fetch_max(written, Ordering::Release);
                 return;
             }
@@ -459,10 +457,15 @@ impl Shared {
             file.sync().map_err(Error::io("sync", &path))?;
         }
         folder.put_in_force(&prepared, manifest)?;
-        sink.segment = Some(Open { file: file.clone(), start: at });
+        self.begin_segment(&mut sink, file.clone(), at);
         sink.dir_dirty = true;
-        self.step_due.store(ahead::first_step(at).0, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What is written from `start` on goes into `file`.
+    fn begin_segment(&self, sink: &mut Sink, file: Arc<dyn DiskFile>, start: Offset) {
+        sink.segment = Some(Open { file, start });
+        self.step_due.store(ahead::first_step(start).0, Ordering::Relaxed);
     }
 
     /// Makes `base` the log's base. What is older becomes history, or goes.
@@ -542,8 +545,7 @@ impl Shared {
         self.measure_base(&folder);
         folder.publish();
         let mut sink = lock(&self.sink);
-        sink.segment = Some(Open { file, start: offset });
-        self.step_due.store(ahead::first_step(offset).0, Ordering::Relaxed);
+        self.begin_segment(&mut sink, file, offset);
         self.written.store(offset.0, Ordering::Release);
         self.synced.store(offset.0, Ordering::Release);
         self.sync_failed_at.store(NEVER, Ordering::Relaxed);
