@@ -1,12 +1,12 @@
-//! Directives and client flags that work in the background: each must be seen to do something, and
-//! to do nothing when it is off.
+//! Directives, client flags and other things that work in the background: each must be seen to do something,
+//! and a directive to do nothing when it is off.
 
 use crate::faults::{Attempt, text};
-use crate::support::client::encode;
+use crate::support::client::{Command, encode};
 use crate::support::{Client, Folder, PATIENCE, Server, Value, eventually};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process;
 use std::time::Duration;
 
 fn process_file(pid: u32, name: &str) -> String {
@@ -61,7 +61,7 @@ fn the_stock_configuration_of_debian_starts() {
         .map(|line| format!("{line}\n"))
         .collect();
     fs::write(&conf, own + &format!("dir {}\n", text(folder.path()))).unwrap();
-    let mut command = Command::new(Server::program());
+    let mut command = process::Command::new(Server::program());
     command.arg(&conf);
     let mut daemon = Attempt::of(command, &[]);
     let mut client = daemon.serving();
@@ -460,4 +460,36 @@ fn no_touch_leaves_no_traces_but_by_touch() {
     quiet.ok(&["CLIENT", "NO-TOUCH", "off"]);
     quiet.ok(&["GET", "k"]);
     assert_eq!(frequency("k"), start + 2);
+}
+
+/// A fork write-protects the whole dataset. What the child has left is made writable again in the
+/// background, instead of by a fault of the loop for each page.
+#[test]
+fn a_snapshot_leaves_the_loop_no_faults() {
+    const KEYS: usize = 500_000; // as many as `stopped_child` makes
+    let server = Server::varve().arg("--loglevel", "verbose").start();
+    let mut client = server.client();
+    let faults = || -> u64 {
+        let stat = process_file(server.pid(), &format!("task/{}/stat", server.pid()));
+        stat.rsplit(')').next().unwrap().split_whitespace().nth(7).unwrap().parse().unwrap()
+    };
+    let passes = || server.log().matches("no longer shared").count();
+    let write_all = |client: &mut Client| {
+        let before = faults();
+        for first in (0..KEYS).step_by(1000) {
+            let write = |i| Command::new(&["SETRANGE", &format!("key:{i}"), "0", "x"]);
+            let writes: Vec<_> = (first..first + 1000).map(write).collect();
+            client.pipeline(&writes);
+        }
+        faults() - before
+    };
+    let child = stopped_child(&server, &mut client, "BGSAVE");
+    let shared = write_all(&mut client);
+    signal(child, libc::SIGCONT);
+    no_child(&server);
+    client.ok(&["BGSAVE"]);
+    no_child(&server);
+    assert!(eventually(PATIENCE, || passes() == 2), "{}", server.log());
+    let own = write_all(&mut client);
+    assert!(shared > 5000 && own < shared / 8, "{own} faults instead of {shared}");
 }

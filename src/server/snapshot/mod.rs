@@ -13,10 +13,12 @@
 //! | `child.rs` | the child's side: what runs after the fork |
 //! | `parent.rs` | the server's side: starting a child, hearing it, what becomes of its snapshot |
 //! | `due.rs` | when a child is started |
+//! | `unshare.rs` | the memory that a child has left |
 
 mod child;
 mod due;
 mod parent;
+mod unshare;
 
 use super::progress::Progress;
 use nix::unistd::Pid;
@@ -127,6 +129,8 @@ pub struct Snapshots {
     /// Until when no rewrite begins for the log's size alone.
     rests_until_ms: i64,
     next_mark: u64,
+    /// At work after a child, until the next.
+    unshare: Option<unshare::Unshare>,
 }
 
 /// A finished snapshot. Names can come to mean another file (`SAVE`, a backup copied over it,
@@ -202,6 +206,7 @@ impl Snapshots {
             rewrite_retry_s: 0,
             rests_until_ms: 0,
             next_mark: 0,
+            unshare: None,
         }
     }
 

@@ -4,6 +4,7 @@
 
 use super::child::{Child, FAILED, PROGRESS, RECORD, SYNCED};
 use super::due::REST;
+use super::unshare::Unshare;
 use super::{OnDisk, Purpose, Running, sync_dir};
 use crate::server::Server;
 use crate::server::client::{Client, Kind};
@@ -142,6 +143,7 @@ impl Server {
             Purpose::SyncSocket { .. } => false,
         };
         let title = self.title(purpose.title());
+        self.snapshots.unshare = None;
         let forking = Instant::now();
         let this = nix::unistd::getpid();
         // SAFETY: the child allocates nothing, takes no lock and calls nothing but plain system calls
@@ -383,6 +385,10 @@ impl Server {
         set_resize_policy(ResizePolicy::Allow);
         self.apply_fsync();
         self.child_ended(net, running, ok);
+        // Its end may have begun the next.
+        if !self.snapshots.running() {
+            self.snapshots.unshare = Some(Unshare::begin());
+        }
     }
 
     fn child_ended(&mut self, net: &mut Net<Client>, running: Running, ok: bool) {
