@@ -4,7 +4,7 @@
 //! sees ("live") apart from what a power cut leaves ("durable"), writes short, runs full and stops
 //! at any operation. [`OsDisk`] is the real one.
 
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::uio::pwritev;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -26,6 +26,9 @@ pub trait DiskFile: Send + Sync {
     /// Has the file system set aside `bytes` from `position` on. The file's size stays, and
     /// [`DiskFile::set_len`] gives back what is beyond.
     fn reserve(&self, position: u64, bytes: u64) -> io::Result<()>;
+    /// Has the system give back its copy in memory of the first `bytes`, which are on disk. No reader
+    /// sees a difference.
+    fn forget(&self, bytes: u64);
     /// The file's size in bytes.
     fn size(&self) -> io::Result<u64>;
 }
@@ -102,6 +105,11 @@ impl DiskFile for File {
     fn reserve(&self, position: u64, bytes: u64) -> io::Result<()> {
         let mode = FallocateFlags::FALLOC_FL_KEEP_SIZE;
         Ok(fallocate(self, mode, position as i64, bytes as i64)?)
+    }
+
+    fn forget(&self, bytes: u64) {
+        // A refusal does no harm.
+        let _ = posix_fadvise(self, 0, bytes as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -72,6 +72,10 @@ struct State {
     /// Bytes that may still be written before the disk is full.
     space: Option<u64>,
     syncs_fail: bool,
+    /// How long files were when they were last synced.
+    synced: BTreeMap<Inode, u64>,
+    /// Calls of [`DiskFile::forget`].
+    forgets: usize,
 }
 
 impl State {
@@ -129,6 +133,8 @@ impl FakeDisk {
             short_writes: false,
             space: None,
             syncs_fail: false,
+            synced: BTreeMap::new(),
+            forgets: 0,
         };
         Arc::new_cyclic(|me| FakeDisk { state: Mutex::new(state), me: me.clone() })
     }
@@ -143,6 +149,11 @@ impl FakeDisk {
 
     pub fn set_space(&self, bytes: Option<u64>) {
         self.state().space = bytes;
+    }
+
+    /// How often something was forgotten.
+    pub fn forgets(&self) -> usize {
+        self.state().forgets
     }
 
     pub fn set_syncs_fail(&self, on: bool) {
@@ -263,6 +274,8 @@ impl DiskFile for FakeFile {
             return Err(io::Error::other("the disk is broken"));
         }
         state.act(Op::Sync(self.inode));
+        let len = state.live.files[&self.inode].len() as u64;
+        state.synced.insert(self.inode, len);
         Ok(())
     }
 
@@ -273,6 +286,12 @@ impl DiskFile for FakeFile {
 
     fn reserve(&self, _position: u64, _bytes: u64) -> io::Result<()> {
         Ok(())
+    }
+
+    fn forget(&self, bytes: u64) {
+        let mut state = self.disk.state();
+        assert!(Some(&bytes) <= state.synced.get(&self.inode), "it is not on disk");
+        state.forgets += 1;
     }
 
     fn size(&self) -> io::Result<u64> {

@@ -8,6 +8,7 @@
 //! | file | what is in it |
 //! | --- | --- |
 //! | `ahead.rs` | space on disk ahead of the end |
+//! | `behind.rs` | the system's copy in memory behind the end |
 //! | `aside.rs` | bytes that leave the log, in a file of their own |
 //! | `rollback.rs` | cutting off an end that no other node shares |
 //! | `syncs.rs` | when `everysec` syncs, and how much it may acknowledge meanwhile |
@@ -23,6 +24,7 @@
 
 mod ahead;
 mod aside;
+mod behind;
 pub mod block;
 pub mod disk;
 pub mod error;

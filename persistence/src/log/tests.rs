@@ -493,6 +493,25 @@ fn a_failed_sync_is_not_forgotten_until_a_new_base() {
 }
 
 #[test]
+fn of_what_is_on_disk_the_system_keeps_the_newest() {
+    let disk = FakeDisk::new(1);
+    let histories = Histories::new(id(1));
+    let mut log = Log::create(options(&disk), histories, Offset(0), no_waker()).unwrap();
+    let mut append = || {
+        log.append_command(0, &["SET", "a", "b"]);
+        log.flush();
+    };
+    append();
+    assert_eq!(disk.forgets(), 0);
+    (0..10).for_each(|_| append());
+    let forgets = disk.forgets();
+    assert!(forgets > 0);
+    disk.set_syncs_fail(true); // then the only good copy may be the one in memory
+    (0..10).for_each(|_| append());
+    assert_eq!(disk.forgets(), forgets);
+}
+
+#[test]
 fn a_power_cut_under_everysec_begins_a_history_that_continues_the_old() {
     let disk = FakeDisk::new(1);
     let everysec = Options { fsync: Fsync::EverySec, ..options(&disk) };

@@ -89,6 +89,8 @@ pub struct Shared {
     pub(super) dir: PathBuf,
     /// Where the log's end makes it time to ask for more space ahead, as an offset.
     pub(super) step_due: AtomicU64,
+    /// Up to which offset the system was last told to forget its copy in memory.
+    pub(super) forgotten: AtomicU64,
     /// The end of the last turn that the kernel has whole. Changes under the sink's lock.
     pub written: AtomicU64,
     /// The same for the disk.
@@ -143,6 +145,7 @@ impl Shared {
         let begun = sink.segment.as_ref().map_or(sink.position, |open| open.start);
         let shared = Shared {
             step_due: AtomicU64::new(ahead::first_step(begun).0),
+            forgotten: AtomicU64::new(begun.0),
             written: AtomicU64::new(sink.position.0),
             synced: AtomicU64::new(synced.0),
             epoch: AtomicU64::new(sink.epoch),
@@ -235,6 +238,8 @@ impl Shared {
             let sink = lock(&self.sink);
             if sink.still_writes(&open, epoch) {
                 self.synced.fetch_max(written, Ordering::Release);
+                drop(sink);
+                self.forget_behind(&open, written);
                 return;
             }
         }

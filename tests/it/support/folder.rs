@@ -22,6 +22,15 @@ impl Folder {
         Folder(path)
     }
 
+    /// One that is on a disk: the system's folder for such things may be in memory.
+    pub fn on_disk() -> Folder {
+        let folder = Folder::new();
+        let name = folder.0.file_name().expect("it was just named");
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&path).expect("make a folder");
+        Folder(path)
+    }
+
     pub fn path(&self) -> &Path {
         &self.0
     }
