@@ -6,6 +6,7 @@
 //! mapped meanwhile waits for the piece in hand.
 
 use crate::log_verbose;
+use nix::errno::Errno;
 use procfs::process::{MMPermissions, MMapPath, Process};
 use std::io;
 use std::sync::Arc;
@@ -79,8 +80,11 @@ fn unshare(stop: &AtomicBool) -> io::Result<usize> {
 fn unshare_piece(at: usize, len: usize, page: usize) -> io::Result<usize> {
     let mut there = [0u8; PIECE];
     // SAFETY: `there` has a byte for each page, and nothing else is written to.
-    if unsafe { libc::mincore(at as *mut _, len, there.as_mut_ptr()) } != 0 {
-        return Ok(0); // unmapped since
+    let asked = unsafe { libc::mincore(at as *mut _, len, there.as_mut_ptr()) };
+    match Errno::result(asked) {
+        Ok(_) => {}
+        Err(Errno::ENOMEM) => return Ok(0), // unmapped since
+        Err(error) => return Err(error.into()),
     }
     let (mut bytes, mut at) = (0, at);
     for run in there[..len / page].chunk_by(|a, b| a & 1 == b & 1) {
@@ -89,9 +93,9 @@ fn unshare_piece(at: usize, len: usize, page: usize) -> io::Result<usize> {
             // SAFETY: no byte changes. A page that was given back since comes again, as the zeros that
             // a reader would find.
             let result = unsafe { libc::madvise(at as *mut _, len, libc::MADV_POPULATE_WRITE) };
-            match nix::errno::Errno::result(result) {
+            match Errno::result(result) {
                 Ok(_) => bytes += len,
-                Err(nix::errno::Errno::EINVAL) => return Err(io::ErrorKind::Unsupported.into()),
+                Err(Errno::EINVAL) => return Err(io::ErrorKind::Unsupported.into()),
                 Err(_) => {} // unmapped since
             }
         }
