@@ -1,15 +1,15 @@
-//! Directives, client flags and other things that work in the background: each must be seen to do something,
-//! and a directive to do nothing when it is off.
+//! Directives and client flags that work in the background: each must be seen to do something, and
+//! to do nothing when it is off.
 
 use crate::faults::{Attempt, text};
-use crate::support::client::{Command, encode};
+use crate::support::client::encode;
 use crate::support::{Client, Folder, PATIENCE, Server, Value, eventually};
 use std::fs;
 use std::path::Path;
-use std::process;
+use std::process::Command;
 use std::time::Duration;
 
-fn process_file(pid: u32, name: &str) -> String {
+pub fn process_file(pid: u32, name: &str) -> String {
     let bytes = fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
 }
@@ -19,13 +19,13 @@ fn child_of(pid: u32) -> Option<u32> {
     process_file(pid, &format!("task/{pid}/children")).split_whitespace().next()?.parse().ok()
 }
 
-fn signal(pid: u32, signal: i32) {
+pub fn signal(pid: u32, signal: i32) {
     // SAFETY: plain integers; the callers name a child that lives until they let it go on.
     assert_eq!(unsafe { libc::kill(pid as libc::pid_t, signal) }, 0);
 }
 
 /// Starts a child by `command` and stops it in its tracks.
-fn stopped_child(server: &Server, client: &mut Client, command: &str) -> u32 {
+pub fn stopped_child(server: &Server, client: &mut Client, command: &str) -> u32 {
     client.ok(&["DEBUG", "POPULATE", "500000"]);
     client.ok(&[command]);
     let child = child_of(server.pid()).expect("a child works");
@@ -33,7 +33,7 @@ fn stopped_child(server: &Server, client: &mut Client, command: &str) -> u32 {
     child
 }
 
-fn no_child(server: &Server) {
+pub fn no_child(server: &Server) {
     let ended = eventually(PATIENCE, || {
         server.info("rdb_bgsave_in_progress") == "0"
             && server.info("aof_rewrite_in_progress") == "0"
@@ -61,7 +61,7 @@ fn the_stock_configuration_of_debian_starts() {
         .map(|line| format!("{line}\n"))
         .collect();
     fs::write(&conf, own + &format!("dir {}\n", text(folder.path()))).unwrap();
-    let mut command = process::Command::new(Server::program());
+    let mut command = Command::new(Server::program());
     command.arg(&conf);
     let mut daemon = Attempt::of(command, &[]);
     let mut client = daemon.serving();
@@ -460,70 +460,4 @@ fn no_touch_leaves_no_traces_but_by_touch() {
     quiet.ok(&["CLIENT", "NO-TOUCH", "off"]);
     quiet.ok(&["GET", "k"]);
     assert_eq!(frequency("k"), start + 2);
-}
-
-/// A fork write-protects the whole dataset. What the child has left is made writable again in the
-/// background, instead of by a fault of the loop for each page.
-#[test]
-fn a_snapshot_leaves_the_loop_no_faults() {
-    const KEYS: usize = 500_000; // as many as `stopped_child` makes
-    let server = Server::varve().arg("--loglevel", "verbose").start();
-    let mut client = server.client();
-    let faults = || -> u64 {
-        let stat = process_file(server.pid(), &format!("task/{}/stat", server.pid()));
-        stat.rsplit(')').next().unwrap().split_whitespace().nth(7).unwrap().parse().unwrap()
-    };
-    let passes = || server.log().matches("no longer shared").count();
-    let write_all = |client: &mut Client| {
-        let before = faults();
-        for first in (0..KEYS).step_by(1000) {
-            let write = |i| Command::new(&["SETRANGE", &format!("key:{i}"), "0", "x"]);
-            let writes: Vec<_> = (first..first + 1000).map(write).collect();
-            client.pipeline(&writes);
-        }
-        faults() - before
-    };
-    let child = stopped_child(&server, &mut client, "BGSAVE");
-    let shared = write_all(&mut client);
-    signal(child, libc::SIGCONT);
-    no_child(&server);
-    client.ok(&["BGSAVE"]);
-    no_child(&server);
-    assert!(eventually(PATIENCE, || passes() == 2), "{}", server.log());
-    let own = write_all(&mut client);
-    assert!(shared > 5000 && own < shared / 8, "{own} faults instead of {shared}");
-}
-
-/// Memory in which the system keeps the file, bytes.
-fn cached(path: &Path) -> usize {
-    let file = fs::File::open(path).expect("open the segment");
-    // SAFETY: the map is looked at by the system only.
-    let map = unsafe { memmap2::Mmap::map(&file) }.expect("map it");
-    let page = procfs::page_size() as usize;
-    let mut there = vec![0u8; map.len().div_ceil(page)];
-    // SAFETY: `there` has a byte for each page of the map.
-    let asked = unsafe { libc::mincore(map.as_ptr() as *mut _, map.len(), there.as_mut_ptr()) };
-    assert_eq!(asked, 0);
-    there.iter().filter(|there| **there & 1 == 1).count() * page
-}
-
-/// The log is as long as the disk lets it be; a container's memory is not.
-#[test]
-fn the_log_does_not_fill_memory_with_what_is_on_disk() {
-    let folder = Folder::on_disk();
-    let server = Server::varve()
-        .in_dir(folder.path())
-        .arg("--appendonly", "yes")
-        .arg("--auto-aof-rewrite-percentage", "0")
-        .start();
-    let mut client = server.client();
-    let segment = folder.path().join("appendonlydir/appendonly.aof.1.incr.aof");
-    let value = "x".repeat(1 << 20);
-    for _ in 0..64 {
-        client.ok(&["SET", "k", &value]);
-    }
-    assert_eq!(client.cmd(&["WAITAOF", "1", "0", "10000"]).items()[0].int(), 1);
-    let little = || (1..=24 << 20).contains(&cached(&segment));
-    assert!(eventually(PATIENCE, little), "{} bytes are cached", cached(&segment));
-    assert!(fs::metadata(&segment).unwrap().len() > 64 << 20);
 }

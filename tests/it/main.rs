@@ -27,6 +27,7 @@ mod faults;
 mod history;
 mod interop;
 mod migrate;
+mod pages;
 mod powercut;
 mod protocol;
 mod replication;

@@ -1,0 +1,73 @@
+//! What is left to the system's memory in the background: pages after a child, and pages of the log.
+
+use crate::directives::{no_child, process_file, signal, stopped_child};
+use crate::support::client::Command;
+use crate::support::{Client, Folder, PATIENCE, Server, eventually};
+use std::fs;
+use std::path::Path;
+
+/// A fork write-protects the whole dataset. What the child has left is made writable again in the
+/// background, instead of by a fault of the loop for each page.
+#[test]
+fn a_snapshot_leaves_the_loop_no_faults() {
+    const KEYS: usize = 500_000; // as many as `stopped_child` makes
+    let server = Server::varve().arg("--loglevel", "verbose").start();
+    let mut client = server.client();
+    let faults = || -> u64 {
+        let stat = process_file(server.pid(), &format!("task/{}/stat", server.pid()));
+        stat.rsplit(')').next().unwrap().split_whitespace().nth(7).unwrap().parse().unwrap()
+    };
+    let passes = || server.log().matches("no longer shared").count();
+    let write_all = |client: &mut Client| {
+        let before = faults();
+        for first in (0..KEYS).step_by(1000) {
+            let write = |i| Command::new(&["SETRANGE", &format!("key:{i}"), "0", "x"]);
+            let writes: Vec<_> = (first..first + 1000).map(write).collect();
+            client.pipeline(&writes);
+        }
+        faults() - before
+    };
+    let child = stopped_child(&server, &mut client, "BGSAVE");
+    let shared = write_all(&mut client);
+    signal(child, libc::SIGCONT);
+    no_child(&server);
+    client.ok(&["BGSAVE"]);
+    no_child(&server);
+    assert!(eventually(PATIENCE, || passes() == 2), "{}", server.log());
+    let own = write_all(&mut client);
+    assert!(shared > 5000 && own < shared / 8, "{own} faults instead of {shared}");
+}
+
+/// Memory in which the system keeps the file, bytes.
+fn cached(path: &Path) -> usize {
+    let file = fs::File::open(path).expect("open the segment");
+    // SAFETY: the map is looked at by the system only.
+    let map = unsafe { memmap2::Mmap::map(&file) }.expect("map it");
+    let page = procfs::page_size() as usize;
+    let mut there = vec![0u8; map.len().div_ceil(page)];
+    // SAFETY: `there` has a byte for each page of the map.
+    let asked = unsafe { libc::mincore(map.as_ptr() as *mut _, map.len(), there.as_mut_ptr()) };
+    assert_eq!(asked, 0);
+    there.iter().filter(|there| **there & 1 == 1).count() * page
+}
+
+/// The log is as long as the disk lets it be; a container's memory is not.
+#[test]
+fn the_log_does_not_fill_memory_with_what_is_on_disk() {
+    let folder = Folder::on_disk();
+    let server = Server::varve()
+        .in_dir(folder.path())
+        .arg("--appendonly", "yes")
+        .arg("--auto-aof-rewrite-percentage", "0")
+        .start();
+    let mut client = server.client();
+    let segment = folder.path().join("appendonlydir/appendonly.aof.1.incr.aof");
+    let value = "x".repeat(1 << 20);
+    for _ in 0..64 {
+        client.ok(&["SET", "k", &value]);
+    }
+    assert_eq!(client.cmd(&["WAITAOF", "1", "0", "10000"]).items()[0].int(), 1);
+    let little = || (1..=24 << 20).contains(&cached(&segment));
+    assert!(eventually(PATIENCE, little), "{} bytes are cached", cached(&segment));
+    assert!(fs::metadata(&segment).unwrap().len() > 64 << 20);
+}
