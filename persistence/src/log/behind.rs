@@ -1,29 +1,42 @@
-//! The system's copy in memory of the log behind its end.
+//! Behind the log's end: what was written lately goes to the disk, and the system's copy in memory
+//! of what is there is given back.
 //!
-//! What is written stays in the page cache until something else needs the memory, and counts against
-//! a container's limit meanwhile. Few read it there: near replicas are fed from the log's tail. So
-//! what is on disk is given back but for the newest of it, and the next writes find these pages
-//! again. On a virtual machine that matters for speed too: memory that the system has never used, or
+//! Otherwise a second's writes lie in the page cache until the sync, in memory that nothing used
+//! before, and stay there until something else needs it, counting against a container's limit. Few
+//! read them there: near replicas are fed from the log's tail. So every few MiB the slow thread has the disk
+//! begin with the newest and gives back what is older; the next writes find these pages again, some of
+//! them still in the processor's cache. On a virtual machine memory that the system has never used, or
 //! has left unused for some seconds, may have to come from the host first, for up to 11 µs a page.
+//!
+//! No promise rests on it: what a power cut may take is the sync's matter.
 
-use super::sink::Open;
-use super::writer::Shared;
+use super::writer::{NEVER, Shared, lock};
 use std::sync::atomic::Ordering;
 
-/// This much stays, for replicas that have just left the tail behind.
-const NEWEST: u64 = if cfg!(test) { 100 } else { 16 << 20 };
-/// Given back by so many bytes at a time, so that under `always` not every sync does it.
-const STEP: u64 = if cfg!(test) { 10 } else { 4 << 20 };
+/// The loop asks for it each time that so many bytes were written.
+pub(super) const STEP: u64 = if cfg!(test) { 10 } else { 4 << 20 };
+/// This much stays: the disk is at work on it, and replicas may just have left the tail behind.
+const NEWEST: u64 = if cfg!(test) { 100 } else { 4 << 20 };
 
 impl Shared {
-    /// Gives back what a step makes due, `open` being on disk up to the offset `synced`.
-    pub(super) fn forget_behind(&self, open: &Open, synced: u64) {
-        let upto = synced.saturating_sub(NEWEST);
-        // After a reset the offsets may be smaller ones.
-        let step = upto.abs_diff(self.forgotten.load(Ordering::Relaxed));
-        if step >= STEP && upto > open.start.0 {
-            self.forgotten.store(upto, Ordering::Relaxed);
-            open.file.forget(upto - open.start.0);
+    pub(super) fn write_behind(&self) {
+        let (open, position) = {
+            let sink = lock(&self.sink);
+            let Some(open) = sink.segment.clone() else { return };
+            (open, sink.position)
+        };
+        // After a failed sync the only good copy may be the one in memory.
+        if self.sync_failed_at.load(Ordering::Relaxed) != NEVER {
+            return;
+        }
+        let size = position - open.start;
+        let begun = self.begun.swap(position.0, Ordering::Relaxed);
+        let from = begun.clamp(open.start.0, position.0) - open.start.0;
+        open.file.begin_sync(from, size - from);
+        if size > NEWEST
+            && let Err(error) = open.file.forget(size - NEWEST)
+        {
+            self.sync_failed(self.written.load(Ordering::Acquire), error);
         }
     }
 }

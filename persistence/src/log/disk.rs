@@ -9,6 +9,7 @@ use nix::sys::uio::pwritev;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::Deref;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,9 +27,13 @@ pub trait DiskFile: Send + Sync {
     /// Has the file system set aside `bytes` from `position` on. The file's size stays, and
     /// [`DiskFile::set_len`] gives back what is beyond.
     fn reserve(&self, position: u64, bytes: u64) -> io::Result<()>;
-    /// Has the system give back its copy in memory of the first `bytes`, which are on disk. No reader
-    /// sees a difference.
-    fn forget(&self, bytes: u64);
+    /// Has the system begin to write `bytes` from `position` on to the disk, and not wait.
+    fn begin_sync(&self, position: u64, bytes: u64);
+    /// Waits until the disk has taken the first `bytes`, and has the system give back its copy of them in
+    /// memory. No reader sees a difference, and a power cut may still take them: only
+    /// [`DiskFile::sync`] says that it does not. A write that failed is told once, and once more by
+    /// the next sync; nothing is given back then.
+    fn forget(&self, bytes: u64) -> io::Result<()>;
     /// The file's size in bytes.
     fn size(&self) -> io::Result<u64>;
 }
@@ -107,9 +112,29 @@ impl DiskFile for File {
         Ok(fallocate(self, mode, position as i64, bytes as i64)?)
     }
 
-    fn forget(&self, bytes: u64) {
-        // A refusal does no harm.
-        let _ = posix_fadvise(self, 0, bytes as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    fn begin_sync(&self, position: u64, bytes: u64) {
+        // A refusal does no harm: the sync does it all.
+        let _ = sync_range(self, position, bytes, libc::SYNC_FILE_RANGE_WRITE);
+    }
+
+    fn forget(&self, bytes: u64) -> io::Result<()> {
+        // The kernel tells each open file of a failed write once. This one is not to take that from
+        // the syncs. Without it nothing is given back, which does no harm.
+        let Ok(own) = File::open(format!("/proc/self/fd/{}", self.as_raw_fd())) else {
+            return Ok(());
+        };
+        match sync_range(&own, 0, bytes, libc::SYNC_FILE_RANGE_WAIT_BEFORE) {
+            Ok(()) => {
+                let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+                let _ = posix_fadvise(&own, 0, bytes as i64, advice);
+                Ok(())
+            }
+            // Not of this file system, or forbidden: then it is not known what is on disk.
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOSYS | libc::EINVAL | libc::EPERM) => Ok(()),
+                _ => Err(error),
+            },
+        }
     }
 
     fn size(&self) -> io::Result<u64> {
@@ -185,6 +210,14 @@ impl Disk for OsDisk {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         id.trim().to_owned()
     }
+}
+
+/// `sync_file_range`: data only, so it makes nothing durable in the sense of [`DiskFile::sync`].
+fn sync_range(file: &File, position: u64, bytes: u64, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: plain integers, and the descriptor is open.
+    let done =
+        unsafe { libc::sync_file_range(file.as_raw_fd(), position as i64, bytes as i64, flags) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Writes all of `bytes` at `position`.

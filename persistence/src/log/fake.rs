@@ -288,10 +288,16 @@ impl DiskFile for FakeFile {
         Ok(())
     }
 
-    fn forget(&self, bytes: u64) {
+    fn begin_sync(&self, _position: u64, _bytes: u64) {}
+
+    fn forget(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.disk.state();
-        assert!(Some(&bytes) <= state.synced.get(&self.inode), "it is not on disk");
+        if state.syncs_fail {
+            return Err(io::Error::other("the disk is broken"));
+        }
+        assert!(bytes <= state.live.files[&self.inode].len() as u64, "it was never written");
         state.forgets += 1;
+        Ok(())
     }
 
     fn size(&self) -> io::Result<u64> {

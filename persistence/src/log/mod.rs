@@ -250,6 +250,8 @@ struct OnDisk {
     options: Options,
     /// How far the tail was handed over.
     flushed: Offset,
+    /// Where the slow thread was last asked to write behind.
+    behind: Offset,
     epoch: u64,
     /// Where the present epoch began.
     epoch_start: Offset,
@@ -373,6 +375,7 @@ impl Log {
             writer,
             options,
             flushed: end,
+            behind: end,
             epoch: 0,
             epoch_start: end,
             segment_start: start,
@@ -894,6 +897,10 @@ impl OnDisk {
             }
             self.flushed = tail.end();
             self.marks.add(tail);
+            if tail.end().0.abs_diff(self.behind.0) >= behind::STEP {
+                self.behind = tail.end();
+                self.writer.slow(SlowJob::WriteBehind);
+            }
         }
         if self.marks.bytes() >= INDEX_BYTES {
             self.index();

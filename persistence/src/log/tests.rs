@@ -496,19 +496,24 @@ fn a_failed_sync_is_not_forgotten_until_a_new_base() {
 fn of_what_is_on_disk_the_system_keeps_the_newest() {
     let disk = FakeDisk::new(1);
     let histories = Histories::new(id(1));
-    let mut log = Log::create(options(&disk), histories, Offset(0), no_waker()).unwrap();
-    let mut append = || {
+    let everysec = Options { fsync: Fsync::EverySec, ..options(&disk) };
+    let mut log = Log::create(everysec, histories, Offset(0), no_waker()).unwrap();
+    let append = |log: &mut Log| {
         log.append_command(0, &["SET", "a", "b"]);
         log.flush();
     };
-    append();
+    append(&mut log);
     assert_eq!(disk.forgets(), 0);
-    (0..10).for_each(|_| append());
+    (0..10).for_each(|_| append(&mut log));
     let forgets = disk.forgets();
-    assert!(forgets > 0);
+    assert!(forgets > 0 && log.error().is_none());
     disk.set_syncs_fail(true); // then the only good copy may be the one in memory
-    (0..10).for_each(|_| append());
+    append(&mut log);
+    assert!(log.error().unwrap().contains("the disk is broken"));
+    disk.set_syncs_fail(false); // the next write does not fail, and proves nothing
+    (0..10).for_each(|_| append(&mut log));
     assert_eq!(disk.forgets(), forgets);
+    assert!(log.error().is_some());
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub enum SlowJob {
     Sync,
     /// Space ahead of the log's end.
     Reserve,
+    /// What was written lately on its way to the disk.
+    WriteBehind,
     Rotate {
         at: Offset,
         db: u32,
@@ -89,8 +91,8 @@ pub struct Shared {
     pub(super) dir: PathBuf,
     /// Where the log's end makes it time to ask for more space ahead, as an offset.
     pub(super) step_due: AtomicU64,
-    /// Up to which offset the system was last told to forget its copy in memory.
-    pub(super) forgotten: AtomicU64,
+    /// Up to which offset the system was last told to begin writing to the disk.
+    pub(super) begun: AtomicU64,
     /// The end of the last turn that the kernel has whole. Changes under the sink's lock.
     pub written: AtomicU64,
     /// The same for the disk.
@@ -106,7 +108,7 @@ pub struct Shared {
     /// How far the log was written when a sync failed, else [`NEVER`]. What the kernel then held
     /// can not be trusted to reach the disk any more, so nothing counts as synced until a new base
     /// makes those bytes unnecessary.
-    sync_failed_at: AtomicU64,
+    pub(super) sync_failed_at: AtomicU64,
     pub error: Mutex<Option<String>>,
     pub events: Mutex<Vec<Event>>,
     pub segments: Arc<Mutex<Arc<Vec<SegmentInfo>>>>,
@@ -145,7 +147,7 @@ impl Shared {
         let begun = sink.segment.as_ref().map_or(sink.position, |open| open.start);
         let shared = Shared {
             step_due: AtomicU64::new(ahead::first_step(begun).0),
-            forgotten: AtomicU64::new(begun.0),
+            begun: AtomicU64::new(begun.0),
             written: AtomicU64::new(sink.position.0),
             synced: AtomicU64::new(synced.0),
             epoch: AtomicU64::new(sink.epoch),
@@ -231,18 +233,20 @@ impl Shared {
             }
             let dir = if dir_dirty { self.disk.sync_dir(&self.dir) } else { Ok(()) };
             if let Err(error) = dir.and_then(|()| open.file.sync()) {
-                self.sync_failed_at.store(written, Ordering::Relaxed);
-                self.fail(format!("Can't persist AOF for fsync error: {error}"));
-                return;
+                return self.sync_failed(written, error);
             }
             let sink = lock(&self.sink);
             if sink.still_writes(&open, epoch) {
                 self.synced.fetch_max(written, Ordering::Release);
-                drop(sink);
-                self.forget_behind(&open, written);
                 return;
             }
         }
+    }
+
+    /// Notes that the disk did not take what was written up to `written`, or some of it.
+    pub(super) fn sync_failed(&self, written: u64, error: io::Error) {
+        self.sync_failed_at.store(written, Ordering::Relaxed);
+        self.fail(format!("Can't persist AOF for fsync error: {error}"));
     }
 
     /// Takes a job of the log thread's. Pieces are only queued: [`Shared::write_all`] writes those
@@ -340,6 +344,7 @@ impl Shared {
                 (self.waker)();
             }
             SlowJob::Reserve => self.reserve(),
+            SlowJob::WriteBehind => self.write_behind(),
             SlowJob::Rotate { at, db, epoch } => {
                 let result = loop {
                     match self.rotate(at, db, epoch) {
