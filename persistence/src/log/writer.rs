@@ -5,7 +5,8 @@
 //! thread** writes otherwise, under `always` syncs after each write (one sync serves everything
 //! written before it began), and makes the changes that must come between two bytes: another
 //! history's name, a reset, another fsync policy. The **slow thread** does what nobody waits for:
-//! `everysec`'s sync, new segments, new bases, the index. A fourth, the **history thread**, compresses
+//! `everysec`'s sync, new segments, new bases, the index, room ahead of the log's
+//! end and the system's copy in memory behind it. A fourth, the **history thread**, compresses
 //! and removes old segments (`history.rs`).
 //!
 //! They meet in [`Shared`]: two locks, taken in the order folder, sink. The loop never waits for
