@@ -3,7 +3,7 @@
 //!
 //! Otherwise a second's writes lie in the page cache until the sync, in memory that nothing used
 //! before, and stay there until something else needs it, counting against a container's limit. Few
-//! read them there: near replicas are fed from the log's tail. So every few MiB the slow thread has the disk
+//! read them there: near replicas are fed from the log's tail. So every MiB the slow thread has the disk
 //! begin with the newest and gives back what is older; the next writes find these pages again, some of
 //! them still in the processor's cache. On a virtual machine memory that the system has never used, or
 //! has left unused for some seconds, may have to come from the host first, for up to 11 µs a page.
@@ -13,8 +13,9 @@
 use super::writer::{NEVER, Shared, lock};
 use std::sync::atomic::Ordering;
 
-/// The loop asks for it each time that so many bytes were written.
-pub(super) const STEP: u64 = if cfg!(test) { 10 } else { 4 << 20 };
+/// The loop asks for it each time that so many bytes were written. In larger pieces the work costs no
+/// less, and keeps a core that the two threads share for longer.
+pub(super) const STEP: u64 = if cfg!(test) { 10 } else { 1 << 20 };
 /// This much stays: the disk is at work on it, and replicas may just have left the tail behind.
 const NEWEST: u64 = if cfg!(test) { 100 } else { 4 << 20 };
 
