@@ -31,9 +31,13 @@ impl Shared {
             return;
         }
         let size = position - open.start;
-        let begun = self.begun.swap(position.0, Ordering::Relaxed);
-        let from = begun.clamp(open.start.0, position.0) - open.start.0;
-        open.file.begin_sync(from, size - from);
+        // Whole pieces only: where a page must stay as it is while the disk takes it (RAID, checksums),
+        // the loop's next write would wait for the one that it has begun.
+        let upto = open.start.0 + size / STEP * STEP;
+        let from = self.begun.swap(upto, Ordering::Relaxed).clamp(open.start.0, upto);
+        if from < upto {
+            open.file.begin_sync(from - open.start.0, upto - from);
+        }
         if size > NEWEST
             && let Err(error) = open.file.forget(size - NEWEST)
         {

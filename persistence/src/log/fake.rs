@@ -74,6 +74,8 @@ struct State {
     syncs_fail: bool,
     /// How long files were when they were last synced.
     synced: BTreeMap<Inode, u64>,
+    /// Calls of [`DiskFile::begin_sync`].
+    begun: Vec<(u64, u64)>,
     /// Calls of [`DiskFile::forget`].
     forgets: usize,
 }
@@ -134,6 +136,7 @@ impl FakeDisk {
             space: None,
             syncs_fail: false,
             synced: BTreeMap::new(),
+            begun: Vec::new(),
             forgets: 0,
         };
         Arc::new_cyclic(|me| FakeDisk { state: Mutex::new(state), me: me.clone() })
@@ -149,6 +152,11 @@ impl FakeDisk {
 
     pub fn set_space(&self, bytes: Option<u64>) {
         self.state().space = bytes;
+    }
+
+    /// What the disk was asked to begin with: places and lengths.
+    pub fn begun(&self) -> Vec<(u64, u64)> {
+        self.state().begun.clone()
     }
 
     /// How often something was forgotten.
@@ -288,7 +296,9 @@ impl DiskFile for FakeFile {
         Ok(())
     }
 
-    fn begin_sync(&self, _position: u64, _bytes: u64) {}
+    fn begin_sync(&self, position: u64, bytes: u64) {
+        self.disk.state().begun.push((position, bytes));
+    }
 
     fn forget(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.disk.state();
