@@ -20,6 +20,8 @@ pub(super) const STEP: u64 = if cfg!(test) { 10 } else { 1 << 20 };
 const NEWEST: u64 = if cfg!(test) { 100 } else { 4 << 20 };
 
 impl Shared {
+    /// Has the disk begin with the whole pieces written since the last time, and gives back all but the
+    /// newest. Waits for what the disk was given earlier: not for the loop or the log thread.
     pub(super) fn write_behind(&self) {
         let (open, position) = {
             let sink = lock(&self.sink);
