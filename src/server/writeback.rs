@@ -9,6 +9,7 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use varve_persistence::log::disk::sync_range;
 
 /// Bytes of a piece.
 pub const PIECE: u64 = 4 << 20;
@@ -52,25 +53,9 @@ impl Writeback {
     }
 
     fn range(&mut self, from: u64, to: u64, flags: libc::c_uint) -> io::Result<()> {
-        // SAFETY: plain integers; a descriptor that is no file's is refused by the call.
-        let done = unsafe {
-            libc::sync_file_range(
-                self.fd,
-                from as libc::off64_t,
-                (to - from) as libc::off64_t,
-                flags,
-            )
-        };
-        let error = io::Error::last_os_error();
-        match (done, error.raw_os_error()) {
-            (0, _) => Ok(()),
-            // Not of this file system: the sync at the end does it all.
-            (_, Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE)) => {
-                self.on = false;
-                Ok(())
-            }
-            _ => Err(error),
-        }
+        // Where there is no such thing, the sync at the end does it all.
+        self.on = sync_range(self.fd, from, to - from, flags)?;
+        Ok(())
     }
 }
 

@@ -20,8 +20,7 @@ pub(super) const STEP: u64 = if cfg!(test) { 10 } else { 1 << 20 };
 const NEWEST: u64 = if cfg!(test) { 100 } else { 4 << 20 };
 
 impl Shared {
-    /// Has the disk begin with the whole pieces written since the last time, and gives back all but the
-    /// newest. Waits for what the disk was given earlier: not for the loop or the log thread.
+    /// Has the disk begin with the whole pieces that it has not, and gives back all but the newest. Waits for what the disk was given earlier: not for the loop or the log thread.
     pub(super) fn write_behind(&self) {
         let (open, position) = {
             let sink = lock(&self.sink);
@@ -35,11 +34,7 @@ impl Shared {
         let size = position - open.start;
         // Whole pieces only: where a page must stay as it is while the disk takes it (RAID, checksums),
         // the loop's next write would wait for the one that it has begun.
-        let upto = open.start.0 + size / STEP * STEP;
-        let from = self.begun.swap(upto, Ordering::Relaxed).clamp(open.start.0, upto);
-        if from < upto {
-            open.file.begin_sync(from - open.start.0, upto - from);
-        }
+        open.file.begin_sync(size / STEP * STEP);
         if size > NEWEST
             && let Err(error) = open.file.forget(size - NEWEST)
         {

@@ -9,7 +9,7 @@ use nix::sys::uio::pwritev;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::Deref;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,9 +27,9 @@ pub trait DiskFile: Send + Sync {
     /// Has the file system set aside `bytes` from `position` on. The file's size stays, and
     /// [`DiskFile::set_len`] gives back what is beyond.
     fn reserve(&self, position: u64, bytes: u64) -> io::Result<()>;
-    /// Has the system begin to write `bytes` from `position` on to the disk, and not wait.
-    fn begin_sync(&self, position: u64, bytes: u64);
-    /// Waits until the disk has taken the first `bytes`, and has the system give back its copy of them in
+    /// Has the system begin to write to the disk what it has not of the first `bytes`, and does not wait.
+    fn begin_sync(&self, bytes: u64);
+    /// Waits until the disk has taken the first `bytes`, which were begun or synced, and has the system give back its copy of them in
     /// memory. No reader sees a difference, and a power cut may still take them: only
     /// [`DiskFile::sync`] says that it does not. A write that failed is told once, and once more by
     /// the next sync; nothing is given back then.
@@ -112,9 +112,9 @@ impl DiskFile for File {
         Ok(fallocate(self, mode, position as i64, bytes as i64)?)
     }
 
-    fn begin_sync(&self, position: u64, bytes: u64) {
+    fn begin_sync(&self, bytes: u64) {
         // A refusal does no harm: the sync does it all.
-        let _ = sync_range(self, position, bytes, libc::SYNC_FILE_RANGE_WRITE);
+        let _ = sync_range(self.as_raw_fd(), 0, bytes, libc::SYNC_FILE_RANGE_WRITE);
     }
 
     fn forget(&self, bytes: u64) -> io::Result<()> {
@@ -123,18 +123,11 @@ impl DiskFile for File {
         let Ok(own) = File::open(format!("/proc/self/fd/{}", self.as_raw_fd())) else {
             return Ok(());
         };
-        match sync_range(&own, 0, bytes, libc::SYNC_FILE_RANGE_WAIT_BEFORE) {
-            Ok(()) => {
-                let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-                let _ = posix_fadvise(&own, 0, bytes as i64, advice);
-                Ok(())
-            }
-            // Not of this file system, or forbidden: then it is not known what is on disk.
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ENOSYS | libc::EINVAL | libc::EPERM) => Ok(()),
-                _ => Err(error),
-            },
+        if sync_range(own.as_raw_fd(), 0, bytes, libc::SYNC_FILE_RANGE_WAIT_BEFORE)? {
+            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            let _ = posix_fadvise(&own, 0, bytes as i64, advice);
         }
+        Ok(())
     }
 
     fn size(&self) -> io::Result<u64> {
@@ -212,12 +205,21 @@ impl Disk for OsDisk {
     }
 }
 
-/// `sync_file_range`: data only, so it makes nothing durable in the sense of [`DiskFile::sync`].
-fn sync_range(file: &File, position: u64, bytes: u64, flags: libc::c_uint) -> io::Result<()> {
-    // SAFETY: plain integers, and the descriptor is open.
-    let done =
-        unsafe { libc::sync_file_range(file.as_raw_fd(), position as i64, bytes as i64, flags) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// Has the system do what `flags` say with `bytes` of a file from `position` on (`sync_file_range`);
+/// 0 bytes are none. Data only, so it makes nothing durable in the sense of [`DiskFile::sync`].
+/// `false` if the file is of a kind that does not have it, or it is forbidden. Allocates nothing.
+pub fn sync_range(fd: RawFd, position: u64, bytes: u64, flags: libc::c_uint) -> io::Result<bool> {
+    if bytes == 0 {
+        return Ok(true); // to the system this means all that there is
+    }
+    // SAFETY: plain integers; a descriptor that is no file's is refused by the call.
+    let done = unsafe { libc::sync_file_range(fd, position as i64, bytes as i64, flags) };
+    let error = io::Error::last_os_error();
+    match (done, error.raw_os_error()) {
+        (0, _) => Ok(true),
+        (_, Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE | libc::EPERM)) => Ok(false),
+        _ => Err(error),
+    }
 }
 
 /// Writes all of `bytes` at `position`.

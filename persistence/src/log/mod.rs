@@ -250,8 +250,6 @@ struct OnDisk {
     options: Options,
     /// How far the tail was handed over.
     flushed: Offset,
-    /// Where the slow thread was last asked to write behind.
-    behind: Offset,
     epoch: u64,
     /// Where the present epoch began.
     epoch_start: Offset,
@@ -375,7 +373,6 @@ impl Log {
             writer,
             options,
             flushed: end,
-            behind: end,
             epoch: 0,
             epoch_start: end,
             segment_start: start,
@@ -895,12 +892,11 @@ impl OnDisk {
                     self.writer.write(WriteJob::Write { piece, ends_turn });
                 }
             }
-            self.flushed = tail.end();
-            self.marks.add(tail);
-            if tail.end().0.abs_diff(self.behind.0) >= behind::STEP {
-                self.behind = tail.end();
+            if self.flushed.0 / behind::STEP != tail.end().0 / behind::STEP {
                 self.writer.slow(SlowJob::WriteBehind);
             }
+            self.flushed = tail.end();
+            self.marks.add(tail);
         }
         if self.marks.bytes() >= INDEX_BYTES {
             self.index();

@@ -92,8 +92,6 @@ pub struct Shared {
     pub(super) dir: PathBuf,
     /// Where the log's end makes it time to ask for more space ahead, as an offset.
     pub(super) step_due: AtomicU64,
-    /// Up to which offset the system was last told to begin writing to the disk.
-    pub(super) begun: AtomicU64,
     /// The end of the last turn that the kernel has whole. Changes under the sink's lock.
     pub written: AtomicU64,
     /// The same for the disk.
@@ -148,7 +146,6 @@ impl Shared {
         let begun = sink.segment.as_ref().map_or(sink.position, |open| open.start);
         let shared = Shared {
             step_due: AtomicU64::new(ahead::first_step(begun).0),
-            begun: AtomicU64::new(begun.0),
             written: AtomicU64::new(sink.position.0),
             synced: AtomicU64::new(synced.0),
             epoch: AtomicU64::new(sink.epoch),
