@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use varve_persistence::log::{Log, Options, Strategy, random_history};
+use varve_persistence::log::{Log, Options, random_history};
 use varve_persistence::offset::{Histories, Offset};
 
 const TURN_BYTES: usize = 64 << 10;
@@ -31,9 +31,9 @@ trait Way {
 struct Whole(Option<Log>);
 
 impl Whole {
-    fn new(dir: &Path, strategy: Strategy) -> Whole {
+    fn new(dir: &Path, pool_blocks: usize) -> Whole {
         let mut options = Options::new(dir.join("log"), "bench.aof");
-        options.strategy = strategy;
+        options.pool_blocks = pool_blocks;
         let histories = Histories::new(random_history().unwrap());
         Whole(Some(Log::create(options, histories, Offset(0), Arc::new(|| {})).unwrap()))
     }
@@ -182,8 +182,8 @@ fn main() {
     let length = Duration::from_secs(seconds);
     for busy in [false, true] {
         let ways: [(&str, Make); 4] = [
-            ("the log, hybrid", |dir| Box::new(Whole::new(dir, Strategy::Hybrid))),
-            ("the log, its thread only", |dir| Box::new(Whole::new(dir, Strategy::Thread))),
+            ("the log", |dir| Box::new(Whole::new(dir, 256))),
+            ("the log without a pool", |dir| Box::new(Whole::new(dir, 0))),
             ("write by the loop only", |dir| Box::new(Always(Synced::new(dir)))),
             ("shared mapping", |dir| Box::new(Mapped { synced: Synced::new(dir), map: None })),
         ];

@@ -4,7 +4,7 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::Arc;
-use varve_persistence::log::{Fsync, Log, Options, Strategy, random_history};
+use varve_persistence::log::{Fsync, Log, Options, random_history};
 use varve_persistence::offset::{Histories, Offset};
 
 const COMMAND: &[u8] = b"*3\r\n$3\r\nSET\r\n$16\r\nkey:000000000001\r\n$32\r\n\
@@ -40,14 +40,14 @@ fn append(c: &mut Criterion) {
 fn flush(c: &mut Criterion) {
     let mut group = c.benchmark_group("turn of 100 commands");
     group.throughput(Throughput::Bytes((COMMAND.len() * TURN) as u64)).sample_size(20);
-    for (name, fsync, strategy) in [
-        ("loop writes", Fsync::No, Strategy::Hybrid),
-        ("thread writes", Fsync::No, Strategy::Thread),
-        ("thread writes and syncs", Fsync::Always, Strategy::Thread),
+    for (name, fsync, pool_blocks) in [
+        ("pool", Fsync::No, 256),
+        ("no pool, thread writes", Fsync::No, 0),
+        ("thread writes and syncs", Fsync::Always, 256),
     ] {
         let dir = std::env::temp_dir().join(format!("varve-bench-{}", std::process::id()));
         let mut options = Options::new(dir.clone(), "bench.aof");
-        (options.fsync, options.strategy) = (fsync, strategy);
+        (options.fsync, options.pool_blocks) = (fsync, pool_blocks);
         let histories = Histories::new(random_history().unwrap());
         let mut log = Log::create(options, histories, Offset(0), Arc::new(|| {})).unwrap();
         group.bench_function(name, |b| {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
-use varve_persistence::log::{Error, Event, Fsync, Log, NewBase, Options, Strategy};
+use varve_persistence::log::{Error, Event, Fsync, Log, NewBase, Options};
 use varve_persistence::log::{random_history, recover};
 use varve_persistence::offset::{Histories, Offset};
 
@@ -71,14 +71,12 @@ fn events(log: &mut Log, sleep: &Sleep) -> Vec<Event> {
 
 #[test]
 fn every_policy_releases_what_was_appended_and_reads_it_back() {
-    for (fsync, strategy) in [
-        (Fsync::Always, Strategy::Hybrid),
-        (Fsync::EverySec, Strategy::Hybrid),
-        (Fsync::No, Strategy::Thread),
-    ] {
+    for (fsync, pool_blocks) in
+        [(Fsync::Always, 9), (Fsync::EverySec, 256), (Fsync::No, 1), (Fsync::EverySec, 0)]
+    {
         let temp = TempDir::new(fsync.as_str());
         let mut options = Options::new(temp.0.join("appendonlydir"), "appendonly.aof");
-        (options.fsync, options.strategy) = (fsync, strategy);
+        (options.fsync, options.pool_blocks) = (fsync, pool_blocks);
         options.max_segment_bytes = 300_000;
         let histories = Histories::new(random_history().unwrap());
         let sleep = Arc::new(Sleep::default());

@@ -175,6 +175,7 @@ fn check(folder: &Path) -> Result<(), Failure> {
     let name = name.strip_suffix(MANIFEST.as_bytes()).unwrap_or(name).to_vec();
     let mut options = Options::new(folder.to_owned(), std::ffi::OsString::from_vec(name));
     options.load_truncated = false; // a cut end is told, and left
+    options.take_pool = false; // it may be a daemon's that runs
     let mut found = recover(&options)?.ok_or("there is no log")?;
     match found.histories() {
         Some(histories) => {

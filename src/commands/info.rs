@@ -371,6 +371,7 @@ impl Server {
             None => t.add("log_first_offset_base", -1),
         }
         t.add("log_end_offset", self.log.end());
+        t.add("log_safe_offset", self.log.released());
         t.add("log_written_offset", self.log.written());
         match self.log.synced() {
             Some(offset) => t.add("log_synced_offset", offset),

@@ -3,6 +3,7 @@
 
 use crate::support::writers::{rewrite, write_until, writers};
 use crate::support::{PATIENCE, Random, Server, dataset, env_number, eventually};
+use std::fs;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -47,4 +48,66 @@ fn acknowledged_writes_survive_a_kill_under_always() {
 fn acknowledged_writes_survive_a_kill_under_everysec() {
     // Redis holds its writes back in memory while an fsync runs, and replies nevertheless.
     survives_kills(if Server::is_stand_in() { "no" } else { "everysec" });
+}
+
+/// A server that was killed while its segment lacked some of what was acknowledged: that is in the pool
+/// alone. With the number of keys that were acknowledged, and that of those the segment has.
+fn killed_ahead_of_its_segment() -> (Server, i64, usize) {
+    let mut server = Server::varve().arg("--appendonly", "yes").start();
+    let mut client = server.client();
+    let segment = server.dir().join("appendonlydir/appendonly.aof.1.incr.aof");
+    for keys in 1.. {
+        assert!(keys < 1000, "no kill came before the segment had everything");
+        client.ok(&["SET", &format!("key:{keys}"), "value"]);
+        server.kill9();
+        let written = fs::read(&segment).unwrap();
+        let sets = written.windows(4).filter(|part| part == b"key:").count();
+        if sets < keys as usize {
+            return (server, keys, sets);
+        }
+        server.restart();
+        client = server.client();
+    }
+    unreachable!()
+}
+
+#[test]
+fn what_only_the_pool_has_survives_a_kill_and_keeps_the_name() {
+    let (mut server, keys, _) = killed_ahead_of_its_segment();
+    let manifest = server.dir().join("appendonlydir/appendonly.aof.manifest");
+    let manifest = fs::read_to_string(manifest).unwrap();
+    server.restart();
+    assert_eq!(server.client().ok(&["DBSIZE"]).int(), keys);
+    assert!(manifest.contains(&format!("# varve history {}", server.info("master_replid"))));
+    let pool = server.dir().join("appendonlydir/appendonly.aof.pool");
+    assert!(pool.exists());
+    server.terminate();
+    assert!(!pool.exists(), "a clean stop leaves it");
+}
+
+/// Whoever takes the pool's file away has lost what was in it. A start says so, and does not go on under
+/// the name of the history whose end it has not.
+#[test]
+fn a_pool_that_is_gone_or_damaged_is_told_and_costs_the_name() {
+    for damage in ["remove", "cut", "flip"] {
+        let (mut server, _, written) = killed_ahead_of_its_segment();
+        let folder = server.dir().join("appendonlydir");
+        let manifest = fs::read_to_string(folder.join("appendonly.aof.manifest")).unwrap();
+        let pool = folder.join("appendonly.aof.pool");
+        let mut bytes = fs::read(&pool).unwrap();
+        match damage {
+            "remove" => fs::remove_file(&pool).unwrap(),
+            "cut" => fs::write(&pool, &bytes[..5000]).unwrap(),
+            _ => {
+                bytes[16] ^= 1;
+                bytes[32] ^= 1;
+                fs::write(&pool, bytes).unwrap();
+            }
+        }
+        server.restart();
+        assert_eq!(server.client().ok(&["DBSIZE"]).int(), written as i64, "{damage}");
+        assert!(server.log().contains("is not whole in"), "{damage}: {}", server.log());
+        let name = format!("# varve history {}", server.info("master_replid"));
+        assert!(!manifest.contains(&name), "{damage}");
+    }
 }

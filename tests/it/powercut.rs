@@ -7,9 +7,10 @@
 //! lives on for a moment after the cut, so that it would be seen acknowledging what it could not
 //! write. What it acknowledges of that which was under way at the cut counts for nothing: a sync
 //! that began before the cut can end after it and report success (seen with ext4 of Linux 6.18, the
-//! data gone), while a machine without power reports nothing.
+//! data gone), while a machine without power reports nothing. Under `everysec` it may acknowledge for
+//! as long as such a write may be lost anyway, and no longer.
 
-use crate::support::writers::{Writer, rewrite, write_until, writers};
+use crate::support::writers::{Writer, rewrite, write_until_noticed, writers};
 use crate::support::{
     Client, PATIENCE, PowerDisk, Random, Server, dataset, env_number, eventually,
 };
@@ -74,7 +75,7 @@ fn survives_power_cuts(policy: &str, grace: Duration, mut disk: PowerDisk) {
         let port = server.port();
         let history = server.info("master_replid");
         let (mut time, mut result) = (Instant::now(), Ok(()));
-        write_until(&mut writers, port, |round| {
+        write_until_noticed(&mut writers, port, grace, |round| {
             if grace.is_zero() {
                 let enough = 50 + random.below(2000) as u64;
                 eventually(PATIENCE, || round.acknowledged.load(Relaxed) >= enough);
@@ -95,7 +96,8 @@ fn survives_power_cuts(policy: &str, grace: Duration, mut disk: PowerDisk) {
             result = disk.cut();
             round.failed.store(true, SeqCst);
             // Mostly for what was on its way; sometimes for another attempt of the daemon's.
-            let longest_ms = if random.one_in(4) { 1500 } else { 50 };
+            let long_ms = 1500 + 2 * grace.as_millis() as usize;
+            let longest_ms = if random.one_in(4) { long_ms } else { 50 };
             std::thread::sleep(Duration::from_millis(random.below(longest_ms) as u64));
             server.kill9();
         });

@@ -38,6 +38,8 @@ fn varve_looks_at_a_log_and_changes_nothing() {
     client.ok(&["SELECT", "3"]);
     client.ok(&["SET", "c", "x y"]);
     let segment = folder.join("appendonly.aof.2.incr.aof");
+    let has_all = || fs::read(&segment).unwrap().ends_with(b"x y\r\n");
+    assert!(eventually(PATIENCE, has_all), "the segment does not get what was acknowledged");
     let (folder, segment) = (folder.to_str().unwrap(), segment.to_str().unwrap());
 
     let (good, text) = varve(&["check", folder]);

@@ -4,27 +4,44 @@
 //! from where they lie. What makes that sound: there is one [`BlockWriter`] to a block, a byte
 //! below `filled` is never written again, and `filled` only grows.
 
+use super::pool::Pool;
 use crate::offset::Offset;
-use std::cell::UnsafeCell;
-use std::mem::MaybeUninit;
+use std::alloc::{self, Layout};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The bytes of a block. Small enough that a tail of 1 MiB is kept to within a sixteenth, large
-/// enough that a `pwritev` of 64 of them moves 4 MiB.
+/// enough that a `pwritev` of 16 of them moves 1 MiB.
 pub const BLOCK_BYTES: usize = 64 * 1024;
+/// Blocks begin at a page of memory, and what lies at a page of memory goes to a page of a file, so
+/// that the disk can take it from where it lies.
+pub const PAGE: usize = 4096;
+
+const LAYOUT: Layout = match Layout::from_size_align(BLOCK_BYTES, PAGE) {
+    Ok(layout) => layout,
+    Err(_) => unreachable!(),
+};
 
 /// A piece of the history, from [`Block::start`] on. `as_ref` gives the bytes appended so far.
 pub struct Block {
     start: Offset,
+    /// At which of the block's bytes the piece begins.
+    skip: usize,
     filled: AtomicUsize,
-    bytes: Box<[UnsafeCell<MaybeUninit<u8>>]>,
+    /// `BLOCK_BYTES` that belong to this block as long as it lives.
+    at: NonNull<u8>,
+    /// Whose they are, and under which number; else they are the block's own.
+    pool: Option<(Arc<Pool>, usize)>,
 }
 
 // SAFETY: the bytes below `filled` are only read, the bytes above it are only touched by the one
 // BlockWriter (which needs `&mut self`), and a byte goes from the second kind to the first through
-// a release store of `filled` that every reader's acquire load sees before it looks.
+// a release store of `filled` that every reader's acquire load sees before it looks. Memory may be
+// given back by any thread.
 unsafe impl Sync for Block {}
+// SAFETY: as above.
+unsafe impl Send for Block {}
 
 impl Block {
     /// The offset of the block's first byte.
@@ -37,9 +54,29 @@ impl Block {
         self.start + self.filled.load(Ordering::Acquire) as u64
     }
 
+    /// Whether the bytes outlive the process.
+    pub fn is_pooled(&self) -> bool {
+        self.pool.is_some()
+    }
+
+    /// A block with the same bytes, in memory of its own.
+    pub fn copy(&self) -> Arc<Block> {
+        let mut writer = BlockWriter::new(self.start, self.skip);
+        writer.push(self.as_ref());
+        writer.block
+    }
+
+    /// To be called after the bytes in `range` were appended, for disks that remember such things.
+    pub fn note_changed(&self, range: std::ops::Range<usize>) {
+        if let Some((pool, number)) = &self.pool {
+            pool.note_changed(*number, self.skip + range.start..self.skip + range.end);
+        }
+    }
+
     /// Where the bytes lie.
     fn address(&self) -> *mut u8 {
-        UnsafeCell::raw_get(self.bytes.as_ptr()).cast()
+        // SAFETY: `skip` is below BLOCK_BYTES.
+        unsafe { self.at.add(self.skip).as_ptr() }
     }
 }
 
@@ -47,8 +84,18 @@ impl AsRef<[u8]> for Block {
     fn as_ref(&self) -> &[u8] {
         let filled = self.filled.load(Ordering::Acquire);
         // SAFETY: the first `filled` bytes were initialised before the store that this load read,
-        // lie inside the allocation, and nobody writes them while the block is shared.
+        // lie inside the block, and nobody writes them while the block is shared.
         unsafe { std::slice::from_raw_parts(self.address(), filled) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        match &self.pool {
+            Some((pool, number)) => pool.give_back(*number),
+            // SAFETY: allocated with this layout, and nobody has it any more.
+            None => unsafe { alloc::dealloc(self.at.as_ptr(), LAYOUT) },
+        }
     }
 }
 
@@ -56,31 +103,44 @@ impl AsRef<[u8]> for Block {
 pub struct BlockWriter {
     block: Arc<Block>,
     filled: usize,
+    /// As much is appended, and then no more.
+    limit: usize,
 }
 
 impl BlockWriter {
-    /// An empty block for the bytes from `start` on.
-    pub fn new(start: Offset) -> BlockWriter {
-        let bytes = Box::new_uninit_slice(BLOCK_BYTES);
-        // SAFETY: the elements are themselves MaybeUninit, for which every content is valid.
-        let bytes = unsafe { bytes.assume_init() };
-        let block = Arc::new(Block { start, filled: AtomicUsize::new(0), bytes });
-        BlockWriter { block, filled: 0 }
+    /// An empty block for the bytes from `start` on, the first of them at `skip`.
+    pub fn new(start: Offset, skip: usize) -> BlockWriter {
+        // SAFETY: the layout is not empty.
+        let at = NonNull::new(unsafe { alloc::alloc(LAYOUT) });
+        let at = at.unwrap_or_else(|| alloc::handle_alloc_error(LAYOUT));
+        BlockWriter::with(Block { start, skip, filled: AtomicUsize::new(0), at, pool: None })
     }
 
-    /// `block` emptied for the bytes from `start` on, if nobody else holds it any more; its pages
-    /// are already mapped and in the cache.
-    pub fn reuse(mut block: Arc<Block>, start: Offset) -> Option<BlockWriter> {
-        let alone = Arc::get_mut(&mut block)?;
-        alone.start = start;
+    /// As [`BlockWriter::new`], with a block of the pool, if it has one left.
+    pub fn pooled(pool: &Arc<Pool>, start: Offset, skip: usize) -> Option<BlockWriter> {
+        let number = pool.take(start, skip)?;
+        let (at, pool) = (pool.address(number), Some((pool.clone(), number)));
+        Some(BlockWriter::with(Block { start, skip, filled: AtomicUsize::new(0), at, pool }))
+    }
+
+    fn with(block: Block) -> BlockWriter {
+        assert!(block.skip < BLOCK_BYTES);
+        BlockWriter { limit: BLOCK_BYTES - block.skip, block: Arc::new(block), filled: 0 }
+    }
+
+    /// `block` emptied for the bytes from `start` on, the first of them at `skip`, if nobody else holds
+    /// it any more and it is not a pool's; its pages are already mapped and in the cache.
+    pub fn reuse(mut block: Arc<Block>, start: Offset, skip: usize) -> Option<BlockWriter> {
+        let alone = Arc::get_mut(&mut block).filter(|block| !block.is_pooled())?;
+        (alone.start, alone.skip) = (start, skip);
         *alone.filled.get_mut() = 0;
-        Some(BlockWriter { block, filled: 0 })
+        Some(BlockWriter { limit: BLOCK_BYTES - skip, block, filled: 0 })
     }
 
     /// Appends as much of `bytes` as fits, and says how much that was.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
-        let n = bytes.len().min(BLOCK_BYTES - self.filled);
-        // SAFETY: `filled + n` is within the allocation; readers look only below `filled`, which is
+        let n = bytes.len().min(self.limit - self.filled);
+        // SAFETY: `skip + filled + n` is within the block; readers look only below `filled`, which is
         // not moved until the bytes are there; this is the block's only writer and `&mut self`
         // excludes a second push.
         unsafe {
@@ -90,6 +150,19 @@ impl BlockWriter {
         self.filled += n;
         self.block.filled.store(self.filled, Ordering::Release);
         n
+    }
+
+    /// Lets nothing more be appended.
+    pub fn close(&mut self) {
+        self.limit = self.filled;
+        if let Some((pool, number)) = &self.block.pool {
+            pool.close(*number, self.block.skip, self.filled);
+        }
+    }
+
+    /// Whether the bytes outlive the process.
+    pub fn is_pooled(&self) -> bool {
+        self.block.is_pooled()
     }
 
     /// The block, to be read by whoever holds it.
@@ -104,7 +177,7 @@ mod tests {
 
     #[test]
     fn readers_see_a_growing_prefix_and_never_a_changing_byte() {
-        let mut writer = BlockWriter::new(Offset(7));
+        let mut writer = BlockWriter::new(Offset(7), 0);
         let block = writer.share();
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -125,13 +198,13 @@ mod tests {
 
     #[test]
     fn a_block_is_reused_only_when_nobody_reads_it() {
-        let mut writer = BlockWriter::new(Offset(0));
+        let mut writer = BlockWriter::new(Offset(0), 0);
         assert_eq!(writer.push(&vec![1; BLOCK_BYTES + 1]), BLOCK_BYTES);
         let (kept, reader) = (writer.share(), writer.share());
         drop(writer);
-        assert!(BlockWriter::reuse(kept, Offset(9)).is_none());
+        assert!(BlockWriter::reuse(kept, Offset(9), 0).is_none());
         assert_eq!((*reader).as_ref()[BLOCK_BYTES - 1], 1);
-        let again = BlockWriter::reuse(reader, Offset(9)).unwrap();
+        let again = BlockWriter::reuse(reader, Offset(9), 0).unwrap();
         assert!((*again.share()).as_ref().is_empty());
         assert_eq!(again.share().start(), Offset(9));
     }

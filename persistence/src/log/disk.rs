@@ -4,20 +4,33 @@
 //! sees ("live") apart from what a power cut leaves ("durable"), writes short, runs full and stops
 //! at any operation. [`OsDisk`] is the real one.
 
+use super::block::PAGE;
+use super::shared::Shared;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::uio::pwritev;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::ptr::NonNull;
+use std::sync::{Arc, OnceLock};
 
 /// An open file, written at places: a write that failed half-way is simply made again.
 pub trait DiskFile: Send + Sync {
     /// Writes from the front of `bufs` at `position`; returns how many bytes the kernel took.
     fn write_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize>;
+    /// Gives the disk whole pages at the front of `bufs` from where they lie, without a copy of them in the
+    /// page cache, and waits until it has them. `position` is a page's beginning. Returns how many bytes
+    /// that were; `None` if there is no such way, or the pages do not lie at pages of memory.
+    ///
+    /// What is written so is as safe from a power cut as the file's size that covers it, which may be before
+    /// what went through the cache earlier: that must be synced first, or be overwritten by this.
+    fn write_direct(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<Option<usize>> {
+        let _ = (bufs, position);
+        Ok(None)
+    }
     /// Reads at `position`; 0 at the end of the file.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
     /// Makes contents and size durable (`fdatasync`).
@@ -27,13 +40,9 @@ pub trait DiskFile: Send + Sync {
     /// Has the file system set aside `bytes` from `position` on. The file's size stays, and
     /// [`DiskFile::set_len`] gives back what is beyond.
     fn reserve(&self, position: u64, bytes: u64) -> io::Result<()>;
-    /// Has the system begin to write to the disk what it has not of the first `bytes`, and does not wait.
-    fn begin_sync(&self, bytes: u64);
-    /// Waits until the disk has taken the first `bytes`, which were begun or synced, and has the system give back its copy of them in
-    /// memory. No reader sees a difference, and a power cut may still take them: only
-    /// [`DiskFile::sync`] says that it does not. A write that failed is told once, and once more by
-    /// the next sync; nothing is given back then.
-    fn forget(&self, bytes: u64) -> io::Result<()>;
+    /// Has the system write what it has not of the first `bytes`, and give back its copy in memory of what
+    /// is written. No reader sees a difference; nothing is waited for, and nothing is promised.
+    fn forget(&self, bytes: u64);
     /// The file's size in bytes.
     fn size(&self) -> io::Result<u64>;
 }
@@ -44,6 +53,9 @@ pub trait Disk: Send + Sync {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// An existing file, for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// A file of `bytes`, which lie in memory and that other processes find there as soon as they are
+    /// written, also when this one has ended. Whether it existed, and what was in it, does not matter.
+    fn share(&self, path: &Path, bytes: usize) -> io::Result<Arc<dyn SharedMemory>>;
     /// A whole file, for reading from front to back.
     fn map(&self, path: &Path) -> io::Result<Contents>;
     /// Gives the file another name, atomically replacing any that has it.
@@ -63,6 +75,18 @@ pub trait Disk: Send + Sync {
     fn dir_identity(&self, dir: &Path) -> io::Result<u64>;
     /// A name for this boot of the machine, after which nothing unsynced exists.
     fn boot_id(&self) -> String;
+}
+
+/// Memory that is a file's. Who has it sees to it that no byte is written by two threads at once.
+pub trait SharedMemory: Send + Sync {
+    /// Where it begins: valid as long as `self`, for as many bytes as were asked for.
+    fn address(&self) -> NonNull<u8>;
+    /// To be called after bytes were written, for disks that remember such things.
+    fn note_changed(&self, _range: Range<usize>) {}
+    /// Whether the disk has failed it: what is written is in this process's memory only.
+    fn is_broken(&self) -> bool {
+        false
+    }
 }
 
 /// The bytes of a file.
@@ -85,64 +109,116 @@ impl Deref for Contents {
 /// The operating system's files.
 pub struct OsDisk;
 
-impl DiskFile for File {
+struct OsFile {
+    file: File,
+    /// The same file past the page cache, from the first time that this is asked for; `None` where there
+    /// is no such way.
+    direct: OnceLock<Option<File>>,
+}
+
+impl OsFile {
+    fn new(file: File) -> Arc<OsFile> {
+        Arc::new(OsFile { file, direct: OnceLock::new() })
+    }
+
+    fn direct(&self) -> Option<&File> {
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.write(true).custom_flags(libc::O_DIRECT);
+            options.open(format!("/proc/self/fd/{}", self.file.as_raw_fd())).ok()
+        };
+        self.direct.get_or_init(open).as_ref()
+    }
+}
+
+fn write_vectored_at(file: &File, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+    loop {
+        match pwritev(file, bufs, position as i64) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// The whole pages at the front of `bufs` that lie at pages of memory.
+fn whole_pages<'a>(bufs: &[IoSlice<'a>]) -> Vec<IoSlice<'a>> {
+    let mut pages = Vec::with_capacity(bufs.len());
+    for buf in bufs {
+        let whole = buf.len() / PAGE * PAGE;
+        if buf.as_ptr().addr() % PAGE != 0 || whole == 0 {
+            break;
+        }
+        // SAFETY: a part of the buffer, for as long as the buffer is borrowed.
+        pages.push(IoSlice::new(unsafe { std::slice::from_raw_parts(buf.as_ptr(), whole) }));
+        if whole < buf.len() {
+            break;
+        }
+    }
+    pages
+}
+
+impl DiskFile for OsFile {
     fn write_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
-        loop {
-            match pwritev(self, bufs, position as i64) {
-                Err(nix::errno::Errno::EINTR) => {}
-                other => return Ok(other?),
-            }
+        write_vectored_at(&self.file, bufs, position)
+    }
+
+    fn write_direct(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<Option<usize>> {
+        let pages = whole_pages(bufs);
+        let Some(direct) = self.direct().filter(|_| !pages.is_empty()) else { return Ok(None) };
+        match write_vectored_at(direct, &pages, position) {
+            Ok(n) => Ok(Some(n)),
+            // Not what this file system takes.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
-        FileExt::read_at(self, buf, position)
+        FileExt::read_at(&self.file, buf, position)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_data()
+        self.file.sync_data()
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        File::set_len(self, bytes)
+        self.file.set_len(bytes)
     }
 
     fn reserve(&self, position: u64, bytes: u64) -> io::Result<()> {
         let mode = FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        Ok(fallocate(self, mode, position as i64, bytes as i64)?)
+        Ok(fallocate(&self.file, mode, position as i64, bytes as i64)?)
     }
 
-    fn begin_sync(&self, bytes: u64) {
-        // A refusal does no harm: the sync does it all.
-        let _ = sync_range(self.as_raw_fd(), 0, bytes, libc::SYNC_FILE_RANGE_WRITE);
-    }
-
-    fn forget(&self, bytes: u64) -> io::Result<()> {
-        // The kernel tells each open file of a failed write once. This one is not to take that from
-        // the syncs. Without it nothing is given back, which does no harm.
-        let Ok(own) = File::open(format!("/proc/self/fd/{}", self.as_raw_fd())) else {
-            return Ok(());
-        };
-        if sync_range(own.as_raw_fd(), 0, bytes, libc::SYNC_FILE_RANGE_WAIT_BEFORE)? {
-            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-            let _ = posix_fadvise(&own, 0, bytes as i64, advice);
-        }
-        Ok(())
+    fn forget(&self, bytes: u64) {
+        let _ = posix_fadvise(&self.file, 0, bytes as i64, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }
 
 impl Disk for OsDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        Ok(Arc::new(options.read(true).write(true).create(true).truncate(true).open(path)?))
+        options.read(true).write(true).create(true).truncate(true);
+        Ok(OsFile::new(options.open(path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(path)?))
+        Ok(OsFile::new(OpenOptions::new().read(true).write(true).open(path)?))
+    }
+
+    fn share(&self, path: &Path, bytes: usize) -> io::Result<Arc<dyn SharedMemory>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(path)?;
+        if file.metadata()?.len() != bytes as u64 {
+            file.set_len(0)?;
+        }
+        fallocate(&file, FallocateFlags::empty(), 0, bytes as i64)?;
+        Ok(Arc::new(Shared::map(file, bytes)?))
     }
 
     fn map(&self, path: &Path) -> io::Result<Contents> {
@@ -254,4 +330,58 @@ pub(super) fn read_exact_at(
         position += n as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block::{BLOCK_BYTES, BlockWriter};
+    use super::*;
+    use crate::offset::Offset;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// However the pieces lie in memory and in the file, past the page cache or through it, readers
+        /// find what was written, and nothing else.
+        #[test]
+        fn what_is_written_directly_is_read_back(
+            first in 0..9000usize,
+            skip in prop::sample::select(vec![0usize, 1, 100, 4095]),
+            lens in prop::collection::vec(prop::sample::select(vec![1usize, 4096, 60_000, BLOCK_BYTES]), 1..12),
+        ) {
+            let dir = std::env::current_exe().unwrap(); // the folder that was built in: a real disk
+            let name = format!("direct-{}", std::process::id());
+            let path = dir.parent().unwrap().join(name);
+            let file = OsDisk.create(&path).unwrap();
+            let blocks: Vec<_> = lens.iter().enumerate().map(|(i, &len)| {
+                let skip = if i == 0 { skip } else { 0 };
+                let mut writer = BlockWriter::new(Offset(0), skip);
+                writer.push(&(0..len).map(|b| (b * 13 + i) as u8).collect::<Vec<_>>());
+                writer.share()
+            }).collect();
+            let whole: Vec<u8> = blocks.iter().flat_map(|b| (**b).as_ref().to_vec()).collect();
+            let before: Vec<u8> = (0..first).map(|b| b as u8).collect();
+            write_all_at(&*file, &before, 0).unwrap();
+            let mut done = 0;
+            while done < whole.len() {
+                let mut left = done;
+                let bufs: Vec<IoSlice<'_>> = blocks.iter().filter_map(|block| {
+                    let bytes = (**block).as_ref();
+                    let from = left.min(bytes.len());
+                    left -= from;
+                    (from < bytes.len()).then(|| IoSlice::new(&bytes[from..]))
+                }).collect();
+                let at = (first + done) as u64;
+                let direct = match at % PAGE as u64 {
+                    0 => file.write_direct(&bufs, at).unwrap(),
+                    _ => None,
+                };
+                done += direct.unwrap_or_else(|| file.write_at(&bufs[..1], at).unwrap());
+            }
+            let read = OsDisk.map(&path).unwrap();
+            fs::remove_file(&path).unwrap();
+            prop_assert!(read[..first] == before && read[first..] == whole);
+        }
+    }
 }

@@ -2,12 +2,15 @@
 //! rebuilt, as another process would see it ("live") or as a power cut leaves it ("durable").
 //!
 //! A power cut keeps what was synced. Of the rest it keeps any beginning of the writes to each
-//! file, perhaps with zeros up to the size the file had, and any beginning of the renames.
+//! file, perhaps some of the direct ones after that, perhaps with zeros up to the size the file had, and any
+//! beginning of the renames.
 
-use super::disk::{Contents, Disk, DiskFile};
+use super::disk::{Contents, Disk, DiskFile, SharedMemory};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 type Inode = u64;
@@ -16,6 +19,8 @@ type Inode = u64;
 enum Op {
     Create(PathBuf, Inode),
     Write(Inode, u64, Vec<u8>),
+    /// As a write, and past all caches: a power cut may leave it, and not what came before.
+    WriteDirect(Inode, u64, Vec<u8>),
     SetLen(Inode, u64),
     Sync(Inode),
     Rename(PathBuf, PathBuf),
@@ -37,7 +42,7 @@ impl View {
                 self.files.entry(*inode).or_default();
                 self.names.insert(path.clone(), *inode);
             }
-            Op::Write(inode, position, data) => {
+            Op::Write(inode, position, data) | Op::WriteDirect(inode, position, data) => {
                 let file = self.files.entry(*inode).or_default();
                 let (from, to) = (*position as usize, *position as usize + data.len());
                 file.resize(file.len().max(to), 0);
@@ -72,12 +77,8 @@ struct State {
     /// Bytes that may still be written before the disk is full.
     space: Option<u64>,
     syncs_fail: bool,
-    /// How long files were when they were last synced.
-    synced: BTreeMap<Inode, u64>,
-    /// How much of files the disk was last asked to begin with.
-    begun: BTreeMap<Inode, u64>,
-    /// Calls of [`DiskFile::forget`].
-    forgets: usize,
+    /// How much of files the system was last asked to forget.
+    forgotten: BTreeMap<Inode, u64>,
 }
 
 impl State {
@@ -135,9 +136,7 @@ impl FakeDisk {
             short_writes: false,
             space: None,
             syncs_fail: false,
-            synced: BTreeMap::new(),
-            begun: BTreeMap::new(),
-            forgets: 0,
+            forgotten: BTreeMap::new(),
         };
         Arc::new_cyclic(|me| FakeDisk { state: Mutex::new(state), me: me.clone() })
     }
@@ -154,14 +153,9 @@ impl FakeDisk {
         self.state().space = bytes;
     }
 
-    /// How many bytes of each file the disk was last asked to begin with.
-    pub fn begun(&self) -> Vec<u64> {
-        self.state().begun.values().copied().collect()
-    }
-
-    /// How often something was forgotten.
-    pub fn forgets(&self) -> usize {
-        self.state().forgets
+    /// How much of files the system was last asked to forget.
+    pub fn forgotten(&self) -> Vec<u64> {
+        self.state().forgotten.values().copied().collect()
     }
 
     pub fn set_syncs_fail(&self, on: bool) {
@@ -202,7 +196,7 @@ impl FakeDisk {
         // Contents, file by file.
         for (&inode, live) in &live.files {
             let of_file = |op: &&Op| match op {
-                Op::Write(i, ..) | Op::SetLen(i, _) => *i == inode,
+                Op::Write(i, ..) | Op::WriteDirect(i, ..) | Op::SetLen(i, _) => *i == inode,
                 _ => false,
             };
             let is_sync = |op: &Op| matches!(op, Op::Sync(i) if *i == inode);
@@ -217,6 +211,10 @@ impl FakeDisk {
                 let part = dice.below(data.len() as u64 + 1) as usize;
                 durable.apply(&Op::Write(inode, *position, data[..part].to_vec()));
             }
+            // What went past the caches after that may be there all the same.
+            let also = dice.below((later.len() - kept) as u64 + 1) as usize;
+            let direct = |op: &&&Op| matches!(op, Op::WriteDirect(..));
+            later[kept..kept + also].iter().filter(direct).for_each(|op| durable.apply(op));
             let file = durable.files.entry(inode).or_default();
             if dice.below(4) == 0 && file.len() < live.len() {
                 file.resize(live.len(), 0);
@@ -247,6 +245,39 @@ impl FakeDisk {
     }
 }
 
+/// A file's bytes, as words so that they can be used as atomics.
+struct FakeMemory {
+    file: FakeFile,
+    words: NonNull<[u64]>,
+}
+
+// SAFETY: the words are the memory's own; who writes what is the user's matter.
+unsafe impl Send for FakeMemory {}
+// SAFETY: as above.
+unsafe impl Sync for FakeMemory {}
+
+impl SharedMemory for FakeMemory {
+    fn address(&self) -> NonNull<u8> {
+        self.words.cast()
+    }
+
+    fn note_changed(&self, range: Range<usize>) {
+        // SAFETY: inside the memory; who has just written these bytes calls this.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(self.address().add(range.start).as_ptr(), range.len())
+        };
+        let op = Op::Write(self.file.inode, range.start as u64, bytes.to_vec());
+        self.file.disk.state().act(op);
+    }
+}
+
+impl Drop for FakeMemory {
+    fn drop(&mut self) {
+        // SAFETY: made by `Box::into_raw`, and nobody has it any more.
+        drop(unsafe { Box::from_raw(self.words.as_ptr()) });
+    }
+}
+
 impl DiskFile for FakeFile {
     fn write_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
         let mut state = self.disk.state();
@@ -267,6 +298,15 @@ impl DiskFile for FakeFile {
         Ok(len)
     }
 
+    fn write_direct(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<Option<usize>> {
+        let n = self.write_at(bufs, position)?;
+        let mut state = self.disk.state();
+        if let Some(Op::Write(inode, position, data)) = state.ops.pop() {
+            state.ops.push(Op::WriteDirect(inode, position, data));
+        }
+        Ok(Some(n))
+    }
+
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         let state = self.disk.state();
         let file = &state.live.files[&self.inode];
@@ -282,8 +322,6 @@ impl DiskFile for FakeFile {
             return Err(io::Error::other("the disk is broken"));
         }
         state.act(Op::Sync(self.inode));
-        let len = state.live.files[&self.inode].len() as u64;
-        state.synced.insert(self.inode, len);
         Ok(())
     }
 
@@ -296,19 +334,8 @@ impl DiskFile for FakeFile {
         Ok(())
     }
 
-    fn begin_sync(&self, bytes: u64) {
-        self.disk.state().begun.insert(self.inode, bytes);
-    }
-
-    fn forget(&self, bytes: u64) -> io::Result<()> {
-        let mut state = self.disk.state();
-        if state.syncs_fail {
-            return Err(io::Error::other("the disk is broken"));
-        }
-        let on_its_way = state.begun.get(&self.inode).max(state.synced.get(&self.inode));
-        assert!(Some(&bytes) <= on_its_way, "it is neither on disk nor on its way");
-        state.forgets += 1;
-        Ok(())
+    fn forget(&self, bytes: u64) {
+        self.disk.state().forgotten.insert(self.inode, bytes);
     }
 
     fn size(&self) -> io::Result<u64> {
@@ -338,6 +365,30 @@ impl Disk for FakeDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let inode = self.state().live.names.get(path).copied();
         inode.map(|inode| self.file(inode)).ok_or_else(not_found)
+    }
+
+    fn share(&self, path: &Path, bytes: usize) -> io::Result<Arc<dyn SharedMemory>> {
+        let existing = self.state().live.names.get(path).copied();
+        let inode = match existing {
+            Some(inode) => inode,
+            None => {
+                let mut state = self.state();
+                let inode = state.next_inode;
+                state.next_inode += 1;
+                state.act(Op::Create(path.to_owned(), inode));
+                inode
+            }
+        };
+        let mut state = self.state();
+        state.act(Op::SetLen(inode, bytes as u64));
+        let mut words = vec![0u64; bytes.div_ceil(8)].into_boxed_slice();
+        for (word, bytes) in words.iter_mut().zip(state.live.files[&inode].chunks_exact(8)) {
+            *word = u64::from_ne_bytes(bytes.try_into().expect("eight bytes"));
+        }
+        drop(state);
+        let words = NonNull::new(Box::into_raw(words)).expect("a box");
+        let disk = self.me.upgrade().expect("the disk is in use");
+        Ok(Arc::new(FakeMemory { file: FakeFile { disk, inode }, words }))
     }
 
     fn map(&self, path: &Path) -> io::Result<Contents> {

@@ -292,11 +292,6 @@ impl Shared {
         removed
     }
 
-    /// Whether there is history that could make room.
-    pub(super) fn has_history(&self) -> bool {
-        lock(&self.segments).iter().any(|segment| segment.is_history)
-    }
-
     fn note_failure(&self, what: String) {
         let mut failed = lock(&self.retention.failed);
         if *failed != what {

@@ -94,6 +94,8 @@ pub struct State {
     /// The folder's identity, which a copy of it does not have.
     pub folder: u64,
     pub fsync: Fsync,
+    /// The stream whose newest bytes are in the pool's file, if one is used.
+    pub pool: Option<u64>,
     /// Where the log ended when it was closed in good order.
     pub closed: Option<Offset>,
 }
@@ -198,6 +200,9 @@ impl Manifest {
             let _ = writeln!(text, "# varve boot {}", state.boot);
             let _ = writeln!(text, "# varve folder {}", state.folder);
             let _ = writeln!(text, "# varve fsync {}", state.fsync.as_str());
+            if let Some(stream) = state.pool {
+                let _ = writeln!(text, "# varve pool {stream:016x}");
+            }
             if let Some(end) = state.closed {
                 let _ = writeln!(text, "# varve closed {end}");
             }
@@ -237,6 +242,7 @@ struct Comments {
     boot: String,
     folder: u64,
     fsync: Option<Fsync>,
+    pool: Option<u64>,
     closed: Option<Offset>,
 }
 
@@ -260,6 +266,9 @@ impl Comments {
             ["boot", boot] => self.boot = boot.to_owned(),
             ["folder", folder] => self.folder = number(folder)?,
             ["fsync", fsync] => self.fsync = Some(Fsync::parse(fsync).ok_or_else(bad)?),
+            ["pool", stream] => {
+                self.pool = Some(u64::from_str_radix(stream, 16).map_err(|_| bad())?);
+            }
             ["closed", end] => self.closed = Some(Offset(number(end)?)),
             _ => {} // a later version's
         }
@@ -273,6 +282,7 @@ impl Comments {
             boot: self.boot,
             folder: self.folder,
             fsync: self.fsync.unwrap_or(Fsync::No),
+            pool: self.pool,
             closed: self.closed,
         })
     }
@@ -490,6 +500,7 @@ mod tests {
                     boot: "b".into(),
                     folder: 7,
                     fsync: Fsync::Always,
+                    pool: closed.map(|n| n.rotate_left(31)),
                     closed: closed.map(Offset),
                 }),
             };

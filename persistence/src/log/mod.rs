@@ -1,18 +1,18 @@
 //! The command log: one stream of bytes that every write is appended to, once.
 //!
 //! [`Log`] is the end that the loop thread owns. [`Log::append`] copies a write's bytes into the
-//! memory tail and does nothing else; [`Log::flush`], at the end of a loop turn, sees to it that
-//! they reach the kernel; [`Log::released`] says up to where replies and replicas may go. Without
-//! `appendonly` the tail is all there is, and is the replication backlog.
+//! memory tail, and does nothing else; [`Log::flush`], at the end of a loop turn, sees to it that
+//! they get as safe as the policy says; [`Log::released`] says up to where replies and replicas may go.
+//! Without `appendonly` the tail is all there is, and is the replication backlog.
 //!
 //! | file | what is in it |
 //! | --- | --- |
 //! | `ahead.rs` | space on disk ahead of the end |
-//! | `behind.rs` | the system's copy in memory behind the end |
 //! | `aside.rs` | bytes that leave the log, in a file of their own |
 //! | `rollback.rs` | cutting off an end that no other node shares |
 //! | `syncs.rs` | when `everysec` syncs, and how much it may acknowledge meanwhile |
 //! | `block.rs`, `tail.rs` | the memory tail: blocks that one appends and many read |
+//! | `pool.rs`, `shared.rs` | blocks of the tail that outlive the process, and their memory |
 //! | `writer.rs` | the log thread and the slow thread: writes, syncs, rotation, bases |
 //! | `sink.rs` | from pieces of the tail to a segment's file, however writes end |
 //! | `marks.rs`, `index.rs` | the sidecar index: the loop's part, and the file |
@@ -24,7 +24,6 @@
 
 mod ahead;
 mod aside;
-mod behind;
 pub mod block;
 pub mod disk;
 pub mod error;
@@ -39,10 +38,12 @@ mod lock;
 pub mod lz4;
 pub mod manifest;
 mod marks;
+mod pool;
 pub mod reader;
 pub mod recover;
 pub mod replay;
 pub mod rollback;
+mod shared;
 mod sink;
 mod syncs;
 pub mod tail;
@@ -63,10 +64,11 @@ pub use tail::{Cursor, Piece};
 
 use crate::offset::{Histories, HistoryId, Offset};
 use aside::Places;
-use folder::{Folder, is_full};
+use folder::Folder;
 use history::Retention;
 use manifest::{FileType, Manifest, State};
 use marks::Marks;
+use pool::Pool;
 use sink::{Open, Sink};
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -91,12 +93,13 @@ const SMALL_PART: usize = 1024;
 /// The index is brought up to date when this much was written, or a second has passed: a thread that
 /// is woken for each record costs more than the record.
 const INDEX_BYTES: u64 = 1 << 20;
-/// More than this is never written by the loop itself: the copy alone would be felt.
-const INLINE_BYTES: u64 = 1 << 20;
-/// A write slower than this sends the following ones to the log thread ...
-const SLOW_WRITE: Duration = Duration::from_millis(2);
-/// ... for this long.
-const SLOW_PAUSE: Duration = Duration::from_millis(100);
+/// So much is given to the log thread at a time, if the pool has it meanwhile: in larger pieces the
+/// disk's work costs no less. The rest follows at the next [`Log::tick`].
+const HAND_OVER: u64 = if cfg!(test) { 700 } else { 1 << 20 };
+/// How often the system is asked to forget what it holds of the segment that is written, and how much of
+/// the newest it keeps: replicas may just have left the tail behind.
+const FORGET_PERIOD: Duration = Duration::from_secs(1);
+const NEWEST: u64 = if cfg!(test) { 100 } else { 4 << 20 };
 /// How often the history is looked at for what has grown too old.
 const HISTORY_PERIOD: Duration = Duration::from_secs(10);
 
@@ -124,15 +127,6 @@ impl Fsync {
     }
 }
 
-/// Who makes the `write` calls when the policy is not `always`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strategy {
-    /// The loop while that is quick, else the log thread.
-    Hybrid,
-    /// The log thread.
-    Thread,
-}
-
 /// How to keep a log on disk.
 #[derive(Clone)]
 pub struct Options {
@@ -152,7 +146,11 @@ pub struct Options {
     pub history_bytes: u64,
     /// How old that may be: `repl-history-ttl`, in whole seconds; 0 for none.
     pub history_ttl: Duration,
-    pub strategy: Strategy,
+    /// How many blocks of 64 KiB the pool has; 0 for none.
+    pub pool_blocks: usize,
+    /// Whether [`recover`] may append to the last segment what is in the pool of a process that was
+    /// killed. Only for who has the folder to itself ([`lock_dir`]).
+    pub take_pool: bool,
     /// Without threads every job is done by the call that asks for it: for simulations.
     pub threads: bool,
     pub disk: Arc<dyn Disk>,
@@ -170,7 +168,8 @@ impl Options {
             load_truncated: true,
             history_bytes: 1 << 30,
             history_ttl: Duration::from_secs(24 * 3600),
-            strategy: Strategy::Hybrid,
+            pool_blocks: pool::MOST_BLOCKS,
+            take_pool: true,
             threads: true,
             disk: Arc::new(OsDisk),
         }
@@ -248,8 +247,18 @@ pub struct Log {
 struct OnDisk {
     writer: Writer,
     options: Options,
+    pool: Option<Arc<Pool>>,
     /// How far the tail was handed over.
     flushed: Offset,
+    /// All before it is in the pool or in a segment.
+    safe: Offset,
+    /// Names and policies given to the log, and where the first was that the manifest does not have: what
+    /// follows it counts as safe once the manifest has it. A start would else take it for what the old
+    /// name goes on with, or for synced.
+    changes: u64,
+    changed_at: Offset,
+    /// A sync waits for all up to here to be written.
+    sync_wanted: Option<Offset>,
     epoch: u64,
     /// Where the present epoch began.
     epoch_start: Offset,
@@ -259,7 +268,8 @@ struct OnDisk {
     cuts: VecDeque<(Offset, u32)>,
     marks: Marks,
     syncs: Syncs,
-    inline_again: Option<Instant>,
+    /// When the system was last asked to forget, and how far the log was written then and the time before.
+    forgot: (Instant, [Offset; 2]),
     /// When the history was last looked at for what has grown too old.
     history_looked: Instant,
     /// Bytes of live history at the last base, beside the base itself.
@@ -333,6 +343,7 @@ impl Log {
             boot: disk.boot_id(),
             folder: identity.map_err(Error::io("stat", &options.dir))?,
             fsync: options.fsync,
+            pool: None,
             closed: None,
         });
         let last = manifest.segments().next_back().cloned();
@@ -352,7 +363,15 @@ impl Log {
                 (entry, file)
             }
         };
+        // From here on the file says that the segments have all, as they do.
+        let stream = recovered.pool_stream().unwrap_or_else(pool::new_stream);
+        let pool_path = pool::path(&options.dir, &options.base_name);
+        let pool = Pool::open(&*disk, &pool_path, options.pool_blocks, stream, end).ok();
+        manifest.state.iter_mut().for_each(|state| state.pool = pool.as_ref().map(|_| stream));
         folder.store(manifest)?;
+        if pool.is_none() {
+            let _ = disk.remove(&pool_path);
+        }
         let start = entry.start.unwrap_or(end);
         let path = folder.path(&entry.name);
         let records = index::read(&*disk, &path, start, end - start);
@@ -369,17 +388,23 @@ impl Log {
         let writer = Writer::start(shared, options.threads)
             .map_err(Error::io("start threads for", &options.dir))?;
         writer.shared.history_due();
+        self.tail.set_pool(pool.clone(), start, end);
         self.on_disk = Some(OnDisk {
             writer,
             options,
+            pool,
             flushed: end,
+            safe: end,
+            changes: 0,
+            changed_at: end,
+            sync_wanted: None,
             epoch: 0,
             epoch_start: end,
             segment_start: start,
             cuts: VecDeque::new(),
             marks: Marks::new(end),
             syncs: Syncs::new(Instant::now()),
-            inline_again: None,
+            forgot: (Instant::now(), [end; 2]),
             history_looked: Instant::now(),
             log_start,
             base_size: Some(base_size),
@@ -494,10 +519,11 @@ impl Log {
     }
 
     fn rename(&mut self, histories: Histories, own: bool) {
-        self.flush();
+        self.hand_over();
         (self.histories, self.own) = (histories, own);
         self.db = None;
         if let Some(disk) = &mut self.on_disk {
+            disk.begin_change();
             disk.writer.write(WriteJob::Rename(Box::new((histories, own))));
         }
     }
@@ -507,7 +533,7 @@ impl Log {
         self.tail.end()
     }
 
-    /// Up to where the kernel has the log's bytes. Without files, [`Log::end`].
+    /// Up to where the segments have the log's bytes, on disk or not. Without files, [`Log::end`].
     pub fn written(&self) -> Offset {
         self.on_disk.as_ref().map_or(self.tail.end(), OnDisk::written)
     }
@@ -544,17 +570,26 @@ impl Log {
         self.on_disk.as_ref().is_some_and(failing)
     }
 
-    /// Gets what was appended on its way to the kernel: at the end of a loop turn. Writes it here
-    /// if that is known to be quick, and never waits.
+    /// Gets what was appended on its way to where it is safe: at the end of a loop turn. Never waits.
     pub fn flush(&mut self) {
+        self.flush_with(false);
+    }
+
+    /// As [`Log::flush`], and leaves nothing to be handed over later.
+    fn hand_over(&mut self) {
+        self.flush_with(true);
+    }
+
+    fn flush_with(&mut self, all: bool) {
         let needed = match &mut self.on_disk {
             Some(disk) => {
-                disk.flush(&self.tail);
+                disk.flush(&mut self.tail, all);
                 disk.written()
             }
             None => self.tail.end(),
         };
         self.tail.trim(self.held.map_or(needed, |held| held.min(needed)));
+        self.tail.relieve_pool(needed);
         self.places.trim(self.tail.first());
         self.note_place();
     }
@@ -563,9 +598,9 @@ impl Log {
     /// about ten times a second.
     pub fn tick(&mut self, now: Instant) {
         if let Some(disk) = &mut self.on_disk {
-            disk.tick(now);
+            disk.tick(now, self.tail.end());
         }
-        self.flush();
+        self.hand_over();
     }
 
     /// What was finished since the last call.
@@ -688,12 +723,13 @@ impl Log {
         let db = self.db.unwrap_or(0);
         self.select_due = true;
         if let Some(disk) = &mut self.on_disk {
-            disk.flush(&self.tail);
+            disk.flush(&mut self.tail, true);
+            self.tail.cut();
             disk.marks.cut(); // no record spans two segments
             disk.segment_start = end;
             disk.cuts.push_back((end, db));
         }
-        self.flush();
+        self.hand_over();
         end
     }
 
@@ -722,6 +758,7 @@ impl Log {
     /// after a full resync, whose RDB file becomes the base. Nothing is released beyond `offset`
     /// until the files have changed.
     pub fn reset(&mut self, histories: Histories, offset: Offset, db: u32, base: Option<NewBase>) {
+        self.hand_over();
         let keep = self.tail.keep();
         self.tail = Tail::new(offset, keep);
         (self.histories, self.own) = (histories, false);
@@ -735,13 +772,20 @@ impl Log {
             disk.epoch += 1;
             disk.epoch_start = offset;
             disk.syncs = Syncs::new(Instant::now());
-            disk.flushed = offset;
+            (disk.flushed, disk.safe, disk.sync_wanted) = (offset, offset, None);
+            disk.changed_at = offset;
             disk.segment_start = offset;
             disk.cuts.clear();
             disk.marks = Marks::new(offset);
             disk.log_start = offset;
             disk.base_size = None;
-            let reset = Reset { histories, offset, db, base, epoch: disk.epoch };
+            let stream = disk.pool.as_ref().map(|pool| {
+                let stream = pool::new_stream();
+                pool.begin_stream(stream, offset);
+                stream
+            });
+            self.tail.set_pool(disk.pool.clone(), offset, offset);
+            let reset = Reset { histories, offset, db, base, epoch: disk.epoch, pool: stream };
             disk.writer.write(WriteJob::Reset(Box::new(reset)));
         }
     }
@@ -750,11 +794,12 @@ impl Log {
     /// `no-appendfsync-on-rewrite` is set. From `always` to a laxer one the manifest says so first,
     /// and replies wait for syncs until then.
     pub fn set_fsync(&mut self, fsync: Fsync) {
-        self.flush();
+        self.hand_over();
         if let Some(disk) = &mut self.on_disk
             && disk.options.fsync != fsync
         {
             disk.options.fsync = fsync;
+            disk.begin_change();
             disk.writer.write(WriteJob::SetFsync(fsync));
         }
     }
@@ -796,9 +841,11 @@ impl Log {
 
     /// As [`Log::stop_disk`], and leaves to the caller what waits for the disk.
     pub fn leave_disk(&mut self) -> Option<Left> {
-        self.flush();
+        self.hand_over();
         let (end, db) = (self.end(), self.db);
-        Some(Left { disk: self.on_disk.take()?, end, db })
+        let disk = self.on_disk.take()?;
+        self.tail.set_pool(None, end, end);
+        Some(Left { disk, end, db })
     }
 
     /// Writes and syncs everything, and notes that the log ends here: a start in any boot may go on
@@ -875,32 +922,57 @@ impl OnDisk {
     }
 
     fn released(&self) -> Offset {
-        let always = self.options.fsync == Fsync::Always
-            || self.writer.shared.always.load(Ordering::Acquire);
         match self.syncs.held {
-            _ if always => self.synced(),
+            _ if self.is_always() => self.synced(),
             Some(held) => held,
-            None => self.written(),
+            None => self.outlives(),
         }
     }
 
-    fn flush(&mut self, tail: &Tail) {
-        if self.flushed < tail.end() {
-            if !self.write_here(tail) {
-                for piece in tail.pieces(self.flushed, tail.end()) {
-                    let ends_turn = piece.end() == tail.end();
+    /// All before it outlives the process.
+    fn outlives(&self) -> Offset {
+        match self.is_begun() {
+            true => self.safe.max(self.written()),
+            false => self.epoch_start,
+        }
+    }
+
+    fn is_change_pending(&self) -> bool {
+        self.writer.shared.changes.load(Ordering::Acquire) != self.changes
+    }
+
+    fn begin_change(&mut self) {
+        if !self.is_change_pending() {
+            self.changed_at = self.flushed;
+        }
+        self.changes += 1;
+    }
+
+    fn is_always(&self) -> bool {
+        self.options.fsync == Fsync::Always || self.writer.shared.always.load(Ordering::Acquire)
+    }
+
+    /// At the end of a turn. With `all`, or where somebody waits for it, what was appended is given to
+    /// the log thread; else in large pieces.
+    fn flush(&mut self, tail: &mut Tail, all: bool) {
+        let end = tail.end();
+        let written = self.written();
+        let limit = if self.is_change_pending() { self.changed_at } else { end };
+        self.safe = tail.publish(written, limit);
+        if self.flushed < end {
+            self.marks.add(tail);
+            if all || self.is_always() || self.safe < end || end - self.flushed >= HAND_OVER {
+                for piece in tail.pieces(self.flushed, end) {
+                    let ends_turn = piece.end() == end;
                     self.writer.write(WriteJob::Write { piece, ends_turn });
                 }
+                self.flushed = end;
             }
-            if self.flushed.0 / behind::STEP != tail.end().0 / behind::STEP {
-                self.writer.slow(SlowJob::WriteBehind);
-            }
-            self.flushed = tail.end();
-            self.marks.add(tail);
         }
         if self.marks.bytes() >= INDEX_BYTES {
             self.index();
         }
+        self.begin_wanted_sync();
         if self.cuts.is_empty() {
             return;
         }
@@ -915,6 +987,16 @@ impl OnDisk {
         }
     }
 
+    /// Begins the sync that waits, when all that it is for is written, or is not going to be.
+    fn begin_wanted_sync(&mut self) {
+        let failing = self.writer.shared.failing.load(Ordering::Acquire);
+        if self.sync_wanted.is_some_and(|upto| upto <= self.written() || failing) {
+            self.sync_wanted = None;
+            self.writer.shared.syncing.store(true, Ordering::Release);
+            self.writer.slow(SlowJob::Sync);
+        }
+    }
+
     /// Has the index brought up to what is written.
     fn index(&mut self) {
         let marks = self.marks.take(self.written());
@@ -923,44 +1005,7 @@ impl OnDisk {
         }
     }
 
-    /// Writes from the tail's own thread, if nothing says that this could take long.
-    fn write_here(&mut self, tail: &Tail) -> bool {
-        let shared = &self.writer.shared;
-        if self.options.strategy == Strategy::Thread
-            || self.options.fsync == Fsync::Always
-            || shared.always.load(Ordering::Acquire)
-            || tail.end() - self.flushed > INLINE_BYTES
-            || shared.syncing.load(Ordering::Acquire)
-            || shared.failing.load(Ordering::Acquire)
-            || !self.writer.idle()
-        {
-            return false;
-        }
-        let began = Instant::now();
-        if self.inline_again.is_some_and(|again| began < again) {
-            return false;
-        }
-        let Ok(mut sink) = shared.sink.try_lock() else { return false };
-        for piece in tail.pieces(self.flushed, tail.end()) {
-            let ends_turn = piece.end() == tail.end();
-            sink.push(piece, ends_turn);
-        }
-        let result = sink.drain();
-        shared.publish_written(&sink);
-        drop(sink);
-        match result {
-            // Files are not removed here: the log thread does it, and then writes what is left.
-            Err(error) if is_full(&error) && shared.has_history() => {
-                self.writer.write(WriteJob::Retry);
-            }
-            result => shared.note(result),
-        }
-        let now = Instant::now();
-        self.inline_again = (now - began > SLOW_WRITE).then(|| now + SLOW_PAUSE);
-        true
-    }
-
-    fn tick(&mut self, now: Instant) {
+    fn tick(&mut self, now: Instant, end: Offset) {
         let shared = &self.writer.shared;
         if shared.failing.load(Ordering::Acquire) && self.writer.idle() {
             self.writer.write(WriteJob::Retry);
@@ -972,6 +1017,15 @@ impl OnDisk {
             self.history_looked = now;
             self.writer.shared.history_due();
         }
+        // Twice for each byte: the first time begins to write what only the page cache has.
+        let written = self.written();
+        let (last, [now_known, known_before]) = self.forgot;
+        if now.saturating_duration_since(last) >= FORGET_PERIOD {
+            self.forgot = (now, [written, now_known]);
+            if [now_known, known_before] != [written; 2] {
+                self.writer.slow(SlowJob::Forget);
+            }
+        }
         if self.writer.shared.is_step_due(self.written()) {
             self.writer.slow(SlowJob::Reserve);
         }
@@ -979,11 +1033,10 @@ impl OnDisk {
             self.syncs = Syncs::new(now);
             return;
         }
-        let (written, synced) = (self.written(), self.synced());
-        let syncing = self.writer.shared.syncing.load(Ordering::Acquire);
-        if self.syncs.is_due(written, synced, syncing, now) {
-            self.writer.shared.syncing.store(true, Ordering::Release);
-            self.writer.slow(SlowJob::Sync);
+        let syncing =
+            self.sync_wanted.is_some() || self.writer.shared.syncing.load(Ordering::Acquire);
+        if self.syncs.is_due(self.outlives(), self.synced(), syncing, now) {
+            self.sync_wanted = Some(end);
         }
     }
 }

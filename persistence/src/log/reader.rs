@@ -62,7 +62,7 @@ impl SegmentReader {
         self.segments = segments;
     }
 
-    /// Reads the next bytes, none at or beyond `upto` (the log's released offset). 0 before `upto`
+    /// Reads the next bytes, none at or beyond `upto` (what is released and written). 0 before `upto`
     /// means that the log has begun another segment, or has no longer what comes next: refresh.
     ///
     /// An error names the file, and if it is damaged the place. The reader has not moved then.

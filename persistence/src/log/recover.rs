@@ -4,14 +4,14 @@
 //! segments over it; [`super::Log::resume`] goes on from there. Folders that Redis made are taken
 //! as they are, single files from before Redis 7 too.
 
-use super::disk::{Contents, Disk};
+use super::disk::{Contents, Disk, write_all_at};
 use super::error::Error;
 use super::folder::Folder;
 use super::history::TEMPORARY;
 use super::lz4::{self, Compressed};
 use super::manifest::{Entry, FileType, Manifest, State};
 use super::replay::{Command, Reading, Stop, without_zeros};
-use super::{Fsync, Options, aside, index};
+use super::{Fsync, Options, aside, index, pool};
 use crate::offset::{Histories, HistoryId, Offset};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -57,6 +57,7 @@ pub struct Recovered {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     manifest_path: PathBuf,
+    pool_path: PathBuf,
     load_truncated: bool,
     /// With every start known.
     manifest: Manifest,
@@ -67,6 +68,8 @@ pub struct Recovered {
     replayed: bool,
     same_place: bool,
     same_boot: bool,
+    /// Whether the pool of a process that was killed had all that it should.
+    pool_is_whole: bool,
     notes: Vec<String>,
 }
 
@@ -83,7 +86,8 @@ pub(super) fn read_manifest(options: &Options) -> Result<Option<Manifest>, Error
 }
 
 /// Finds the log in a folder; `None` if it has none. Changes nothing but this: a single-file AOF
-/// beside the folder moves into it as its base, as Redis 7 does it.
+/// beside the folder moves into it as its base, as Redis 7 does it; and what a process that was killed
+/// left in its pool is appended to the last segment.
 pub fn recover(options: &Options) -> Result<Option<Recovered>, Error> {
     let manifest = match read_manifest(options)? {
         Some(manifest) => manifest,
@@ -96,6 +100,7 @@ pub fn recover(options: &Options) -> Result<Option<Recovered>, Error> {
     let mut recovered = Recovered::from_parts(options, manifest, start);
     recovered.open_base()?;
     recovered.measure_segments()?;
+    recovered.take_from_pool(options.take_pool)?;
     recovered.check_history();
     Ok(Some(recovered))
 }
@@ -129,8 +134,10 @@ impl Recovered {
             same_boot: state.is_some_and(|state| {
                 !state.boot.is_empty() && state.boot == options.disk.boot_id()
             }),
+            pool_is_whole: true,
             disk: options.disk.clone(),
             dir: options.dir.clone(),
+            pool_path: pool::path(&options.dir, &options.base_name),
             manifest_path: Folder::manifest_path(&options.dir, &options.base_name),
             load_truncated: options.load_truncated,
             manifest,
@@ -158,6 +165,7 @@ impl Recovered {
             boot: String::new(),
             folder: 0,
             fsync: Fsync::No,
+            pool: None,
             closed: Some(start),
         };
         let manifest = Manifest { entries: Vec::new(), state: Some(state) };
@@ -221,6 +229,39 @@ impl Recovered {
         self.end = next.unwrap_or_default();
         self.replayed = false;
         Ok(())
+    }
+
+    /// Appends to the last segment what a process that was killed had not put there. In another boot the
+    /// pool says nothing: a power cut may have left any part of it.
+    fn take_from_pool(&mut self, take: bool) -> Result<(), Error> {
+        let (Some(stream), true) = (self.pool_stream(), self.same_place && self.same_boot) else {
+            return Ok(());
+        };
+        let Some(entry) = self.manifest.segments().next_back() else { return Ok(()) };
+        let found = self.disk.map(&self.pool_path);
+        let Some(bytes) = found.ok().and_then(|file| pool::read(&file, stream, self.end)) else {
+            self.pool_is_whole = false;
+            let (path, end) = (&self.pool_path, self.end);
+            self.notes
+                .push(format!("What was appended after offset {end} is not whole in {path:?}"));
+            return Ok(());
+        };
+        let path = self.dir.join(&entry.name);
+        if !take && !bytes.is_empty() {
+            let (n, pool) = (bytes.len(), &self.pool_path);
+            self.notes.push(format!("{pool:?} has {n} bytes that {path:?} does not have yet"));
+        } else if !bytes.is_empty() {
+            let append = || write_all_at(&*self.disk.open(&path)?, &bytes, self.last_len);
+            append().map_err(Error::io("append to", &path))?;
+            self.last_len += bytes.len() as u64;
+            self.end += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The stream whose newest bytes may be in the pool's file.
+    pub(super) fn pool_stream(&self) -> Option<u64> {
+        self.manifest.state.as_ref()?.pool
     }
 
     /// Finds how far back the history reaches: up to the segments without a gap. It is not needed to
@@ -304,7 +345,8 @@ impl Recovered {
     /// that was copied proves nothing: others may have seen what came after the copy.
     pub fn is_lossless(&self) -> bool {
         let always = self.manifest.state.as_ref().is_some_and(|state| state.fsync == Fsync::Always);
-        self.is_closed() || (self.same_place && (self.same_boot || always))
+        let kernel_has_all = self.same_boot && self.pool_is_whole;
+        self.is_closed() || (self.same_place && (kernel_has_all || always))
     }
 
     /// Whether this node took the log's current name itself, rather than from a primary that may go on

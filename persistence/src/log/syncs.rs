@@ -18,6 +18,8 @@ const DELAYED: Duration = Duration::from_secs(2);
 pub struct Syncs {
     /// When the last one was begun.
     began: Instant,
+    /// How far the log was acknowledged then: that sync has as much.
+    covers: Offset,
     /// How long the last one took, once it has ended.
     took: Option<Duration>,
     looked: Instant,
@@ -37,6 +39,7 @@ impl Syncs {
     pub fn new(now: Instant) -> Syncs {
         Syncs {
             began: now,
+            covers: Offset(0),
             took: None,
             looked: now,
             synced: Offset(0),
@@ -47,10 +50,16 @@ impl Syncs {
         }
     }
 
-    /// Looks at how far the log is, and says whether a sync is to begin now. To be called several
-    /// times a second.
-    pub fn is_due(&mut self, written: Offset, synced: Offset, syncing: bool, now: Instant) -> bool {
-        self.bound_loss(written, synced, now);
+    /// Looks at how far the log is, and says whether a sync of all that is acknowledged is to begin now. To
+    /// be called several times a second.
+    pub fn is_due(
+        &mut self,
+        acknowledged: Offset,
+        synced: Offset,
+        syncing: bool,
+        now: Instant,
+    ) -> bool {
+        self.bound_loss(acknowledged, synced, now);
         self.looked = now;
         let since = now.saturating_duration_since(self.began);
         if syncing {
@@ -62,25 +71,25 @@ impl Syncs {
         }
         let took = *self.took.get_or_insert(since);
         // After a slow one the next begins sooner, so that what it is for does not grow old.
-        if written <= synced || since < PERIOD.saturating_sub(took) {
+        if acknowledged <= synced || since < PERIOD.saturating_sub(took) {
             return false;
         }
-        self.began = now;
+        (self.began, self.covers) = (now, acknowledged);
         self.took = None;
         self.delay_counted = false;
         true
     }
 
-    fn bound_loss(&mut self, written: Offset, synced: Offset, now: Instant) {
-        let progress = synced != self.synced;
+    fn bound_loss(&mut self, acknowledged: Offset, synced: Offset, now: Instant) {
+        let progress = synced != self.synced && synced >= self.covers;
         self.synced = synced;
         if let Some(held) = self.held {
             if synced < held {
                 return;
             }
             self.held = None;
-            self.oldest = (synced < written).then_some(now); // when it is acknowledged
-        } else if written <= synced {
+            self.oldest = (synced < acknowledged).then_some(now); // when it is acknowledged
+        } else if acknowledged <= synced {
             self.oldest = None;
         } else if progress {
             self.oldest = Some(self.began); // that sync had all that was older
@@ -88,7 +97,7 @@ impl Syncs {
             self.oldest.get_or_insert(self.looked);
         }
         if self.oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) >= HOLD) {
-            self.held = Some(written);
+            self.held = Some(acknowledged);
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The memory tail: the newest bytes of the history, which replicas and the log's files are fed
 //! from.
 //!
-//! A queue of equal blocks, so that the block of an offset is one division. A reader keeps an
-//! offset, not a block: one that lags costs nothing and holds nothing back.
+//! A queue of blocks. A reader keeps an offset, not a block: one that lags costs nothing and holds
+//! nothing back. With the log on disk the newest blocks are a pool's ([`super::pool`]), as long as it
+//! has any, so that what is appended is safe from the process's end at once.
 
-use super::block::{BLOCK_BYTES, Block, BlockWriter};
+use super::block::{BLOCK_BYTES, Block, BlockWriter, PAGE};
+use super::pool::Pool;
 use crate::offset::Offset;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -46,19 +48,80 @@ pub struct Tail {
     end: Offset,
     keep_bytes: u64,
     spare: Option<Arc<Block>>,
+    pool: Option<Arc<Pool>>,
+    /// How many of the oldest blocks are known to be in memory of their own.
+    own_blocks: usize,
+    /// Where the segment begins that the next bytes are for: that byte is at a page's beginning.
+    segment_start: Offset,
+    /// All before it outlives the process: the end of a turn.
+    safe: Offset,
+    /// From where on, and up to where, some bytes are in no pool.
+    outside: Option<(Offset, Offset)>,
 }
 
 impl Tail {
     /// An empty tail at `start` that keeps at least `keep_bytes`.
     pub fn new(start: Offset, keep_bytes: u64) -> Tail {
-        let writer = BlockWriter::new(start);
+        let writer = BlockWriter::new(start, 0);
         Tail {
             blocks: VecDeque::from([writer.share()]),
             writer,
             end: start,
             keep_bytes,
             spare: None,
+            pool: None,
+            own_blocks: 0,
+            segment_start: start,
+            safe: start,
+            outside: Some((start, start)),
         }
+    }
+
+    /// What is appended from now on is for a segment that begins at `segment_start`, and goes into
+    /// blocks of the pool if there is one. Up to `written`, segments have it.
+    pub fn set_pool(&mut self, pool: Option<Arc<Pool>>, segment_start: Offset, written: Offset) {
+        self.writer.close();
+        self.pool = pool;
+        self.segment_start = segment_start;
+        self.safe = written;
+        self.outside = Some((written, self.end));
+    }
+
+    /// A segment begins at the end.
+    pub fn cut(&mut self) {
+        self.writer.close();
+        self.segment_start = self.end;
+    }
+
+    /// At the end of a turn, when segments have all up to `written`: what comes before the offset
+    /// returned outlives the process. Of what is only in the pool, nothing beyond `limit` counts.
+    pub fn publish(&mut self, written: Offset, limit: Offset) -> Offset {
+        if self.pool.as_ref().is_some_and(|pool| pool.is_broken()) {
+            self.set_pool(None, self.segment_start, self.safe.max(written));
+        }
+        let upto = if self.writer.is_pooled() { self.outside } else { self.outside_now() };
+        let safe = match upto {
+            Some((from, upto)) if written < upto => from.max(written),
+            _ => self.end,
+        };
+        let safe = safe.min(limit).max(written.min(self.end));
+        if upto.is_some_and(|(_, upto)| written >= upto) && self.writer.is_pooled() {
+            self.outside = None;
+        }
+        if safe > self.safe {
+            if let Some(pool) = &self.pool {
+                for piece in self.pieces(self.safe.max(self.first()), self.end) {
+                    piece.block.note_changed(piece.range);
+                }
+                pool.publish(safe);
+            }
+            self.safe = safe;
+        }
+        self.safe
+    }
+
+    fn outside_now(&self) -> Option<(Offset, Offset)> {
+        Some((self.outside.map_or(self.safe, |(from, _)| from), self.end))
     }
 
     /// The offset after the last byte.
@@ -99,20 +162,50 @@ impl Tail {
     #[cold]
     fn append_in_new_blocks(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let spare = self.spare.take().and_then(|block| BlockWriter::reuse(block, self.end));
-            self.writer = spare.unwrap_or_else(|| BlockWriter::new(self.end));
-            self.blocks.push_back(self.writer.share());
+            self.begin_block();
             let n = self.writer.push(bytes);
             self.end += n as u64;
             bytes = &bytes[n..];
         }
     }
 
+    fn begin_block(&mut self) {
+        let start = self.end;
+        let skip = start.0.wrapping_sub(self.segment_start.0) as usize % PAGE;
+        let pooled = self.pool.as_ref().and_then(|pool| BlockWriter::pooled(pool, start, skip));
+        if !self.writer.is_pooled() || pooled.is_none() {
+            self.outside = self.outside_now();
+        }
+        self.writer = pooled.unwrap_or_else(|| {
+            let spare = self.spare.take();
+            let spare = spare.and_then(|block| BlockWriter::reuse(block, start, skip));
+            spare.unwrap_or_else(|| BlockWriter::new(start, skip))
+        });
+        self.blocks.push_back(self.writer.share());
+    }
+
     /// Drops blocks that are older than what is to be kept, and none that reaches beyond `needed`.
     pub fn trim(&mut self, needed: Offset) {
         let floor = Offset(self.end.0.saturating_sub(self.keep_bytes)).min(needed);
         while self.blocks.len() > 1 && self.blocks[1].start() <= floor {
-            self.spare = self.blocks.pop_front();
+            self.spare = self.blocks.pop_front().filter(|block| !block.is_pooled());
+            self.own_blocks = self.own_blocks.saturating_sub(1);
+        }
+    }
+
+    /// Gives blocks back to a pool that runs low, whose bytes are only kept for readers: segments have
+    /// all up to `written`.
+    pub fn relieve_pool(&mut self, written: Offset) {
+        let Some(pool) = &self.pool else { return };
+        while self.own_blocks + 1 < self.blocks.len()
+            && self.blocks[self.own_blocks + 1].start() <= written
+            && pool.is_low()
+        {
+            let block = &mut self.blocks[self.own_blocks];
+            if block.is_pooled() {
+                *block = block.copy();
+            }
+            self.own_blocks += 1;
         }
     }
 
@@ -123,11 +216,15 @@ impl Tail {
         if from < self.first() || from >= upto || max_bytes == 0 {
             return None;
         }
-        let place = (from - self.first()) as usize;
-        let (index, start) = (place / BLOCK_BYTES, place % BLOCK_BYTES);
-        let left = usize::try_from(upto - from).unwrap_or(usize::MAX);
-        let len = left.min(max_bytes).min(BLOCK_BYTES - start);
-        Some(Piece { block: self.blocks[index].clone(), range: start..start + len })
+        let mut block = self.blocks.back()?;
+        if from < block.start() {
+            let index = self.blocks.partition_point(|block| block.start() <= from);
+            block = &self.blocks[index - 1];
+        }
+        let start = (from - block.start()) as usize;
+        let left = usize::try_from(upto.min(block.end()) - from).unwrap_or(usize::MAX);
+        let len = left.min(max_bytes);
+        Some(Piece { block: block.clone(), range: start..start + len })
     }
 
     /// The pieces from `from` to `upto`, in order.

@@ -1,16 +1,13 @@
 //! Who takes the log's bytes to disk, and when.
 //!
-//! Three may act. The **loop** writes at the end of a turn, when a write is known to be quick: no
-//! fsync runs, the last write did not stall, and nothing waits at the log thread. The **log
-//! thread** writes otherwise, under `always` syncs after each write (one sync serves everything
+//! The **loop** only hands over what was appended. The **log thread** writes it, under `always`
+//! syncs after each write (one sync serves everything
 //! written before it began), and makes the changes that must come between two bytes: another
 //! history's name, a reset, another fsync policy. The **slow thread** does what nobody waits for:
-//! `everysec`'s sync, new segments, new bases, the index, room ahead of the log's
-//! end and the system's copy in memory behind it. A fourth, the **history thread**, compresses
-//! and removes old segments (`history.rs`).
+//! `everysec`'s sync, new segments, new bases, the index and room ahead of the log's
+//! end. A fourth, the **history thread**, compresses and removes old segments (`history.rs`).
 //!
-//! They meet in [`Shared`]: two locks, taken in the order folder, sink. The loop never waits for
-//! either: it only tries the sink's, and leaves its bytes to the log thread if that fails.
+//! They meet in [`Shared`]: two locks, taken in the order folder, sink. The loop takes neither.
 //!
 //! With `threads: false` every job is done at once by who hands it over. A simulation is then
 //! reproduced by its seed.
@@ -24,7 +21,7 @@ use super::manifest::{Entry, FileType, Manifest, State};
 use super::marks::Mark;
 use super::sink::{Open, Sink};
 use super::tail::Piece;
-use super::{Event, Fsync, Waker};
+use super::{Event, Fsync, NEWEST, Waker, pool};
 use crate::offset::{Histories, Offset};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::collections::VecDeque;
@@ -60,6 +57,8 @@ pub struct Reset {
     pub db: u32,
     pub base: Option<NewBase>,
     pub epoch: u64,
+    /// The pool's stream, if one is used.
+    pub pool: Option<u64>,
 }
 
 /// What the slow thread does, in the order given.
@@ -67,8 +66,8 @@ pub enum SlowJob {
     Sync,
     /// Space ahead of the log's end.
     Reserve,
-    /// What was written lately on its way to the disk.
-    WriteBehind,
+    /// The system's copies in memory of what segments hold.
+    Forget,
     Rotate {
         at: Offset,
         db: u32,
@@ -100,6 +99,8 @@ pub struct Shared {
     pub epoch: AtomicU64,
     /// How many jobs the log thread has done.
     pub done: AtomicU64,
+    /// How many names and policies the manifest has been given.
+    pub changes: AtomicU64,
     pub syncing: AtomicBool,
     /// The policy in force; a change to a laxer one is in force once the manifest says so.
     pub always: AtomicBool,
@@ -150,6 +151,7 @@ impl Shared {
             synced: AtomicU64::new(synced.0),
             epoch: AtomicU64::new(sink.epoch),
             done: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             syncing: AtomicBool::new(false),
             always: AtomicBool::new(fsync == Fsync::Always),
             failing: AtomicBool::new(false),
@@ -219,10 +221,11 @@ impl Shared {
     /// to say what is on disk in files that the manifest on disk names.
     fn sync(&self) {
         loop {
-            let (open, epoch, written, dir_dirty) = {
+            let (open, epoch, written, dir_dirty, position) = {
                 let sink = lock(&self.sink);
                 let Some(open) = sink.segment.clone() else { return };
-                (open, sink.epoch, self.written.load(Ordering::Acquire), sink.dir_dirty)
+                let written = self.written.load(Ordering::Acquire);
+                (open, sink.epoch, written, sink.dir_dirty, sink.position)
             };
             if self.sync_failed_at.load(Ordering::Relaxed) != NEVER
                 || written == self.synced.load(Ordering::Relaxed)
@@ -233,8 +236,9 @@ impl Shared {
             if let Err(error) = dir.and_then(|()| open.file.sync()) {
                 return self.sync_failed(written, error);
             }
-            let sink = lock(&self.sink);
+            let mut sink = lock(&self.sink);
             if sink.still_writes(&open, epoch) {
+                sink.note_synced(position);
                 self.synced.fetch_max(written, Ordering::Release);
                 return;
             }
@@ -242,7 +246,7 @@ impl Shared {
     }
 
     /// Notes that the disk did not take what was written up to `written`, or some of it.
-    pub(super) fn sync_failed(&self, written: u64, error: io::Error) {
+    fn sync_failed(&self, written: u64, error: io::Error) {
         self.sync_failed_at.store(written, Ordering::Relaxed);
         self.fail(format!("Can't persist AOF for fsync error: {error}"));
     }
@@ -279,19 +283,31 @@ impl Shared {
             WriteJob::Rename(names) => {
                 self.write_all();
                 let change = self.change_state(|state| (state.histories, state.own) = *names);
-                change.map_err(|error| (WriteJob::Rename(names), error))
+                change.map_err(|error| (WriteJob::Rename(names), error))?;
+                self.changes.fetch_add(1, Ordering::Release);
+                Ok(())
             }
             WriteJob::SetFsync(fsync) => {
                 self.write_all();
                 if fsync == Fsync::Always {
                     self.sync();
+                    // What is acknowledged and has no room on disk yet may be in the pool alone.
+                    if !lock(&self.sink).is_at_turn_end() {
+                        let waits = io::Error::other("what came before is not written");
+                        return Err((
+                            WriteJob::SetFsync(fsync),
+                            Error::io("sync", &self.dir)(waits),
+                        ));
+                    }
                 }
                 let change = self.change_state(|state| state.fsync = fsync);
                 change.map_err(|error| (WriteJob::SetFsync(fsync), error))?;
                 self.always.store(fsync == Fsync::Always, Ordering::Release);
+                self.changes.fetch_add(1, Ordering::Release);
                 Ok(())
             }
             WriteJob::Reset(mut reset) => {
+                self.write_all(); // what a start needs that finds the files as they are
                 let result = self.reset(&mut reset);
                 result.map_err(|error| (WriteJob::Reset(reset), error))
             }
@@ -300,6 +316,10 @@ impl Shared {
 
     /// Writes what was accepted; under `always`, syncs it.
     fn write_all(&self) {
+        let wants_sync = lock(&self.sink).wants_sync();
+        if wants_sync {
+            self.sync();
+        }
         let result = self.drain();
         self.note(result);
         if self.always.load(Ordering::Relaxed) {
@@ -342,7 +362,16 @@ impl Shared {
                 (self.waker)();
             }
             SlowJob::Reserve => self.reserve(),
-            SlowJob::WriteBehind => self.write_behind(),
+            SlowJob::Forget => {
+                let sink = lock(&self.sink);
+                if let Some(Open { file, start }) = sink.segment.clone()
+                    && sink.position - start > NEWEST
+                {
+                    let bytes = sink.position - start - NEWEST;
+                    drop(sink);
+                    file.forget(bytes);
+                }
+            }
             SlowJob::Rotate { at, db, epoch } => {
                 let result = loop {
                     match self.rotate(at, db, epoch) {
@@ -472,7 +501,7 @@ impl Shared {
 
     /// What is written from `start` on goes into `file`.
     fn begin_segment(&self, sink: &mut Sink, file: Arc<dyn DiskFile>, start: Offset) {
-        sink.segment = Some(Open { file, start });
+        sink.begin_segment(file, start);
         self.step_due.store(ahead::first_step(start).0, Ordering::Relaxed);
     }
 
@@ -521,8 +550,8 @@ impl Shared {
     /// Leaves the present log and begins another, at `offset` of another history. After an error,
     /// `reset` is what is to be tried again.
     fn reset(&self, reset: &mut Reset) -> Result<(), Error> {
-        let Reset { histories, offset, db, base, epoch } = reset;
-        let (histories, offset, db, epoch) = (*histories, *offset, *db, *epoch);
+        let Reset { histories, offset, db, base, epoch, pool } = reset;
+        let (histories, offset, db, epoch, pool) = (*histories, *offset, *db, *epoch, *pool);
         let mut folder = lock(&self.folder);
         // No byte of the log that is left reaches a file any more, whatever happens next.
         lock(&self.sink).abandon(offset, epoch);
@@ -532,7 +561,12 @@ impl Shared {
             file.sync().map_err(Error::io("sync", &folder.path(&segment.name)))?;
             let mut manifest = Manifest {
                 entries: Vec::new(),
-                state: folder.manifest.state.clone().map(|s| State { histories, own: false, ..s }),
+                state: folder.manifest.state.clone().map(|s| State {
+                    histories,
+                    own: false,
+                    pool,
+                    ..s
+                }),
             };
             if let Some(base) = base {
                 manifest.entries.push(folder.place_base(base)?);
@@ -589,9 +623,11 @@ impl Shared {
         }
         let mut manifest = folder.manifest.clone();
         if let Some(state) = &mut manifest.state {
-            state.closed = Some(position);
+            (state.closed, state.pool) = (Some(position), None);
         }
-        folder.store(manifest)
+        folder.store(manifest)?;
+        let _ = self.disk.remove(&pool::path(&folder.dir, &folder.base_name));
+        Ok(())
     }
 
     fn run_log_thread(&self, jobs: Receiver<WriteJob>) {

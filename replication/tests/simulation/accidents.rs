@@ -91,7 +91,7 @@ impl World {
         let promised = match server.log.is_failing() {
             true => None,
             false if power => server.log.synced(),
-            false => Some(server.log.written()),
+            false => Some(server.log.released()),
         };
         self.rules.crashed(at, promised, server);
         server.disk = disk;
@@ -105,7 +105,7 @@ impl World {
         }
         self.note(|_| format!("node {at} is shut down"));
         let server = &mut self.servers[at];
-        let promised = (!server.log.is_failing()).then(|| server.log.written());
+        let promised = (!server.log.is_failing()).then(|| server.log.released());
         self.rules.crashed(at, promised, server);
         // With a disk that is full this fails, and is a crash.
         let _ = server.log.stop_disk();

@@ -139,6 +139,7 @@ impl Server {
             fsync,
             threads: false,
             tail_bytes: 1000,
+            pool_blocks: random.index(4),
             disk: disk.clone(),
             ..Options::new("d".into(), "a.aof")
         };

@@ -253,7 +253,9 @@ impl Server {
             return self.feed_from_tail(conn);
         }
         reader.refresh(self.log.segments());
-        self.fetch(conn, Source::Segments { reader, upto: self.log.released() });
+        // What the segments do not have yet is in memory.
+        let upto = self.log.released().min(self.log.written());
+        self.fetch(conn, Source::Segments { reader, upto });
     }
 
     /// Sends on what the fetcher has brought.

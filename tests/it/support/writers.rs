@@ -127,6 +127,8 @@ pub struct Round {
     pub failing: AtomicBool,
     /// Set after the disk has failed: nothing is written any more.
     pub failed: AtomicBool,
+    /// How long what is sent after that may still be acknowledged: until it is noticed.
+    pub unnoticed: Duration,
 }
 
 /// A writer between two crashes.
@@ -155,7 +157,17 @@ pub fn writers(seed: u64) -> Vec<Writer> {
 /// Lets the writers write to the server on `port` while `end` runs, which is to end that server:
 /// a panic of its own would wait for writers that only that ends.
 pub fn write_until(writers: &mut [Writer], port: u16, end: impl FnOnce(&Round)) {
-    let round = Round::default();
+    write_until_noticed(writers, port, Duration::ZERO, end);
+}
+
+/// As [`write_until`], with a server that may take some time to notice that its disk failed.
+pub fn write_until_noticed(
+    writers: &mut [Writer],
+    port: u16,
+    unnoticed: Duration,
+    end: impl FnOnce(&Round),
+) {
+    let round = Round { unnoticed, ..Round::default() };
     std::thread::scope(|scope| {
         for writer in writers {
             let round = &round;
@@ -244,11 +256,14 @@ impl Writer {
         let Ok(mut client) = Client::try_connect(port) else { return };
         let depth = *self.random.pick(&[1, 1, IN_FLIGHT]);
         // How many that were sent before the disk had failed are in flight.
-        let mut in_time = None;
+        let (mut in_time, mut failed_at) = (None, None);
         loop {
             let mut out = Vec::new();
-            if in_time.is_none() && round.failed.load(SeqCst) {
-                in_time = Some(self.in_flight.len());
+            if round.failed.load(SeqCst) {
+                let at = *failed_at.get_or_insert_with(Instant::now);
+                if in_time.is_none() && at.elapsed() >= round.unnoticed {
+                    in_time = Some(self.in_flight.len());
+                }
             }
             while self.in_flight.len() < depth {
                 let operation = self.next_operation();
