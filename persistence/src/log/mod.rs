@@ -96,9 +96,10 @@ const INDEX_BYTES: u64 = 1 << 20;
 /// So much is given to the log thread at a time, if the pool has it meanwhile: in larger pieces the
 /// disk's work costs no less. The rest follows at the next [`Log::tick`].
 const HAND_OVER: u64 = if cfg!(test) { 700 } else { 1 << 20 };
-/// How often the system is asked to forget what it holds of the segment that is written, and how much of
-/// the newest it keeps: replicas may just have left the tail behind.
-const FORGET_PERIOD: Duration = Duration::from_secs(1);
+/// How often it is seen to what memory holds: the system is asked to forget the segment that is written, and
+/// the pool's pages are made ready.
+const MEMORY_PERIOD: Duration = Duration::from_secs(1);
+/// So much of the newest the system keeps: replicas may just have left the tail behind.
 const NEWEST: u64 = if cfg!(test) { 100 } else { 4 << 20 };
 /// How often the history is looked at for what has grown too old.
 const HISTORY_PERIOD: Duration = Duration::from_secs(10);
@@ -268,8 +269,8 @@ struct OnDisk {
     cuts: VecDeque<(Offset, u32)>,
     marks: Marks,
     syncs: Syncs,
-    /// When the system was last asked to forget, and how far the log was written then and the time before.
-    forgot: (Instant, [Offset; 2]),
+    /// When it was last seen to memory, and how far the log was written then and the time before.
+    seen_to_memory: (Instant, [Offset; 2]),
     /// When the history was last looked at for what has grown too old.
     history_looked: Instant,
     /// Bytes of live history at the last base, beside the base itself.
@@ -404,7 +405,7 @@ impl Log {
             cuts: VecDeque::new(),
             marks: Marks::new(end),
             syncs: Syncs::new(Instant::now()),
-            forgot: (Instant::now(), [end; 2]),
+            seen_to_memory: (Instant::now(), [end; 2]),
             history_looked: Instant::now(),
             log_start,
             base_size: Some(base_size),
@@ -1019,11 +1020,11 @@ impl OnDisk {
         }
         // Twice for each byte: the first time begins to write what only the page cache has.
         let written = self.written();
-        let (last, [now_known, known_before]) = self.forgot;
-        if now.saturating_duration_since(last) >= FORGET_PERIOD {
-            self.forgot = (now, [written, now_known]);
-            if [now_known, known_before] != [written; 2] {
-                self.writer.slow(SlowJob::Forget);
+        let (last, [latest, before]) = self.seen_to_memory;
+        if now.saturating_duration_since(last) >= MEMORY_PERIOD {
+            self.seen_to_memory = (now, [written, latest]);
+            if [latest, before] != [written; 2] {
+                self.writer.slow(SlowJob::Memory(self.pool.clone()));
             }
         }
         if self.writer.shared.is_step_due(self.written()) {

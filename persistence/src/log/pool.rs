@@ -17,7 +17,7 @@
 //! | 48..6192 | for each block: its stream, the offset of its first byte, at which of its bytes that is (4), and how many follow at most (4) |
 //! | 8192.. | the blocks |
 
-use super::block::BLOCK_BYTES;
+use super::block::{BLOCK_BYTES, PAGE};
 use super::disk::{Disk, SharedMemory};
 use crate::offset::Offset;
 use std::collections::hash_map::RandomState;
@@ -37,6 +37,8 @@ const TAGS: usize = 48;
 const TAG_BYTES: usize = 24;
 /// The most blocks that the header has room for: 16 MiB.
 pub const MOST_BLOCKS: usize = 256;
+/// How many free blocks are kept ready: what the log grows by while the disk is at work.
+const WARM_BLOCKS: usize = 64;
 /// The offset of a block that holds nothing.
 const NOTHING: u64 = u64::MAX;
 
@@ -91,6 +93,7 @@ impl Pool {
         pool.store(STREAMS[0], stream);
         pool.store(STREAMS[1], stream);
         pool.store(0, MAGIC);
+        pool.warm();
         Ok(Arc::new(pool))
     }
 
@@ -129,6 +132,28 @@ impl Pool {
     /// Takes a block back.
     pub fn give_back(&self, number: usize) {
         self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(number);
+    }
+
+    /// Writes to each page of the blocks that are taken next, so that this is not the loop's first write to it
+    /// since the system made it, or took it to the disk: that one is a fault, and may wait for the disk.
+    pub fn warm(&self) {
+        for nth in 0..WARM_BLOCKS {
+            let number = {
+                let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let Some(at) = free.len().checked_sub(nth + 1) else { return };
+                free.remove(at)
+            };
+            for page in (0..BLOCK_BYTES).step_by(PAGE) {
+                // SAFETY: inside the block, which nobody else has now.
+                unsafe {
+                    let byte = self.address(number).add(page);
+                    byte.write_volatile(byte.read_volatile());
+                }
+            }
+            let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let at = free.len().saturating_sub(nth);
+            free.insert(at, number);
+        }
     }
 
     /// Whether more than a quarter is taken: what is only kept for readers should not be here then.

@@ -19,9 +19,10 @@ use super::folder::{Bases, Folder, NewBase, SegmentInfo};
 use super::history::{Retention, now_s};
 use super::manifest::{Entry, FileType, Manifest, State};
 use super::marks::Mark;
+use super::pool::{self, Pool};
 use super::sink::{Open, Sink};
 use super::tail::Piece;
-use super::{Event, Fsync, NEWEST, Waker, pool};
+use super::{Event, Fsync, NEWEST, Waker};
 use crate::offset::{Histories, Offset};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::collections::VecDeque;
@@ -66,8 +67,8 @@ pub enum SlowJob {
     Sync,
     /// Space ahead of the log's end.
     Reserve,
-    /// The system's copies in memory of what segments hold.
-    Forget,
+    /// The system's copies in memory of what segments hold, and the pool's pages.
+    Memory(Option<Arc<Pool>>),
     Rotate {
         at: Offset,
         db: u32,
@@ -362,7 +363,8 @@ impl Shared {
                 (self.waker)();
             }
             SlowJob::Reserve => self.reserve(),
-            SlowJob::Forget => {
+            SlowJob::Memory(pool) => {
+                pool.iter().for_each(|pool| pool.warm());
                 let sink = lock(&self.sink);
                 if let Some(Open { file, start }) = sink.segment.clone()
                     && sink.position - start > NEWEST
