@@ -89,13 +89,22 @@ fn what_only_the_pool_has_survives_a_kill_and_keeps_the_name() {
 /// the name of the history whose end it has not.
 #[test]
 fn a_pool_that_is_gone_or_damaged_is_told_and_costs_the_name() {
-    for damage in ["remove", "cut", "flip"] {
+    for damage in ["remove", "cut", "flip", "append"] {
         let (mut server, _, written) = killed_ahead_of_its_segment();
         let folder = server.dir().join("appendonlydir");
         let manifest = fs::read_to_string(folder.join("appendonly.aof.manifest")).unwrap();
         let pool = folder.join("appendonly.aof.pool");
         let mut bytes = fs::read(&pool).unwrap();
+        let mut expected = written as i64;
         match damage {
+            // Another program has gone on with the segment.
+            "append" => {
+                let segment = folder.join("appendonly.aof.1.incr.aof");
+                let mut whole = fs::read(&segment).unwrap();
+                whole.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$5\r\nother\r\n$1\r\n1\r\n");
+                fs::write(&segment, whole).unwrap();
+                expected += 1;
+            }
             "remove" => fs::remove_file(&pool).unwrap(),
             "cut" => fs::write(&pool, &bytes[..5000]).unwrap(),
             _ => {
@@ -105,7 +114,7 @@ fn a_pool_that_is_gone_or_damaged_is_told_and_costs_the_name() {
             }
         }
         server.restart();
-        assert_eq!(server.client().ok(&["DBSIZE"]).int(), written as i64, "{damage}");
+        assert_eq!(server.client().ok(&["DBSIZE"]).int(), expected, "{damage}");
         assert!(server.log().contains("is not whole in"), "{damage}: {}", server.log());
         let name = format!("# varve history {}", server.info("master_replid"));
         assert!(!manifest.contains(&name), "{damage}");

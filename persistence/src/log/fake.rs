@@ -278,8 +278,13 @@ impl Drop for FakeMemory {
     }
 }
 
-impl DiskFile for FakeFile {
-    fn write_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+impl FakeFile {
+    fn write(
+        &self,
+        bufs: &[IoSlice<'_>],
+        position: u64,
+        op: fn(Inode, u64, Vec<u8>) -> Op,
+    ) -> io::Result<usize> {
         let mut state = self.disk.state();
         let mut data: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).collect();
         if state.short_writes && data.len() > 1 {
@@ -294,16 +299,18 @@ impl DiskFile for FakeFile {
             *space -= data.len() as u64;
         }
         let len = data.len();
-        state.act(Op::Write(self.inode, position, data));
+        state.act(op(self.inode, position, data));
         Ok(len)
+    }
+}
+
+impl DiskFile for FakeFile {
+    fn write_at(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<usize> {
+        self.write(bufs, position, Op::Write)
     }
 
     fn write_direct(&self, bufs: &[IoSlice<'_>], position: u64) -> io::Result<Option<usize>> {
-        let n = self.write_at(bufs, position)?;
-        let mut state = self.disk.state();
-        if let Some(Op::Write(inode, position, data)) = state.ops.pop() {
-            state.ops.push(Op::WriteDirect(inode, position, data));
-        }
+        let n = self.write(bufs, position, Op::WriteDirect)?;
         Ok(Some(n))
     }
 

@@ -198,18 +198,25 @@ fn room(skip: usize, len: usize) -> u64 {
     skip as u64 | (len as u64) << 32
 }
 
-/// What the blocks of a pool's file hold of `stream` from `from` on: all that no segment has. `None` if
-/// the file is of another stream, or does not have it whole.
-pub fn read(contents: &[u8], stream: u64, from: Offset) -> Option<Vec<u8>> {
-    let number = |at: usize| {
-        let bytes = contents.get(at..at + 8)?;
-        bytes.try_into().ok().map(u64::from_le_bytes)
-    };
+fn number(contents: &[u8], at: usize) -> Option<u64> {
+    contents.get(at..at + 8)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// The end of `stream` in a pool's file, if that has it.
+pub fn end(contents: &[u8], stream: u64) -> Option<Offset> {
+    let number = |at| number(contents, at);
     if (number(0)?, number(8)?) != (MAGIC, BLOCK_BYTES as u64) {
         return None;
     }
-    let of = STREAMS.into_iter().find(|&at| number(at) == Some(stream))?;
-    let (mut at, end) = (from.0, number(of + 8)?);
+    let at = STREAMS.into_iter().find(|&at| number(at) == Some(stream))?;
+    number(at + 8).map(Offset)
+}
+
+/// What the blocks of a pool's file hold of `stream` from `from` on: all that no segment has. `None` if
+/// the file is of another stream, or does not have it whole.
+pub fn read(contents: &[u8], stream: u64, from: Offset) -> Option<Vec<u8>> {
+    let (mut at, Offset(end)) = (from.0, end(contents, stream)?);
+    let number = |at| number(contents, at);
     let count = contents.len().checked_sub(HEADER_BYTES)? / BLOCK_BYTES;
     let mut blocks = Vec::new();
     for i in 0..count.min(MOST_BLOCKS) {

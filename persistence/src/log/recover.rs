@@ -238,15 +238,17 @@ impl Recovered {
             return Ok(());
         };
         let Some(entry) = self.manifest.segments().next_back() else { return Ok(()) };
-        let found = self.disk.map(&self.pool_path);
-        let Some(bytes) = found.ok().and_then(|file| pool::read(&file, stream, self.end)) else {
+        let path = self.dir.join(&entry.name);
+        let segment = self.disk.map(&path).map_err(Error::io("read", &path))?;
+        let pool = self.disk.map(&self.pool_path).ok();
+        let found = pool.and_then(|pool| what_is_missing(&segment, self.end, &pool, stream));
+        let Some(bytes) = found else {
             self.pool_is_whole = false;
-            let (path, end) = (&self.pool_path, self.end);
+            let (pool, end) = (&self.pool_path, self.end);
             self.notes
-                .push(format!("What was appended after offset {end} is not whole in {path:?}"));
+                .push(format!("What was appended after offset {end} is not whole in {pool:?}"));
             return Ok(());
         };
-        let path = self.dir.join(&entry.name);
         if !take && !bytes.is_empty() {
             let (n, pool) = (bytes.len(), &self.pool_path);
             self.notes.push(format!("{pool:?} has {n} bytes that {path:?} does not have yet"));
@@ -488,6 +490,21 @@ impl Recovered {
     pub(super) fn is_replayed(&self) -> bool {
         self.replayed
     }
+}
+
+/// What the pool has of the stream after `end`, where `segment` ends. `None` if some of it is missing, or the
+/// segment's end is not the stream's: another program may have appended to it.
+fn what_is_missing(segment: &[u8], end: Offset, pool: &[u8], stream: u64) -> Option<Vec<u8>> {
+    let missing = pool::read(pool, stream, end)?;
+    // What both have must be the same.
+    let upto = pool::end(pool, stream)?.min(end);
+    let shared = (segment.len() as u64).saturating_sub(end - upto) as usize;
+    let in_both = [4096, 64, 1].into_iter().find_map(|n| {
+        let n = shared.min(n);
+        let bytes = pool::read(pool, stream, Offset(upto.0.checked_sub(n as u64)?))?;
+        Some(bytes.get(..n)? == &segment[shared - n..shared])
+    });
+    (in_both != Some(false)).then_some(missing)
 }
 
 /// What a base's name and its first bytes say of it.

@@ -55,6 +55,8 @@ pub struct Tail {
     segment_start: Offset,
     /// All before it outlives the process: the end of a turn.
     safe: Offset,
+    /// Up to where the pool was told of what changed.
+    noted: Offset,
     /// From where on, and up to where, some bytes are in no pool.
     outside: Option<(Offset, Offset)>,
 }
@@ -73,6 +75,7 @@ impl Tail {
             own_blocks: 0,
             segment_start: start,
             safe: start,
+            noted: start,
             outside: Some((start, start)),
         }
     }
@@ -108,13 +111,14 @@ impl Tail {
         if upto.is_some_and(|(_, upto)| written >= upto) && self.writer.is_pooled() {
             self.outside = None;
         }
-        if safe > self.safe {
-            if let Some(pool) = &self.pool {
-                for piece in self.pieces(self.safe.max(self.first()), self.end) {
-                    piece.block.note_changed(piece.range);
-                }
-                pool.publish(safe);
+        if self.pool.is_some() {
+            for piece in self.pieces(self.noted.max(self.first()), self.end) {
+                piece.block.note_changed(piece.range);
             }
+            self.noted = self.end;
+        }
+        if safe > self.safe {
+            self.pool.iter().for_each(|pool| pool.publish(safe));
             self.safe = safe;
         }
         self.safe
