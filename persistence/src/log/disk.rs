@@ -217,7 +217,10 @@ impl Disk for OsDisk {
         if file.metadata()?.len() != bytes as u64 {
             file.set_len(0)?;
         }
-        fallocate(&file, FallocateFlags::empty(), 0, bytes as i64)?;
+        match fallocate(&file, FallocateFlags::empty(), 0, bytes as i64) {
+            Err(nix::errno::Errno::EOPNOTSUPP) => file.set_len(bytes as u64)?,
+            other => other?,
+        }
         Ok(Arc::new(Shared::map(file, bytes)?))
     }
 

@@ -2,7 +2,11 @@
 //!
 //! The place of a byte in its segment is its offset minus the segment's start, so a write that was
 //! cut short, or failed, is continued exactly where it stopped, and making one again does no harm.
-//! Whoever writes (the loop at the end of a turn, or the log thread) does so under one lock.
+//!
+//! Much at once goes to the disk from where it lies, in whole pages; little goes through the page cache, and
+//! so does everything while the disk is slower than the log grows. After a power cut the file must have no
+//! hole: a direct write may be there and a cached one before it not. So one is only made if a sync had
+//! all before it, or it writes those bytes again, for which the newest of them are kept in sight.
 
 use super::disk::DiskFile;
 use super::tail::Piece;
