@@ -957,6 +957,11 @@ impl OnDisk {
     /// the log thread; else in large pieces.
     fn flush(&mut self, tail: &mut Tail, all: bool) {
         let end = tail.end();
+        if self.pool.take_if(|pool| pool.is_broken()).is_some() {
+            let path = pool::path(&self.options.dir, &self.options.base_name);
+            let note = format!("Can't write to {path:?}: replies wait for the segment from now on");
+            lock(&self.writer.shared.notes).push(note);
+        }
         let written = self.written();
         let limit = if self.is_change_pending() { self.changed_at } else { end };
         self.safe = tail.publish(written, limit);
