@@ -9,7 +9,6 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use varve_persistence::log::disk::sync_range;
 
 /// Bytes of a piece.
 pub const PIECE: u64 = 4 << 20;
@@ -56,6 +55,23 @@ impl Writeback {
         // Where there is no such thing, the sync at the end does it all.
         self.on = sync_range(self.fd, from, to - from, flags)?;
         Ok(())
+    }
+}
+
+/// Has the system do what `flags` say with `bytes` of a file from `position` on (`sync_file_range`);
+/// 0 bytes are none. Data only, so it makes nothing durable as a sync does.
+/// `false` if the file is of a kind that does not have it, or it is forbidden. Allocates nothing.
+fn sync_range(fd: RawFd, position: u64, bytes: u64, flags: libc::c_uint) -> io::Result<bool> {
+    if bytes == 0 {
+        return Ok(true); // to the system this means all that there is
+    }
+    // SAFETY: plain integers; a descriptor that is no file's is refused by the call.
+    let done = unsafe { libc::sync_file_range(fd, position as i64, bytes as i64, flags) };
+    let error = io::Error::last_os_error();
+    match (done, error.raw_os_error()) {
+        (0, _) => Ok(true),
+        (_, Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE | libc::EPERM)) => Ok(false),
+        _ => Err(error),
     }
 }
 

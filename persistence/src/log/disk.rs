@@ -5,13 +5,13 @@
 //! at any operation. [`OsDisk`] is the real one.
 
 use super::block::PAGE;
-use super::shared::Shared;
+use super::mapping::Mapping;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::uio::pwritev;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::{Deref, Range};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -221,7 +221,7 @@ impl Disk for OsDisk {
             Err(nix::errno::Errno::EOPNOTSUPP) => file.set_len(bytes as u64)?,
             other => other?,
         }
-        Ok(Arc::new(Shared::map(file, bytes)?))
+        Ok(Arc::new(Mapping::map(file, bytes)?))
     }
 
     fn map(&self, path: &Path) -> io::Result<Contents> {
@@ -281,23 +281,6 @@ impl Disk for OsDisk {
     fn boot_id(&self) -> String {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         id.trim().to_owned()
-    }
-}
-
-/// Has the system do what `flags` say with `bytes` of a file from `position` on (`sync_file_range`);
-/// 0 bytes are none. Data only, so it makes nothing durable in the sense of [`DiskFile::sync`].
-/// `false` if the file is of a kind that does not have it, or it is forbidden. Allocates nothing.
-pub fn sync_range(fd: RawFd, position: u64, bytes: u64, flags: libc::c_uint) -> io::Result<bool> {
-    if bytes == 0 {
-        return Ok(true); // to the system this means all that there is
-    }
-    // SAFETY: plain integers; a descriptor that is no file's is refused by the call.
-    let done = unsafe { libc::sync_file_range(fd, position as i64, bytes as i64, flags) };
-    let error = io::Error::last_os_error();
-    match (done, error.raw_os_error()) {
-        (0, _) => Ok(true),
-        (_, Some(libc::ENOSYS | libc::EINVAL | libc::ESPIPE | libc::EPERM)) => Ok(false),
-        _ => Err(error),
     }
 }
 

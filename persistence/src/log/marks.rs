@@ -1,6 +1,6 @@
 //! The loop's part of the index: what was appended, in stretches, each with its time and CRC-32C.
 //!
-//! The checksum is taken as soon as the bytes were handed to the kernel, while they are in the
+//! The checksum is taken at the end of the turn that appended the bytes, while they are in the
 //! processor's cache. Reading them back for it later cost three times as much.
 
 use super::index::{CHUNK_BYTES, CRC};
@@ -95,7 +95,7 @@ impl Marks {
         self.done.front().is_some_and(|mark| now_us().saturating_sub(mark.time_us) >= OLD_US)
     }
 
-    /// The stretches that the kernel has, as it is `written`.
+    /// The stretches that segments have, which are written up to `written`.
     pub fn take(&mut self, written: Offset) -> Vec<Mark> {
         let ready = self.done.partition_point(|mark| mark.end <= written);
         self.done.drain(..ready).collect()

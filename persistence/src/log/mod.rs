@@ -12,7 +12,7 @@
 //! | `rollback.rs` | cutting off an end that no other node shares |
 //! | `syncs.rs` | when `everysec` syncs, and how much it may acknowledge meanwhile |
 //! | `block.rs`, `tail.rs` | the memory tail: blocks that one appends and many read |
-//! | `pool.rs`, `shared.rs` | blocks of the tail that outlive the process, and their memory |
+//! | `pool.rs`, `mapping.rs` | blocks of the tail that outlive the process, and their memory |
 //! | `writer.rs` | the log thread and the slow thread: writes, syncs, rotation, bases |
 //! | `sink.rs` | from pieces of the tail to a segment's file, however writes end |
 //! | `marks.rs`, `index.rs` | the sidecar index: the loop's part, and the file |
@@ -37,13 +37,13 @@ pub mod index;
 mod lock;
 pub mod lz4;
 pub mod manifest;
+mod mapping;
 mod marks;
 mod pool;
 pub mod reader;
 pub mod recover;
 pub mod replay;
 pub mod rollback;
-mod shared;
 mod sink;
 mod syncs;
 pub mod tail;
@@ -193,7 +193,7 @@ pub struct Stats {
     pub current_bytes: u64,
     /// `current_bytes` after the last new base or the start: `aof_base_size`.
     pub base_bytes: u64,
-    /// Appended and not yet given to the kernel: `aof_buffer_length`.
+    /// Appended and not yet in a segment: `aof_buffer_length`.
     pub unwritten_bytes: u64,
     /// `aof_pending_bio_fsync`.
     pub pending_syncs: u64,

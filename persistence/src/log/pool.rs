@@ -19,6 +19,7 @@
 
 use super::block::{BLOCK_BYTES, PAGE};
 use super::disk::{Disk, SharedMemory};
+use super::writer::lock;
 use crate::offset::Offset;
 use std::collections::hash_map::RandomState;
 use std::ffi::{OsStr, OsString};
@@ -114,7 +115,7 @@ impl Pool {
 
     /// A block for the bytes from `start` on, the first of them at `skip`; `None` if all are taken.
     pub fn take(&self, start: Offset, skip: usize) -> Option<usize> {
-        let number = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop()?;
+        let number = lock(&self.free).pop()?;
         let tag = TAGS + number * TAG_BYTES;
         self.store(tag + 8, NOTHING);
         let stream = self.number(self.stream.load(Ordering::Relaxed));
@@ -131,7 +132,7 @@ impl Pool {
 
     /// Takes a block back.
     pub fn give_back(&self, number: usize) {
-        self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(number);
+        lock(&self.free).push(number);
     }
 
     /// Writes to each page of the blocks that are taken next, so that this is not the loop's first write to it
@@ -139,7 +140,7 @@ impl Pool {
     pub fn warm(&self) {
         for nth in 0..WARM_BLOCKS {
             let number = {
-                let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let mut free = lock(&self.free);
                 let Some(at) = free.len().checked_sub(nth + 1) else { return };
                 free.remove(at)
             };
@@ -150,7 +151,7 @@ impl Pool {
                     byte.write_volatile(byte.read_volatile());
                 }
             }
-            let mut free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut free = lock(&self.free);
             let at = free.len().saturating_sub(nth);
             free.insert(at, number);
         }
@@ -158,7 +159,7 @@ impl Pool {
 
     /// Whether more than a quarter is taken: what is only kept for readers should not be here then.
     pub fn is_low(&self) -> bool {
-        let free = self.free.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).len();
+        let free = lock(&self.free).len();
         free * 4 < self.count * 3
     }
 

@@ -143,8 +143,11 @@ impl Sink {
     /// Whether a sync would let the disk take what waits from where it lies. Else, after a power cut, that
     /// could be there and what is before it not.
     pub fn wants_sync(&self) -> bool {
-        let Some((direct_from, _)) = self.direct_from() else { return false };
-        self.cached.is_some_and(|(cached_from, _)| cached_from < direct_from)
+        self.direct_from().is_some_and(|(from, _)| self.has_cached_before(from))
+    }
+
+    fn has_cached_before(&self, direct_from: Offset) -> bool {
+        self.cached.is_some_and(|(from, _)| from < direct_from)
     }
 
     /// Where a direct write of what waits begins, if it is worth it, and how many bytes before the queue
@@ -175,7 +178,7 @@ impl Sink {
         let (Some(segment), Some((from, back))) = (&self.segment, self.direct_from()) else {
             return Ok(false);
         };
-        if self.wants_sync() {
+        if self.has_cached_before(from) {
             return Ok(false);
         }
         let (mut slices, count) = self.slices(0);

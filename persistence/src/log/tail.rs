@@ -102,13 +102,14 @@ impl Tail {
         if self.pool.as_ref().is_some_and(|pool| pool.is_broken()) {
             self.set_pool(None, self.segment_start, self.safe.max(written));
         }
-        let upto = if self.writer.is_pooled() { self.outside } else { self.outside_now() };
-        let safe = match upto {
+        let is_pooled = self.writer.is_pooled();
+        let outside = if is_pooled { self.outside } else { self.outside_now() };
+        let safe = match outside {
             Some((from, upto)) if written < upto => from.max(written),
             _ => self.end,
         };
         let safe = safe.min(limit).max(written.min(self.end));
-        if upto.is_some_and(|(_, upto)| written >= upto) && self.writer.is_pooled() {
+        if is_pooled && outside.is_some_and(|(_, upto)| written >= upto) {
             self.outside = None;
         }
         if self.pool.is_some() {

@@ -92,7 +92,7 @@ pub struct Shared {
     pub(super) dir: PathBuf,
     /// Where the log's end makes it time to ask for more space ahead, as an offset.
     pub(super) step_due: AtomicU64,
-    /// The end of the last turn that the kernel has whole. Changes under the sink's lock.
+    /// The end of the last turn that segments have whole. Changes under the sink's lock.
     pub written: AtomicU64,
     /// The same for the disk.
     pub synced: AtomicU64,

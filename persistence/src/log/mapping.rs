@@ -3,8 +3,9 @@
 //! To a process that writes to a mapped file, a dead disk (or a full one, where the file system makes a
 //! copy of what is written) is no error but a signal, `SIGBUS`, which would end it. Here the page is
 //! then put in place anew, as a copy that is this process's own: the write succeeds, the other
-//! pages stay as they are, and [`Shared::is_broken`] says that what is written is not the file's any more.
+//! pages stay as they are, and [`Mapping::is_broken`] says that what is written is not the file's any more.
 
+use super::block::PAGE;
 use super::disk::SharedMemory;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::fs::File;
@@ -41,15 +42,15 @@ static SLOTS: [Slot; MOST] = [const {
 static BEFORE: OnceLock<SigAction> = OnceLock::new();
 
 /// The map of a file.
-pub struct Shared {
+pub struct Mapping {
     map: memmap2::MmapRaw,
     _file: File,
     slot: &'static Slot,
 }
 
-impl Shared {
+impl Mapping {
     /// Maps the first `bytes` of a file, which has as many.
-    pub fn map(file: File, bytes: usize) -> io::Result<Shared> {
+    pub fn map(file: File, bytes: usize) -> io::Result<Mapping> {
         BEFORE.get_or_init(|| {
             let flags = SaFlags::SA_SIGINFO | SaFlags::SA_ONSTACK;
             let action = SigAction::new(SigHandler::SigAction(on_sigbus), flags, SigSet::empty());
@@ -66,11 +67,11 @@ impl Shared {
         slot.broken.store(false, Ordering::Relaxed);
         slot.copied.store(0, Ordering::Relaxed);
         slot.at.store(map.as_ptr().addr(), Ordering::Release);
-        Ok(Shared { map, _file: file, slot })
+        Ok(Mapping { map, _file: file, slot })
     }
 }
 
-impl SharedMemory for Shared {
+impl SharedMemory for Mapping {
     fn address(&self) -> NonNull<u8> {
         NonNull::new(self.map.as_mut_ptr()).expect("a map is nowhere near address 0")
     }
@@ -80,7 +81,7 @@ impl SharedMemory for Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Mapping {
     fn drop(&mut self) {
         self.slot.at.store(0, Ordering::Relaxed);
         self.slot.len.store(0, Ordering::Release);
@@ -98,7 +99,7 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
             continue;
         }
         slot.broken.store(true, Ordering::Release);
-        let page = address / 4096 * 4096;
+        let page = address / PAGE * PAGE;
         // The second time for one page not even reading it goes well: then what it held is lost, and
         // was on that disk only.
         let again = slot.copied.swap(page, Ordering::Relaxed) == page;
@@ -111,7 +112,7 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         // SAFETY: replaces a page of a map that this module made and that is in use, by one with the
         // same contents.
         let mapped = unsafe {
-            libc::mmap(page as *mut _, 4096, rights, flags, file, (page - at) as libc::off_t)
+            libc::mmap(page as *mut _, PAGE, rights, flags, file, (page - at) as libc::off_t)
         };
         if mapped != libc::MAP_FAILED {
             return;
@@ -134,7 +135,7 @@ mod tests {
         let mut options = std::fs::OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         file.set_len(4 * 4096).unwrap();
-        let shared = Shared::map(file.try_clone().unwrap(), 4 * 4096).unwrap();
+        let shared = Mapping::map(file.try_clone().unwrap(), 4 * 4096).unwrap();
         let at = shared.address();
         // SAFETY: inside the map, which only this test has.
         unsafe {
