@@ -244,6 +244,12 @@ pub struct Log {
     waker: Waker,
 }
 
+/// What is done in order, once the log is written so far.
+enum Cut {
+    Rotate { at: Offset, db: u32 },
+    Install(NewBase),
+}
+
 /// The loop thread's part of keeping the log on disk.
 struct OnDisk {
     writer: Writer,
@@ -265,8 +271,8 @@ struct OnDisk {
     epoch_start: Offset,
     /// Where the newest segment began or will begin.
     segment_start: Offset,
-    /// Rotations that wait for all before them to be written.
-    cuts: VecDeque<(Offset, u32)>,
+    /// Rotations that wait for all before them to be written, and bases that wait for those.
+    cuts: VecDeque<Cut>,
     marks: Marks,
     syncs: Syncs,
     /// When it was last seen to memory, and how far the log was written then and the time before.
@@ -728,7 +734,7 @@ impl Log {
             self.tail.cut();
             disk.marks.cut(); // no record spans two segments
             disk.segment_start = end;
-            disk.cuts.push_back((end, db));
+            disk.cuts.push_back(Cut::Rotate { at: end, db });
         }
         self.hand_over();
         end
@@ -751,7 +757,8 @@ impl Log {
     /// becomes history. The result comes as [`Event::BaseInstalled`].
     pub fn install_base(&mut self, base: NewBase) {
         if let Some(disk) = &mut self.on_disk {
-            disk.writer.slow(SlowJob::Install { base, epoch: disk.epoch });
+            disk.cuts.push_back(Cut::Install(base)); // perhaps its segment has not begun yet
+            disk.cut();
         }
     }
 
@@ -770,13 +777,17 @@ impl Log {
         self.places = Places::default();
         self.note_place();
         if let Some(disk) = &mut self.on_disk {
+            for cut in std::mem::take(&mut disk.cuts) {
+                if let Cut::Install(base) = cut {
+                    disk.writer.slow(SlowJob::Install { base, epoch: disk.epoch }); // is refused
+                }
+            }
             disk.epoch += 1;
             disk.epoch_start = offset;
             disk.syncs = Syncs::new(Instant::now());
             (disk.flushed, disk.safe, disk.sync_wanted) = (offset, offset, None);
             disk.changed_at = offset;
             disk.segment_start = offset;
-            disk.cuts.clear();
             disk.marks = Marks::new(offset);
             disk.log_start = offset;
             disk.base_size = None;
@@ -979,17 +990,23 @@ impl OnDisk {
             self.index();
         }
         self.begin_wanted_sync();
-        if self.cuts.is_empty() {
-            return;
-        }
-        let written = self.written();
-        let epoch = self.epoch;
-        while let Some(&(at, db)) = self.cuts.front()
-            && at <= written
-        {
-            self.index();
-            self.cuts.pop_front();
-            self.writer.slow(SlowJob::Rotate { at, db, epoch });
+        self.cut();
+    }
+
+    /// Does what waits for what is written now.
+    fn cut(&mut self) {
+        while let Some(cut) = self.cuts.pop_front() {
+            let epoch = self.epoch;
+            match cut {
+                Cut::Rotate { at, .. } if at > self.written() => {
+                    return self.cuts.push_front(cut);
+                }
+                Cut::Rotate { at, db } => {
+                    self.index();
+                    self.writer.slow(SlowJob::Rotate { at, db, epoch });
+                }
+                Cut::Install(base) => self.writer.slow(SlowJob::Install { base, epoch }),
+            }
         }
     }
 
