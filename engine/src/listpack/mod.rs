@@ -15,39 +15,27 @@ mod builder;
 mod find;
 mod format;
 mod iter;
+mod slice;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::num::NonZeroU32;
+use std::ops::Deref;
 
 pub use builder::Builder;
 pub use format::{Encoded, Entry};
 pub use iter::{Iter, Pairs};
+pub use slice::{Pos, Slice};
 
-use crate::thin::{Format, Thin};
-use format::{COUNT, COUNT_UNKNOWN, END, HEADER, before, check_at, read_at, size_at};
+use crate::thin::{Format, Gap, Thin};
+use format::{COUNT_UNKNOWN, END, HEADER, check_at, size_at};
+use slice::stored_count;
 
 /// No listpack may grow beyond this many bytes.
 pub const MAX_BYTES: usize = 1 << 30;
 
-/// Where an element begins. Good until the listpack changes at or before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pos(NonZeroU32);
-
-impl Pos {
-    #[inline]
-    fn new(at: usize) -> Pos {
-        Pos(NonZeroU32::new(at as u32).expect("the header is before every element"))
-    }
-
-    #[inline]
-    fn at(self) -> usize {
-        self.0.get() as usize
-    }
-}
-
-enum Bytes {}
+/// How a listpack says its length.
+pub enum Bytes {}
 
 // SAFETY: the length is the header's first four bytes and nothing else.
 unsafe impl Format for Bytes {
@@ -68,10 +56,24 @@ fn header(total: usize, count: usize) -> [u8; HEADER] {
     [a, b, c, d, e, f]
 }
 
-/// See the module's page.
-#[repr(transparent)]
+/// A listpack and what keeps its bytes; [`Slice`] has what reads them. See the module's page.
 #[derive(Clone)]
-pub struct Listpack(Thin<Bytes>);
+pub struct Owned<G: Gap>(Thin<Bytes, G>);
+
+/// A listpack in an allocation of its size.
+pub type Listpack = Owned<()>;
+
+/// A listpack that grows and shrinks at the front without moving the rest.
+pub type Deque = Owned<u32>;
+
+impl<G: Gap> Deref for Owned<G> {
+    type Target = Slice;
+
+    #[inline]
+    fn deref(&self) -> &Slice {
+        Slice::of(self.0.bytes())
+    }
+}
 
 impl Listpack {
     /// An empty one.
@@ -108,7 +110,7 @@ impl Listpack {
 
     /// A copy of a listpack that is known to be one.
     fn of_whole(bytes: &[u8]) -> Listpack {
-        Listpack(Thin::new(bytes))
+        Owned(Thin::new(bytes))
     }
 
     /// A listpack of the `count` elements in `raw`.
@@ -117,167 +119,45 @@ impl Listpack {
         let (last, elements) = thin.body_mut().split_last_mut().expect("it has an end byte");
         elements.copy_from_slice(raw);
         *last = END;
-        Listpack(thin)
+        Owned(thin)
+    }
+}
+
+impl Deque {
+    /// An empty one.
+    pub fn new() -> Deque {
+        Listpack::new().into()
     }
 
-    /// The bytes, as RDB holds them.
+    /// Makes room for `add` bytes at the front, and for more while all is below `most` bytes.
     #[inline]
-    pub fn as_bytes(&self) -> &[u8] {
-        self.0.bytes()
+    pub fn make_room_in_front(&mut self, add: usize, most: usize) {
+        self.0.make_gap(add, most);
     }
 
-    /// The number of bytes.
-    #[inline]
-    pub fn bytes(&self) -> usize {
-        self.as_bytes().len()
+    /// Gives back the room that is left at the front.
+    pub fn shrink_to_fit(&mut self) {
+        self.0.shrink_to_fit();
     }
+}
 
+impl From<Listpack> for Deque {
+    fn from(listpack: Listpack) -> Deque {
+        Owned(listpack.0.into())
+    }
+}
+
+impl From<Deque> for Listpack {
+    fn from(deque: Deque) -> Listpack {
+        Owned(deque.0.into())
+    }
+}
+
+impl<G: Gap> Owned<G> {
     /// The bytes allocated.
     pub fn memory(&self) -> usize {
         self.0.memory()
     }
-
-    /// The number of elements; counted one by one if there are or were 65535 or more.
-    pub fn len(&self) -> usize {
-        self.known_len().unwrap_or_else(|| self.iter().count())
-    }
-
-    #[inline]
-    fn known_len(&self) -> Option<usize> {
-        Some(stored_count(self.as_bytes())).filter(|&count| count != COUNT_UNKNOWN)
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.bytes() == HEADER + 1
-    }
-
-    /// Whether `extra` more bytes would make it larger than a listpack may be. Sizes are those of
-    /// [`Encoded::size`].
-    #[inline]
-    pub fn would_exceed(&self, extra: usize) -> bool {
-        self.bytes().saturating_add(extra) > MAX_BYTES
-    }
-
-    /// Where the end byte is.
-    #[inline]
-    fn end(&self) -> usize {
-        self.bytes() - 1
-    }
-
-    #[inline]
-    fn pos(&self, at: usize) -> Option<Pos> {
-        (at < self.end()).then(|| Pos::new(at))
-    }
-
-    // Finding places.
-
-    /// The element at `pos`.
-    #[inline]
-    pub fn at(&self, pos: Pos) -> Entry<'_> {
-        read_at(self.as_bytes(), pos.at()).0
-    }
-
-    pub fn first(&self) -> Option<Pos> {
-        self.pos(HEADER)
-    }
-
-    pub fn last(&self) -> Option<Pos> {
-        (!self.is_empty()).then(|| Pos::new(before(self.as_bytes(), self.end())))
-    }
-
-    #[inline]
-    pub fn next(&self, pos: Pos) -> Option<Pos> {
-        self.pos(pos.at() + size_at(self.as_bytes(), pos.at()))
-    }
-
-    #[inline]
-    pub fn prev(&self, pos: Pos) -> Option<Pos> {
-        (pos.at() > HEADER).then(|| Pos::new(before(self.as_bytes(), pos.at())))
-    }
-
-    /// The place of the element at `index`, -1 being the last; found from the nearer end.
-    pub fn seek(&self, index: i64) -> Option<Pos> {
-        let bytes = self.as_bytes();
-        let (mut forward, mut steps) = (index >= 0, index);
-        if let Some(len) = self.known_len() {
-            let len = len as i64;
-            let index = if index < 0 { index.checked_add(len)? } else { index };
-            if index < 0 || index >= len {
-                return None;
-            }
-            forward = index < len / 2;
-            steps = if forward { index } else { index - len };
-        }
-        let end = self.end();
-        if forward {
-            let mut at = HEADER;
-            while steps > 0 && at < end {
-                at += size_at(bytes, at);
-                steps -= 1;
-            }
-            self.pos(at)
-        } else {
-            let mut at = end;
-            while steps < 0 {
-                if at == HEADER {
-                    return None;
-                }
-                at = before(bytes, at);
-                steps += 1;
-            }
-            Some(Pos::new(at))
-        }
-    }
-
-    /// The element at `index`, -1 being the last.
-    pub fn get(&self, index: i64) -> Option<Entry<'_>> {
-        Some(self.at(self.seek(index)?))
-    }
-
-    /// The `index`-th pair of elements.
-    pub fn pair(&self, index: usize) -> Option<(Entry<'_>, Entry<'_>)> {
-        let pos = self.seek(i64::try_from(index).ok()?.checked_mul(2)?)?;
-        Some((self.at(pos), self.at(self.next(pos)?)))
-    }
-
-    /// Finds an element among the first, the `skip + 2`-th, and so on: with `skip` 1 a field or
-    /// member among pairs, with 0 any element.
-    #[inline]
-    pub fn find<'a>(&self, needle: impl Into<Encoded<'a>>, skip: usize) -> Option<Pos> {
-        find::find(self.as_bytes(), HEADER, &needle.into(), skip).map(Pos::new)
-    }
-
-    /// [`Listpack::find`] that begins at `from`.
-    pub fn find_from<'a>(
-        &self,
-        from: Pos,
-        needle: impl Into<Encoded<'a>>,
-        skip: usize,
-    ) -> Option<Pos> {
-        find::find(self.as_bytes(), from.at(), &needle.into(), skip).map(Pos::new)
-    }
-
-    pub fn iter(&self) -> Iter<'_> {
-        Iter::new(self.as_bytes(), HEADER, self.end())
-    }
-
-    /// The elements from `pos` to the last.
-    pub fn iter_from(&self, pos: Pos) -> Iter<'_> {
-        Iter::new(self.as_bytes(), pos.at(), self.end())
-    }
-
-    /// The elements from the first to `pos`, `pos` included; reversed, a walk back from `pos`.
-    pub fn iter_to(&self, pos: Pos) -> Iter<'_> {
-        let bytes = self.as_bytes();
-        Iter::new(bytes, HEADER, pos.at() + size_at(bytes, pos.at()))
-    }
-
-    /// The elements two by two.
-    pub fn pairs(&self) -> Pairs<'_> {
-        Pairs(self.iter())
-    }
-
-    // Changing.
 
     /// Puts `add` bytes for the caller to fill in place of the `remove` bytes at `at`, where
     /// `removed` elements leave and `added` come.
@@ -374,17 +254,6 @@ impl Listpack {
         self.pos(pos.at())
     }
 
-    /// Where the `n`-th element after `at` begins or the end is, and how many elements are between.
-    fn skip_from(&self, at: usize, n: usize) -> (usize, usize) {
-        let (bytes, end) = (self.as_bytes(), self.end());
-        let (mut to, mut passed) = (at, 0);
-        while passed < n && to < end {
-            to += size_at(bytes, to);
-            passed += 1;
-        }
-        (to, passed)
-    }
-
     /// Removes up to `n` elements from `index` on, -1 being the last, and returns how many it were.
     pub fn remove_range(&mut self, index: i64, n: usize) -> usize {
         let Some(pos) = self.seek(index) else { return 0 };
@@ -426,22 +295,10 @@ impl Listpack {
         body.copy_within(range.start - HEADER..range.end - HEADER, to - HEADER);
     }
 
-    pub fn clear(&mut self) {
-        *self = Listpack::new();
-    }
-
     /// Appends all of `other`'s elements.
-    pub fn append(&mut self, other: &Listpack) {
-        self.insert_all(self.end(), other);
-    }
-
-    /// Puts all of `other`'s elements before the first.
-    pub fn prepend(&mut self, other: &Listpack) {
-        self.insert_all(HEADER, other);
-    }
-
-    fn insert_all(&mut self, at: usize, other: &Listpack) {
-        let raw = &other.as_bytes()[HEADER..other.end()];
+    pub fn append(&mut self, other: &Slice) {
+        let at = self.end();
+        let raw = other.elements();
         // Only a count below the unknown one may be added to; the sum saturates in the header.
         if let (Some(_), Some(added)) = (self.known_len(), other.known_len()) {
             self.splice(at, (0, 0), (raw.len(), added)).copy_from_slice(raw);
@@ -463,28 +320,9 @@ impl Listpack {
     }
 }
 
-#[inline]
-fn stored_count(bytes: &[u8]) -> usize {
-    u16::from_le_bytes([bytes[COUNT], bytes[COUNT + 1]]) as usize
-}
-
 impl Default for Listpack {
     fn default() -> Listpack {
         Listpack::new()
-    }
-}
-
-impl PartialEq for Listpack {
-    fn eq(&self, other: &Listpack) -> bool {
-        self.as_bytes()[HEADER..] == other.as_bytes()[HEADER..]
-    }
-}
-
-impl Eq for Listpack {}
-
-impl fmt::Debug for Listpack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
     }
 }
 
@@ -496,11 +334,16 @@ impl<'a, T: Into<Encoded<'a>>> FromIterator<T> for Listpack {
     }
 }
 
-impl<'a> IntoIterator for &'a Listpack {
-    type Item = Entry<'a>;
-    type IntoIter = Iter<'a>;
+impl<G: Gap> PartialEq for Owned<G> {
+    fn eq(&self, other: &Owned<G>) -> bool {
+        **self == **other
+    }
+}
 
-    fn into_iter(self) -> Iter<'a> {
-        self.iter()
+impl<G: Gap> Eq for Owned<G> {}
+
+impl<G: Gap> fmt::Debug for Owned<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
     }
 }

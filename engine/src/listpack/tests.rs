@@ -25,12 +25,12 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn texts(listpack: &Listpack) -> Vec<Vec<u8>> {
+fn texts(listpack: &Slice) -> Vec<Vec<u8>> {
     listpack.iter().map(|entry| entry.to_vec()).collect()
 }
 
 /// What every listpack must be: loadable, and the same in both directions and in its count.
-fn check(listpack: &Listpack, model: &[Vec<u8>]) {
+fn check(listpack: &Slice, model: &[Vec<u8>]) {
     assert_eq!(texts(listpack), model);
     assert_eq!(listpack.len(), model.len());
     let mut reversed: Vec<_> = listpack.iter().rev().map(|entry| entry.to_vec()).collect();
@@ -56,6 +56,8 @@ enum Op {
     RemoveEach(Vec<bool>, usize),
     Split(usize, bool),
     Double,
+    MakeRoom(usize, usize),
+    ShrinkToFit,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -74,11 +76,43 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(which, n)| Op::RemoveEach(which, n)),
         1 => (at, any::<bool>()).prop_map(|(at, front)| Op::Split(at, front)),
         1 => Just(Op::Double),
+        2 => (0usize..300, 0usize..10_000).prop_map(|(add, most)| Op::MakeRoom(add, most)),
+        1 => Just(Op::ShrinkToFit),
     ]
 }
 
-fn apply(listpack: &mut Listpack, model: &mut Vec<Vec<u8>>, op: Op) {
-    let place = |listpack: &Listpack, at: usize| listpack.seek(at as i64);
+/// A listpack of either kind.
+trait Kind: Sized + From<Listpack> {
+    fn make_room(&mut self, add: usize, most: usize);
+    fn shrink(&mut self);
+}
+
+impl Kind for Listpack {
+    fn make_room(&mut self, _: usize, _: usize) {}
+    fn shrink(&mut self) {}
+}
+
+impl Kind for Deque {
+    fn make_room(&mut self, add: usize, most: usize) {
+        let (texts, before) = (texts(self), self.memory());
+        self.make_room_in_front(add, most);
+        assert!(self.memory() >= self.bytes() + add);
+        let bound = (self.bytes() + add).max(most) * 5 / 4 + 16;
+        assert!(self.memory() <= bound.max(before));
+        check(self, &texts);
+    }
+
+    fn shrink(&mut self) {
+        self.shrink_to_fit();
+        assert!(self.memory() <= self.bytes() * 5 / 4 + 16);
+    }
+}
+
+fn apply<G: Gap>(listpack: &mut Owned<G>, model: &mut Vec<Vec<u8>>, op: Op)
+where
+    Owned<G>: Kind,
+{
+    let place = |listpack: &Slice, at: usize| listpack.seek(at as i64);
     match op {
         Op::PushBack(text) => {
             listpack.push_back(&text);
@@ -158,10 +192,11 @@ fn apply(listpack: &mut Listpack, model: &mut Vec<Vec<u8>>, op: Op) {
         }
         Op::Split(at, front) => {
             let at = at.min(model.len());
-            let rest = listpack.split_off(at);
+            let mut rest = listpack.split_off(at);
             check(&rest, &model[at..]);
             if front {
-                listpack.prepend(&rest);
+                rest.append(listpack);
+                *listpack = rest.into();
                 model.rotate_left(at);
             } else {
                 listpack.append(&rest);
@@ -169,10 +204,13 @@ fn apply(listpack: &mut Listpack, model: &mut Vec<Vec<u8>>, op: Op) {
         }
         Op::Double => {
             if model.len() < 100 {
-                listpack.append(&listpack.clone());
+                let same = listpack.clone();
+                listpack.append(&same);
                 model.extend_from_within(..);
             }
         }
+        Op::MakeRoom(add, most) => listpack.make_room(add, most.min(listpack.memory() * 4)),
+        Op::ShrinkToFit => listpack.shrink(),
     }
 }
 
@@ -180,10 +218,18 @@ proptest! {
     #[test]
     fn behaves_as_a_vec(ops in prop::collection::vec(op(), 1..40)) {
         let (mut listpack, mut model) = (Listpack::new(), Vec::new());
-        for op in ops {
+        for op in ops.clone() {
             apply(&mut listpack, &mut model, op);
             check(&listpack, &model);
         }
+        let (mut deque, mut same) = (Deque::new(), Vec::new());
+        for op in ops {
+            apply(&mut deque, &mut same, op);
+            check(&deque, &same);
+        }
+        prop_assert_eq!(&same, &model);
+        prop_assert_eq!(&deque.clone(), &deque);
+        prop_assert_eq!(&Listpack::from(deque), &listpack);
         let len = model.len() as i64;
         for index in -len - 2..len + 2 {
             let at = if index < 0 { index + len } else { index };
@@ -324,7 +370,7 @@ fn a_count_beyond_the_header_is_still_known() {
     let rest = listpack.split_off(65_000);
     assert_eq!((listpack.known_len(), rest.known_len()), (Some(65_000), Some(534)));
     listpack.append(&rest);
-    listpack.prepend(&rest);
+    listpack.append(&rest);
     assert_eq!((listpack.len(), listpack.known_len()), (66_068, None));
 }
 
@@ -334,4 +380,21 @@ fn the_fence_is_a_gibibyte() {
     assert!(!listpack.would_exceed(MAX_BYTES - 7));
     assert!(listpack.would_exceed(MAX_BYTES - 6));
     assert!(listpack.would_exceed(usize::MAX));
+}
+
+/// A queue and a stack at the front of a long listpack: what leaves is given back, and what stays is
+/// not moved as often as there are changes.
+#[test]
+fn a_deque_gives_back_what_was_taken_from_its_front() {
+    let mut deque = Deque::new();
+    (0..2000i64).for_each(|i| deque.push_back(i));
+    let (mut moves, mut address) = (0, deque.as_bytes().as_ptr_range().end);
+    for i in 0..2000 {
+        assert_eq!(deque.get(0), Some(Entry::Int(i)));
+        deque.remove_range(0, 1);
+        assert!(deque.memory() <= deque.bytes() * 5 + 16, "{} of {i}", deque.memory());
+        let now = deque.as_bytes().as_ptr_range().end;
+        (moves, address) = (moves + usize::from(now != address), now);
+    }
+    assert!(deque.is_empty() && moves < 10, "{moves}");
 }

@@ -53,10 +53,7 @@ impl Quicklist {
                     listpack.replace(pos, element);
                 }
             }
-            Node::Plain(stored) if large => {
-                stored.clear();
-                stored.extend_from_slice(element.text());
-            }
+            Node::Plain(stored) if large => *stored = element.text().into(),
             _ => {
                 self.remove_range(index, 1);
                 self.insert(index, element);

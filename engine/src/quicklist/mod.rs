@@ -5,9 +5,9 @@
 //! of RDB's quicklist, so nodes are saved and loaded as they are. Nodes are kept in one ring of
 //! three-word entries with their counts, so finding an index scans memory in order.
 //!
-//! Adding at a listpack's front moves all of it. So elements are pushed at the head into a short
-//! node, which is put into its neighbour when it is full: each byte is moved a few times instead of
-//! as often as there are pushes. Taking from the head of a long node cuts a short one off first.
+//! A node's listpack is a [`Deque`]: what is pushed and taken at the front moves nothing else. The first
+//! node, where the pushes come, is given room for them ahead, and gives back what is left when the next
+//! one is begun.
 //!
 //! What always holds: no node is empty, `len` is the sum of the nodes' counts, and an element in a
 //! plain node is too large for a packed one.
@@ -24,6 +24,8 @@ use std::fmt;
 pub use iter::Iter;
 pub use node::Container;
 
+#[cfg(doc)]
+use crate::listpack::Deque;
 use crate::listpack::{Encoded, Entry, Listpack};
 use node::{Limits, Node};
 
@@ -76,14 +78,14 @@ impl Quicklist {
         let count = listpack.len();
         if count > 0 {
             self.len += count;
-            self.nodes.push_back(Node::Packed(listpack, count as u32));
+            self.nodes.push_back(Node::Packed(listpack.into(), count as u32));
         }
     }
 
     /// Appends an element that was a node of its own.
     pub fn push_node_plain(&mut self, element: Vec<u8>) {
         let node = match self.limits.too_large(&Encoded::from(&element)) {
-            true => Node::Plain(element),
+            true => Node::Plain(element.into()),
             false => Node::single(&Encoded::from(&element)),
         };
         self.len += 1;
@@ -109,7 +111,7 @@ impl Quicklist {
         let mut all = Listpack::new();
         for node in self.nodes.drain(..) {
             match node {
-                Node::Packed(listpack, _) if all.is_empty() => all = listpack,
+                Node::Packed(listpack, _) if all.is_empty() => all = listpack.into(),
                 Node::Packed(listpack, _) => all.append(&listpack),
                 Node::Plain(_) => unreachable!("plain nodes have no listpack size"),
             }
@@ -123,26 +125,14 @@ impl Quicklist {
     pub fn push_front<'a>(&mut self, element: impl Into<Encoded<'a>>) {
         let element = element.into();
         self.len += 1;
-        if let Some(Node::Packed(listpack, count)) = self.nodes.front_mut()
-            && self.limits.short_admits(listpack.bytes() + element.size(), *count as usize + 1)
-        {
-            listpack.push_front(element);
-            *count += 1;
-            return;
+        if let Some(node) = self.nodes.front_mut() {
+            if self.limits.admits(node, &element) {
+                return node.push_front(&element, &self.limits);
+            }
+            node.shrink_to_fit();
         }
-        self.fold_head();
         let node = self.limits.node(&element);
         self.nodes.push_front(node);
-    }
-
-    /// Puts the first node into the second if they fit.
-    fn fold_head(&mut self) {
-        if self.nodes.len() > 1
-            && self.limits.admits_both(&self.nodes[0], &self.nodes[1])
-            && let Some(head) = self.nodes.pop_front()
-        {
-            self.nodes[0].prepend(&head);
-        }
     }
 
     /// Appends an element.
@@ -163,7 +153,7 @@ impl Quicklist {
     pub fn push_front_vec(&mut self, element: Vec<u8>) {
         if self.limits.too_large(&Encoded::from(&element)) {
             self.len += 1;
-            self.nodes.push_front(Node::Plain(element));
+            self.nodes.push_front(Node::Plain(element.into()));
         } else {
             self.push_front(&element);
         }
@@ -173,7 +163,7 @@ impl Quicklist {
     pub fn push_back_vec(&mut self, element: Vec<u8>) {
         if self.limits.too_large(&Encoded::from(&element)) {
             self.len += 1;
-            self.nodes.push_back(Node::Plain(element));
+            self.nodes.push_back(Node::Plain(element.into()));
         } else {
             self.push_back(&element);
         }
@@ -191,15 +181,7 @@ impl Quicklist {
     pub fn pop_front_with<R>(&mut self, look: impl FnOnce(Entry<'_>) -> R) -> Option<R> {
         let seen = look(self.front()?);
         self.len -= 1;
-        let node = self.nodes.front_mut()?;
-        if node.count() == 1 {
-            self.nodes.pop_front();
-        } else if let Some(short) = self.limits.cut_short(node) {
-            self.nodes.push_front(short);
-            self.remove_in_node(0, 0, 1);
-        } else {
-            node.remove(0, 1);
-        }
+        self.remove_in_node(0, 0, 1);
         Some(seen)
     }
 

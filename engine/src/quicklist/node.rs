@@ -1,6 +1,6 @@
 //! One node of a quicklist, and how much it may hold.
 
-use crate::listpack::{Encoded, Entry, Listpack, Pos};
+use crate::listpack::{Deque, Encoded, Entry, Pos, Slice};
 
 /// A node as RDB's quicklist holds it.
 #[derive(Clone, Copy, Debug)]
@@ -8,14 +8,14 @@ pub enum Container<'a> {
     /// An element alone (container 1).
     Plain(&'a [u8]),
     /// A listpack of elements (container 2).
-    Packed(&'a Listpack),
+    Packed(&'a Slice),
 }
 
 #[derive(Clone)]
 pub(super) enum Node {
     /// A listpack and the number of its elements.
-    Packed(Listpack, u32),
-    Plain(Vec<u8>),
+    Packed(Deque, u32),
+    Plain(Box<[u8]>),
 }
 
 const _: () = assert!(size_of::<Node>() == 24);
@@ -23,7 +23,7 @@ const _: () = assert!(size_of::<Node>() == 24);
 impl Node {
     /// A packed node of one element.
     pub fn single(element: &Encoded<'_>) -> Node {
-        let mut listpack = Listpack::new();
+        let mut listpack = Deque::new();
         listpack.push_back(*element);
         Node::Packed(listpack, 1)
     }
@@ -35,7 +35,7 @@ impl Node {
         }
     }
 
-    pub fn listpack(&self) -> Option<&Listpack> {
+    pub fn listpack(&self) -> Option<&Slice> {
         match self {
             Node::Packed(listpack, _) => Some(listpack),
             Node::Plain(_) => None,
@@ -52,7 +52,7 @@ impl Node {
     pub fn memory(&self) -> usize {
         match self {
             Node::Packed(listpack, _) => listpack.memory(),
-            Node::Plain(element) => element.capacity(),
+            Node::Plain(element) => element.len(),
         }
     }
 
@@ -79,7 +79,7 @@ impl Node {
                 let pos = listpack.find(*needle, 0)?;
                 Some(listpack.iter_to(pos).count() - 1)
             }
-            Node::Plain(element) => (element == text).then_some(0),
+            Node::Plain(element) => (**element == *text).then_some(0),
         }
     }
 
@@ -88,6 +88,23 @@ impl Node {
         if let Node::Packed(listpack, count) = self {
             listpack.push_back(*element);
             *count += 1;
+        }
+    }
+
+    /// Puts an element before the first of a packed node.
+    #[inline]
+    pub fn push_front(&mut self, element: &Encoded<'_>, limits: &Limits) {
+        if let Node::Packed(listpack, count) = self {
+            listpack.make_room_in_front(element.size(), limits.bytes);
+            listpack.push_front(*element);
+            *count += 1;
+        }
+    }
+
+    /// Gives back what is kept for elements to come at the front.
+    pub fn shrink_to_fit(&mut self) {
+        if let Node::Packed(listpack, _) = self {
+            listpack.shrink_to_fit();
         }
     }
 
@@ -136,8 +153,8 @@ impl Node {
                 *count -= removed as u32;
                 removed
             }
-            Node::Plain(element) if element == text => {
-                *self = Node::Packed(Listpack::new(), 0);
+            Node::Plain(element) if **element == *text => {
+                *self = Node::Packed(Deque::new(), 0);
                 1
             }
             Node::Plain(_) => 0,
@@ -152,34 +169,24 @@ impl Node {
         }
     }
 
-    /// Puts `other` before the first element, both being packed.
-    pub fn prepend(&mut self, other: &Node) {
-        if let (Node::Packed(listpack, count), Node::Packed(more, added)) = (self, other) {
-            listpack.prepend(more);
-            *count += added;
-        }
-    }
-
     /// Keeps `index` elements and returns the others; of a packed node, which has more.
     pub fn split_off(&mut self, index: usize) -> Option<Node> {
         let Node::Packed(listpack, count) = self else { return None };
-        let rest = Node::Packed(listpack.split_off(index), *count - index as u32);
+        let rest = Node::Packed(listpack.split_off(index).into(), *count - index as u32);
         *count = index as u32;
         Some(rest)
     }
 }
 
-fn seek(listpack: &Listpack, index: usize) -> Pos {
+fn seek(listpack: &Slice, index: usize) -> Pos {
     listpack.seek(index as i64).expect("a node's count is that of its listpack")
 }
 
-/// How much a node may hold, and how much a short node at the head.
+/// How much a node may hold.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     bytes: usize,
     count: usize,
-    short_bytes: usize,
-    short_count: usize,
 }
 
 impl Limits {
@@ -189,9 +196,7 @@ impl Limits {
             ..0 => (2048 << fill.unsigned_abs().min(5), usize::MAX),
             _ => (8192, fill.max(1) as usize),
         };
-        // Below this many elements a node is short as it is.
-        let short_count = if count < 64 { count } else { count / 8 };
-        Limits { bytes, count, short_bytes: (bytes / 8).min(1024), short_count }
+        Limits { bytes, count }
     }
 
     /// Whether the element has to be a plain node.
@@ -203,20 +208,20 @@ impl Limits {
     /// A node of one element.
     pub fn node(&self, element: &Encoded<'_>) -> Node {
         match self.too_large(element) {
-            true => Node::Plain(element.text().to_vec()),
+            true => Node::Plain(element.text().into()),
             false => Node::single(element),
         }
     }
 
     /// Whether `element` may come into `node`.
     pub fn admits(&self, node: &Node, element: &Encoded<'_>) -> bool {
-        let size = node.listpack().map(Listpack::bytes);
+        let size = node.listpack().map(Slice::bytes);
         size.is_some_and(|size| size + element.size() <= self.bytes) && node.count() < self.count
     }
 
     /// Whether an element of `new` bytes may come in place of one of `old` bytes in `node`.
     pub fn admits_instead(&self, node: &Node, old: usize, new: usize) -> bool {
-        let size = node.listpack().map(Listpack::bytes);
+        let size = node.listpack().map(Slice::bytes);
         size.is_some_and(|size| new <= old || size - old + new <= self.bytes)
     }
 
@@ -230,30 +235,5 @@ impl Limits {
     pub fn admits_both(&self, a: &Node, b: &Node) -> bool {
         let (Some(x), Some(y)) = (a.listpack(), b.listpack()) else { return false };
         x.bytes() + y.bytes() <= self.bytes && a.count() + b.count() <= self.count
-    }
-
-    /// Whether a short node may have these bytes and elements.
-    pub fn short_admits(&self, bytes: usize, count: usize) -> bool {
-        bytes <= self.short_bytes && count <= self.short_count
-    }
-
-    /// Cuts a short node off the front of a long one.
-    pub fn cut_short(&self, node: &mut Node) -> Option<Node> {
-        let Node::Packed(listpack, count) = node else { return None };
-        if listpack.bytes() < 2 * self.short_bytes {
-            return None;
-        }
-        let mut bytes = 0;
-        let enough = |entry: Entry<'_>| {
-            bytes += Encoded::from(entry).size();
-            bytes > self.short_bytes
-        };
-        let cut = listpack.iter().position(enough).unwrap_or(0);
-        if cut < 2 {
-            return None;
-        }
-        let rest = Node::Packed(listpack.split_off(cut), *count - cut as u32);
-        *count = cut as u32;
-        Some(std::mem::replace(node, rest))
     }
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::listpack::Slice;
 
 fn text() -> impl Strategy<Value = Vec<u8>> {
     let sized =
@@ -179,7 +180,9 @@ proptest! {
         let mut loaded = Quicklist::new(fill);
         for node in list.nodes() {
             match node {
-                Container::Packed(listpack) => loaded.push_node_packed(listpack.clone()),
+                Container::Packed(listpack) => {
+                    loaded.push_node_packed(listpack.iter().collect());
+                }
                 Container::Plain(element) => loaded.push_node_plain(element.to_vec()),
             }
         }
@@ -205,7 +208,7 @@ fn pushing_at_either_end_fills_nodes() {
         for i in 0..100_000i64 {
             if front { list.push_front(i) } else { list.push_back(i) }
         }
-        let bytes: usize = list.nodes.iter().filter_map(Node::listpack).map(Listpack::bytes).sum();
+        let bytes: usize = list.nodes.iter().filter_map(Node::listpack).map(Slice::bytes).sum();
         assert!(bytes / list.nodes.len() > 7000, "nodes of {} bytes", bytes / list.nodes.len());
         assert!(list.memory() < bytes + bytes / 8, "{} for {bytes}", list.memory());
     }

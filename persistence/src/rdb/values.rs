@@ -269,7 +269,7 @@ impl Values {
                 }
             }
             ty::LIST_ZIPLIST => {
-                for entry in &self.ziplist(from)? {
+                for entry in self.ziplist(from)?.iter() {
                     list.push_back(entry);
                 }
             }
