@@ -125,7 +125,7 @@ impl Directive {
                 let split: Vec<String> = one.split(' ').map(String::from).collect();
                 (self.set)(config, &split, more)?;
             }
-            (Kind::Words(_), [_, ..]) | (_, [_]) => (self.set)(config, words, more)?,
+            (Kind::Words(_), _) | (_, [_]) => (self.set)(config, words, more)?,
             _ => return Err("wrong number of arguments".into()),
         }
         match self.check {

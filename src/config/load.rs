@@ -358,6 +358,10 @@ mod tests {
             ("appendonly maybe", "argument must be 'yes' or 'no'"),
             ("maxmemory 1.5gb", "argument must be a memory value"),
             ("save 1", "Invalid save parameters"),
+            (
+                "shutdown-on-sigterm",
+                "argument(s) must be one of the following: default, save, nosave, now, force",
+            ),
             ("save 0 1", "Invalid save parameters"),
             ("replicaof a", "wrong number of arguments"),
             ("replicaof a 99999", "Invalid master port"),
@@ -372,6 +376,7 @@ mod tests {
                 "Wrong number of arguments in buffer limit configuration.",
             ),
             ("include", "Bad directive or wrong number of arguments"),
+            ("maxmemory-clients", "wrong number of arguments"),
             ("maxmemory-clients lots", "argument must be a memory or percent value"),
             ("maxmemory-clients 101%", "percentage argument must be less or equal to 100"),
             (

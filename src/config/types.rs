@@ -73,13 +73,13 @@ pub struct SavePoint {
     pub changes: u64,
 }
 
-/// The `save` directive: it accumulates over lines, and `""` clears it.
+/// The `save` directive: it accumulates over lines, and nothing or `""` clears it.
 impl Setting for Vec<SavePoint> {
     fn assign(&mut self, _: &Kind, words: &[String], more: bool) -> Result<(), String> {
         const INVALID: &str = "Invalid save parameters";
         let mut points = Vec::new();
         if !matches!(words, [one] if one.is_empty()) {
-            if words.is_empty() || !words.len().is_multiple_of(2) {
+            if !words.len().is_multiple_of(2) {
                 return Err(INVALID.into());
             }
             for pair in words.chunks_exact(2) {
@@ -189,13 +189,14 @@ pub enum ClientMemory {
 impl Setting for ClientMemory {
     fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
         const NEITHER: &str = "argument must be a memory or percent value";
-        *self = match words[0].strip_suffix('%') {
+        let [word] = words else { return Err("wrong number of arguments".into()) };
+        *self = match word.strip_suffix('%') {
             Some(number) => match varve_engine::num::parse_int(number.as_bytes()).ok_or(NEITHER)? {
                 0 => ClientMemory::Bytes(0),
                 percent @ 1..=100 => ClientMemory::Percent(percent as u8),
                 _ => return Err("percentage argument must be less or equal to 100".into()),
             },
-            None => ClientMemory::Bytes(parse::memory(&words[0]).ok_or(NEITHER)?),
+            None => ClientMemory::Bytes(parse::memory(word).ok_or(NEITHER)?),
         };
         Ok(())
     }
@@ -291,6 +292,10 @@ pub struct ShutdownFlags {
 
 impl Setting for ShutdownFlags {
     fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+        let unknown = not_among(&["default", "save", "nosave", "now", "force"]);
+        if words.is_empty() {
+            return Err(unknown);
+        }
         let mut flags = ShutdownFlags::default();
         for word in words {
             match word.to_ascii_lowercase().as_str() {
@@ -299,7 +304,7 @@ impl Setting for ShutdownFlags {
                 "nosave" => flags.nosave = true,
                 "now" => flags.now = true,
                 "force" => flags.force = true,
-                _ => return Err(not_among(&["default", "save", "nosave", "now", "force"])),
+                _ => return Err(unknown),
             }
         }
         if flags.save && flags.nosave {
