@@ -38,8 +38,8 @@
 //!
 //! `<history>` is the one that the replica asked for, 40 hexadecimal digits, and `<offset>` a decimal
 //! count of bytes below its own, whose byte `<offset + 1>` the primary's log has or will have: so a
-//! rollback is never asked for in vain. The replica rolls back once for each time that the link stands;
-//! if it cannot, or is not content after it, it asks with `PSYNC ? -1`. A primary that is a replica
+//! rollback is never asked for in vain. The replica rolls back at most three times before the link
+//! stands; if it cannot, or is asked once more, it asks with `PSYNC ? -1`. A primary that is a replica
 //! itself and holds less of their common history refuses with `-NOMASTERLINK` instead: the rest is on its
 //! way.
 //!

@@ -16,8 +16,9 @@
 //!
 //! A replica that holds more of a history than its primary (it was the primary itself, and another
 //! was promoted with less) is told `-ROLLBACK`: it goes back to the last place that both have and
-//! asks again from there. Once for each link that comes about: a primary that is not content with the
-//! place that it named itself, or a rollback that fails, makes the replica ask for a full resync.
+//! asks again from there. The primary may not be content with the place that it named itself, if it
+//! went back meanwhile; but a rollback too many before a link comes about, or one that fails, makes
+//! the replica ask for a full resync.
 //!
 //! The machine holds no bytes. The caller reads the socket into one buffer and hands in what was not
 //! consumed yet; the machine says how many bytes it is done with, and names ranges of the buffer in
@@ -56,6 +57,8 @@ pub type Place = (HistoryId, Offset);
 
 /// How often the replica says what it holds, or that it is alive, in milliseconds.
 const ACK_PERIOD_MS: u64 = 1000;
+/// So often a primary may go back itself, or prove wrong, before a link comes about.
+const MOST_ROLLBACKS: u32 = 3;
 
 /// What a Varve adds to its reply to `PSYNC`. Words that a later one may add are skipped.
 #[derive(Default)]
@@ -260,8 +263,8 @@ pub struct Replica {
     attempts: u32,
     /// A link broke after the other side was asked to take over and before it answered.
     unanswered: bool,
-    /// The history that was rolled back since the link last was up.
-    rolled_back: Option<HistoryId>,
+    /// How often the primary asked for a rollback since the link last was up.
+    rollbacks_asked: u32,
     /// What the caller keeps of a file whose link broke.
     part: Option<Part>,
     /// Why the next `PSYNC` asks for everything, although we have a place.
@@ -287,7 +290,7 @@ impl Replica {
             acks: true,
             attempts: 0,
             unanswered: false,
-            rolled_back: None,
+            rollbacks_asked: 0,
             part: None,
             all: None,
             rollbacks: Rollbacks::default(),
@@ -576,7 +579,7 @@ impl Replica {
         self.config = config;
         self.attempts = 0;
         self.unanswered = false;
-        self.rolled_back = None;
+        self.rollbacks_asked = 0;
         self.all = None;
         if let State::RollingBack { open, .. } = &mut self.state {
             if std::mem::take(open) {
@@ -648,7 +651,7 @@ impl Replica {
 
     fn up(&mut self, now_ms: u64, out: &mut Vec<Output>) {
         self.framer = Framer::default();
-        self.rolled_back = None;
+        self.rollbacks_asked = 0;
         self.state = State::Streaming { since_ms: now_ms };
         out.push(Output::LinkUp);
         // The first ACK tells a primary that it may begin to stream.
@@ -956,7 +959,7 @@ impl Replica {
         }
         self.took_over(out);
         // Neither may make the two spin: each rollback loads the data set.
-        if to >= held || self.rolled_back == Some(id) {
+        if to >= held || self.rollbacks_asked == MOST_ROLLBACKS {
             self.all = Some(format!("the primary wants a rollback of {id} to {to} from {held}"));
             self.ask_again(true, now_ms, out);
             return Ok(());
@@ -965,7 +968,7 @@ impl Replica {
             "We hold {held} bytes of {id}, of which the primary has only {to}: rolling back"
         );
         log(out, Level::Warning, text);
-        self.rolled_back = Some(id);
+        self.rollbacks_asked += 1;
         self.state = State::RollingBack { open: true, to };
         out.push(Output::Rollback { to });
         Ok(())

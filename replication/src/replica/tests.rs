@@ -724,14 +724,17 @@ fn a_rollback_that_fails_leads_to_a_full_resync() {
 
 #[test]
 fn rollbacks_without_an_end_become_a_full_resync() {
-    // Again, after one; and one that would take nothing off.
+    // Again and again, and one that would take nothing off.
     let mut caller = Caller::asking(Some((id(1), Offset(100))));
-    caller.feed(&rollback(1, "70"));
-    caller.rolled_back((id(1), Offset(70)));
-    caller.sent();
-    caller.feed(&rollback(1, "60"));
-    assert_eq!((caller.events(), caller.sent()), ("rollback 70".into(), command(ALL)));
-    caller.feed(&rollback(1, "50"));
+    for to in [70, 60, 50] {
+        caller.feed(&rollback(1, &to.to_string()));
+        assert_eq!(caller.events(), format!("rollback {to}"));
+        caller.rolled_back((id(1), Offset(to)));
+        assert_eq!(caller.sent(), psync(1, &(to + 1).to_string()));
+    }
+    caller.feed(&rollback(1, "40"));
+    assert_eq!((caller.events(), caller.sent()), (String::new(), command(ALL)));
+    caller.feed(&rollback(1, "30"));
     assert_eq!(caller.events(), "disconnect");
 
     for to in ["100", "101", "9223372036854775807"] {
@@ -742,20 +745,29 @@ fn rollbacks_without_an_end_become_a_full_resync() {
 
     // A new connection does not begin to count anew, a link that stood does.
     let mut caller = Caller::asking(Some((id(1), Offset(100))));
-    caller.feed(&rollback(1, "70"));
-    caller.closed();
-    caller.rolled_back((id(1), Offset(70)));
-    for (reply, expected) in [(&b"+CONTINUE\r\n"[..], None), (&rollback(1, "50"), Some(50))] {
+    for to in [90, 80, 70, 60, 50, 40, 30] {
+        caller.feed(&rollback(1, &to.to_string()));
+        let refused = to == 30;
+        assert_eq!(caller.events(), if refused { "".into() } else { format!("rollback {to}") });
+        if refused {
+            assert_eq!(caller.sent(), command(ALL));
+            continue;
+        }
+        caller.closed();
+        caller.rolled_back((id(1), Offset(to)));
         caller.tick(caller.now_ms + 100_000);
         caller.connected();
         caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n");
-        assert!(caller.sent().ends_with(&psync(1, "71")));
-        caller.events();
-        caller.feed(reply);
-        match expected {
-            Some(to) => assert_eq!(caller.events(), format!("rollback {to}")),
-            None => caller.closed(),
+        assert!(caller.sent().ends_with(&psync(1, &(to + 1).to_string())));
+        if to == 70 {
+            caller.feed(b"+CONTINUE\r\n");
+            caller.closed();
+            caller.tick(caller.now_ms + 100_000);
+            caller.connected();
+            caller.feed(b"+PONG\r\n+OK\r\n+OK\r\n");
+            assert!(caller.sent().ends_with(&psync(1, "71")));
         }
+        caller.events();
     }
 }
 
