@@ -2,6 +2,8 @@
 
 use crate::faults::{Attempt, text};
 use crate::support::{Client, Folder, PATIENCE, Server, Value, eventually};
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
@@ -154,4 +156,43 @@ fn systemd_understands_the_unit() {
     let said = String::from_utf8_lossy(&out.stdout);
     let overall = said.lines().last().unwrap_or_default();
     assert!(out.status.success(), "exposed: {overall}\n{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// After an installation as the manual describes it the daemon's user can read the configuration, and
+/// CONFIG REWRITE can put a new file in its place. Again after it did.
+#[test]
+fn the_packaged_rights_let_the_daemon_at_its_configuration() {
+    const UID: u32 = 4242;
+    // SAFETY: it only asks for a number.
+    if unsafe { libc::geteuid() } != 0 {
+        return eprintln!("skipped: only root can give files away");
+    }
+    let folder = Folder::new();
+    let root = folder.path();
+    let conf = root.join("etc/varve/varve.conf");
+    std::fs::create_dir_all(conf.parent().unwrap()).unwrap();
+    std::fs::create_dir_all(root.join("var/lib")).unwrap();
+    std::fs::write(root.join("etc/passwd"), format!("varve:x:{UID}:{UID}::/:/bin/false\n"))
+        .unwrap();
+    std::fs::write(root.join("etc/group"), format!("varve:x:{UID}:\n")).unwrap();
+    std::fs::write(&conf, "").unwrap();
+    std::fs::set_permissions(&conf, Permissions::from_mode(0o640)).unwrap();
+    let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/varve.tmpfiles");
+    let may = |path: &Path, wanted: u32| {
+        let meta = path.metadata().unwrap();
+        let shift = if meta.uid() == UID { 6 } else { 3 };
+        assert!(meta.uid() == UID || meta.gid() == UID, "{path:?} is another's");
+        assert_eq!(meta.mode() >> shift & wanted, wanted, "{path:?}");
+        assert_eq!(meta.mode() & 0o007, 0, "{path:?} is everybody's");
+    };
+    for _ in 0..2 {
+        let mut command = Command::new("systemd-tmpfiles");
+        command.arg("--create").arg(format!("--root={}", text(root))).arg(&rules);
+        let out = command.output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        may(&conf, 0o4);
+        may(conf.parent().unwrap(), 0o7);
+        may(&root.join("var/lib/varve"), 0o7);
+        chown(&conf, Some(UID), Some(UID)).unwrap(); // as after CONFIG REWRITE
+    }
 }
