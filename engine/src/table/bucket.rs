@@ -24,8 +24,10 @@ use std::ptr::NonNull;
 
 /// Entries in a whole bucket.
 pub(super) const SLOTS: usize = 7;
+/// What the processor fetches at once.
+pub(super) const CACHE_LINE: usize = 64;
 /// Bytes of a whole bucket, and its alignment.
-pub(super) const BUCKET: usize = 64;
+pub(super) const BUCKET: usize = CACHE_LINE;
 /// Entries that a bucket with a child holds itself.
 const SLOTS_BESIDE_CHILD: usize = SLOTS - 1;
 const SMALL_SLOTS: usize = 3;

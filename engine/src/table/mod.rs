@@ -36,7 +36,7 @@ mod scan;
 mod tests;
 
 use crate::hasher;
-use bucket::{Bucket, prefetch, tag_of};
+use bucket::{Bucket, CACHE_LINE, prefetch, tag_of};
 use memory::Memory;
 pub use resize::{FULL, ResizePolicy, set_resize_policy};
 pub use scan::{IntoIter, Iter, Stats};
@@ -236,7 +236,8 @@ impl<T: Slot> Table<T> {
         }
     }
 
-    /// The stage after [`Table::prefetch`]: asks for the entries that a lookup would compare.
+    /// The stage after [`Table::prefetch`]: asks for the entries that a lookup would compare, two cache
+    /// lines of each: the key, and what is read or written behind it next.
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {
         if self.len != 0 {
@@ -247,7 +248,9 @@ impl<T: Slot> Table<T> {
     fn prefetch_entries(&self, places: impl Iterator<Item = NonNull<T>>) {
         for place in places {
             // SAFETY: the bucket's iterators give taken slots, and `&self` keeps them taken.
-            prefetch(unsafe { place.as_ref() }.address());
+            let address = unsafe { place.as_ref() }.address();
+            prefetch(address);
+            prefetch(address.wrapping_add(CACHE_LINE));
         }
     }
 }
