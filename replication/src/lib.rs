@@ -104,7 +104,8 @@
 //!
 //! | file | what is in it |
 //! | --- | --- |
-//! | `replica.rs` | the link of a replica: handshake, transfer, stream, acknowledgements, attempts |
+//! | `replica.rs` | the link of a replica: transfer, stream, acknowledgements, attempts |
+//! | `replica/handshake.rs` | how a link begins: introduction, `PSYNC`, and the primary's answer |
 //! | `compress.rs` | the frames of a compressed link |
 //! | `file.rs` | which file a snapshot is, and what is held of one |
 //! | `transfer.rs` | the RDB transfer, by size or by end mark |

@@ -1,5 +1,6 @@
 use super::*;
 use crate::compress::{Decoder, Encoder};
+use crate::wire;
 use crate::wire::{GETACK, PING};
 use proptest::prelude::*;
 
