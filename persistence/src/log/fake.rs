@@ -337,12 +337,15 @@ impl FakeFile {
             let len = state.below(data.len() as u64) as usize + 1;
             data.truncate(len);
         }
+        // What is there already takes no room.
+        let size = state.live.files[&self.inode].len() as u64;
+        let again = size.saturating_sub(position).min(data.len() as u64);
         if let Some(space) = &mut state.space {
-            if *space == 0 && !data.is_empty() {
+            if *space + again == 0 && !data.is_empty() {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            data.truncate(*space as usize);
-            *space -= data.len() as u64;
+            data.truncate((again + *space) as usize);
+            *space -= data.len() as u64 - again;
         }
         let len = data.len();
         state.act(op(self.inode, position, data));

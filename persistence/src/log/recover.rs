@@ -12,6 +12,7 @@ use super::lz4::{self, Compressed};
 use super::manifest::{Entry, FileType, Manifest, State};
 use super::pool::{self, Found};
 use super::replay::{Command, Reading, Stop, without_zeros};
+use super::writer::lock;
 use super::{Fsync, Options, aside, index};
 use crate::offset::{Histories, HistoryId, Offset};
 use std::ffi::{OsStr, OsString};
@@ -88,7 +89,7 @@ pub(super) fn read_manifest(options: &Options) -> Result<Option<Manifest>, Error
 
 /// Finds the log in a folder; `None` if it has none. Changes nothing but this: a single-file AOF
 /// beside the folder moves into it as its base, as Redis 7 does it; and what a process that was killed
-/// left in its pool is appended to the last segment.
+/// left in its pool is appended to the last segment, for which history is given up if the disk is full.
 pub fn recover(options: &Options) -> Result<Option<Recovered>, Error> {
     let manifest = match read_manifest(options)? {
         Some(manifest) => manifest,
@@ -261,8 +262,16 @@ impl Recovered {
         if n > 0 && !options.take_pool {
             self.notes.push(format!("{pool:?} has {n} bytes that {path:?} does not have yet"));
         } else if n > 0 {
+            let (disk, manifest) = (self.disk.clone(), self.manifest.clone());
+            let mut folder = Folder::new(disk, &self.dir, &options.base_name, manifest);
             let append = || write_all_at(&*self.disk.open(&path)?, &bytes, position);
-            append().map_err(Error::io("append to", &path))?;
+            let refuse = |error: io::Error| {
+                let what = format!("{error}; {n} bytes that only {pool:?} has are to go there");
+                Error::io("append to", &path)(io::Error::new(error.kind(), what))
+            };
+            folder.with_room(append).map_err(refuse)?;
+            self.notes.append(&mut lock(&folder.notes));
+            self.manifest = folder.manifest;
             self.last_len = self.last_len.max(position + n);
             self.end = start + self.last_len;
         }
