@@ -4,6 +4,7 @@
 use crate::support::writers::{rewrite, write_until, writers};
 use crate::support::{PATIENCE, Random, Server, dataset, env_number, eventually};
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -89,8 +90,8 @@ fn what_only_the_pool_has_survives_a_kill_and_keeps_the_name() {
 /// the name of the history whose end it has not.
 #[test]
 fn a_pool_that_is_gone_or_damaged_is_told_and_costs_the_name() {
-    for damage in ["remove", "cut", "flip", "append"] {
-        let (mut server, _, written) = killed_ahead_of_its_segment();
+    for damage in ["remove", "cut", "flip", "header", "append"] {
+        let (mut server, keys, written) = killed_ahead_of_its_segment();
         let folder = server.dir().join("appendonlydir");
         let manifest = fs::read_to_string(folder.join("appendonly.aof.manifest")).unwrap();
         let pool = folder.join("appendonly.aof.pool");
@@ -107,9 +108,10 @@ fn a_pool_that_is_gone_or_damaged_is_told_and_costs_the_name() {
             }
             "remove" => fs::remove_file(&pool).unwrap(),
             "cut" => fs::write(&pool, &bytes[..5000]).unwrap(),
+            "flip" => flip(&pool, format!("key:{keys}\r\n").as_bytes()),
             _ => {
-                bytes[16] ^= 1;
-                bytes[32] ^= 1;
+                // The streams of the four records.
+                [16, 56, 96, 136].iter().for_each(|&at: &usize| bytes[at] ^= 1);
                 fs::write(&pool, bytes).unwrap();
             }
         }
@@ -118,5 +120,40 @@ fn a_pool_that_is_gone_or_damaged_is_told_and_costs_the_name() {
         assert!(server.log().contains("is not whole in"), "{damage}: {}", server.log());
         let name = format!("# varve history {}", server.info("master_replid"));
         assert!(!manifest.contains(&name), "{damage}");
+    }
+}
+
+/// Flips a bit of `part` wherever the file has it.
+fn flip(file: &Path, part: &[u8]) {
+    let mut bytes = fs::read(file).unwrap();
+    let starts = bytes.windows(part.len()).enumerate().filter(|(_, window)| *window == part);
+    let starts: Vec<usize> = starts.map(|(at, _)| at).collect();
+    assert!(!starts.is_empty());
+    starts.into_iter().for_each(|at| bytes[at] ^= 1);
+    fs::write(file, bytes).unwrap();
+}
+
+/// The story: a server is killed, and the machine restarted in good order before the server comes back. To
+/// that this is a power cut, so the history gets another name; but what the pool has whole is not lost.
+#[test]
+fn what_only_the_pool_has_survives_a_restart_of_the_machine() {
+    for damaged in [false, true] {
+        let (mut server, keys, written) = killed_ahead_of_its_segment();
+        let folder = server.dir().join("appendonlydir");
+        let manifest = folder.join("appendonly.aof.manifest");
+        let text = fs::read_to_string(&manifest).unwrap();
+        let value = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("# varve {key} ")));
+            line.unwrap().to_owned()
+        };
+        fs::write(&manifest, text.replace(&value("boot"), "another")).unwrap();
+        if damaged {
+            flip(&folder.join("appendonly.aof.pool"), format!("key:{keys}\r\n").as_bytes());
+        }
+        server.restart();
+        let expected = if damaged { written as i64 } else { keys };
+        assert_eq!(server.client().ok(&["DBSIZE"]).int(), expected);
+        assert_eq!(server.log().contains("is not whole, as after a power cut"), damaged);
+        assert_eq!(server.info("master_replid2"), value("history"));
     }
 }

@@ -4,8 +4,9 @@
 //! from where they lie. What makes that sound: there is one [`BlockWriter`] to a block, a byte
 //! below `filled` is never written again, and `filled` only grows.
 
-use super::pool::Pool;
+use super::pool::{Filled, Pool};
 use crate::offset::Offset;
+use crc_fast::Digest;
 use std::alloc::{self, Layout};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -105,6 +106,8 @@ pub struct BlockWriter {
     filled: usize,
     /// As much is appended, and then no more.
     limit: usize,
+    /// The checksum of a pool's block, until it is closed, and how many of its bytes that has.
+    digest: Option<(Digest, usize)>,
 }
 
 impl BlockWriter {
@@ -119,13 +122,16 @@ impl BlockWriter {
     /// As [`BlockWriter::new`], with a block of the pool, if it has one left.
     pub fn pooled(pool: &Arc<Pool>, start: Offset, skip: usize) -> Option<BlockWriter> {
         let number = pool.take(start, skip)?;
+        let digest = Some((pool.digest(start), 0));
         let (at, pool) = (pool.address(number), Some((pool.clone(), number)));
-        Some(BlockWriter::with(Block { start, skip, filled: AtomicUsize::new(0), at, pool }))
+        let block = Block { start, skip, filled: AtomicUsize::new(0), at, pool };
+        Some(BlockWriter { digest, ..BlockWriter::with(block) })
     }
 
     fn with(block: Block) -> BlockWriter {
         assert!(block.skip < BLOCK_BYTES);
-        BlockWriter { limit: BLOCK_BYTES - block.skip, block: Arc::new(block), filled: 0 }
+        let limit = BLOCK_BYTES - block.skip;
+        BlockWriter { limit, block: Arc::new(block), filled: 0, digest: None }
     }
 
     /// `block` emptied for the bytes from `start` on, the first of them at `skip`, if nobody else holds
@@ -134,7 +140,7 @@ impl BlockWriter {
         let alone = Arc::get_mut(&mut block).filter(|block| !block.is_pooled())?;
         (alone.start, alone.skip) = (start, skip);
         *alone.filled.get_mut() = 0;
-        Some(BlockWriter { limit: BLOCK_BYTES - skip, block, filled: 0 })
+        Some(BlockWriter { limit: BLOCK_BYTES - skip, block, filled: 0, digest: None })
     }
 
     /// Appends as much of `bytes` as fits, and says how much that was.
@@ -155,9 +161,18 @@ impl BlockWriter {
     /// Lets nothing more be appended.
     pub fn close(&mut self) {
         self.limit = self.filled;
-        if let Some((pool, number)) = &self.block.pool {
-            pool.close(*number, self.block.skip, self.filled);
+        if let (Some(filled), Some((pool, number))) = (self.filled(), &self.block.pool) {
+            pool.close(*number, self.block.skip, filled);
+            self.digest = None;
         }
+    }
+
+    /// What the block holds so far, if it is a pool's and not closed.
+    pub fn filled(&mut self) -> Option<Filled> {
+        let (digest, len) = self.digest.as_mut()?;
+        digest.update(&(*self.block).as_ref()[*len..]);
+        *len = self.filled;
+        Some(Filled { start: self.block.start, len: *len, crc: digest.finalize() as u32 })
     }
 
     /// Whether the bytes outlive the process.

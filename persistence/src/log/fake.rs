@@ -3,8 +3,9 @@
 //!
 //! A power cut keeps what was synced. Of the rest it keeps any beginning of the writes to each
 //! file, perhaps some of the direct ones after that, perhaps with zeros up to the size the file had, and any
-//! beginning of the renames.
+//! beginning of the renames. Each page of a mapped file is as it was at a time of its own.
 
+use super::block::PAGE;
 use super::disk::{Contents, Disk, DiskFile, SharedMemory};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -21,6 +22,8 @@ enum Op {
     Write(Inode, u64, Vec<u8>),
     /// As a write, and past all caches: a power cut may leave it, and not what came before.
     WriteDirect(Inode, u64, Vec<u8>),
+    /// Into memory that is a file's.
+    WriteMapped(Inode, u64, Vec<u8>),
     SetLen(Inode, u64),
     Sync(Inode),
     Rename(PathBuf, PathBuf),
@@ -36,17 +39,23 @@ struct View {
 }
 
 impl View {
+    fn write(&mut self, inode: Inode, position: usize, data: &[u8]) {
+        let file = self.files.entry(inode).or_default();
+        let end = position + data.len();
+        file.resize(file.len().max(end), 0);
+        file[position..end].copy_from_slice(data);
+    }
+
     fn apply(&mut self, op: &Op) {
         match op {
             Op::Create(path, inode) => {
                 self.files.entry(*inode).or_default();
                 self.names.insert(path.clone(), *inode);
             }
-            Op::Write(inode, position, data) | Op::WriteDirect(inode, position, data) => {
-                let file = self.files.entry(*inode).or_default();
-                let (from, to) = (*position as usize, *position as usize + data.len());
-                file.resize(file.len().max(to), 0);
-                file[from..to].copy_from_slice(data);
+            Op::Write(inode, position, data)
+            | Op::WriteDirect(inode, position, data)
+            | Op::WriteMapped(inode, position, data) => {
+                self.write(*inode, *position as usize, data);
             }
             Op::SetLen(inode, len) => {
                 self.files.entry(*inode).or_default().resize(*len as usize, 0);
@@ -82,12 +91,8 @@ struct State {
 }
 
 impl State {
-    /// A random number below `n` (xorshift64*).
     fn below(&mut self, n: u64) -> u64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n
+        below(&mut self.random, n)
     }
 
     fn act(&mut self, op: Op) {
@@ -101,6 +106,14 @@ impl State {
         self.live.apply(&op);
         self.ops.push(op);
     }
+}
+
+/// A random number below `n` (xorshift64*).
+pub fn below(random: &mut u64, n: u64) -> u64 {
+    *random ^= *random >> 12;
+    *random ^= *random << 25;
+    *random ^= *random >> 27;
+    (random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n
 }
 
 /// The disk.
@@ -175,6 +188,13 @@ impl FakeDisk {
         FakeDisk::with(view, 1, state.boot)
     }
 
+    /// As [`FakeDisk::after_kill`], in another boot: before that the machine was stopped in good order.
+    pub fn after_restart(&self, ops: usize) -> Arc<FakeDisk> {
+        let disk = self.after_kill(ops);
+        disk.state().boot += 1;
+        disk
+    }
+
     /// The disk after its first `ops` operations, if power failed then.
     pub fn after_power_cut(&self, ops: usize, seed: u64) -> Arc<FakeDisk> {
         let dice = FakeDisk::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -220,6 +240,14 @@ impl FakeDisk {
                 file.resize(live.len(), 0);
             }
         }
+        // From hardly any new page to hardly any old one.
+        let mix = dice.below(6);
+        for ((inode, _), writes) in writes_by_page(ops) {
+            let is_old = dice.below(1 << mix) == 0 || dice.below(40) == 0;
+            let kept =
+                if is_old { dice.below(writes.len() as u64 + 1) as usize } else { writes.len() };
+            writes[..kept].iter().for_each(|(at, data)| durable.write(inode, *at, data));
+        }
         FakeDisk::with(durable, seed, state.boot + 1)
     }
 
@@ -245,6 +273,24 @@ impl FakeDisk {
     }
 }
 
+/// What was written to a page, in order, each time from a position in the file on.
+type Writes<'a> = Vec<(usize, &'a [u8])>;
+
+/// The writes to mapped files, by page.
+fn writes_by_page(ops: &[Op]) -> BTreeMap<(Inode, usize), Writes<'_>> {
+    let mut pages: BTreeMap<_, Writes<'_>> = BTreeMap::new();
+    for op in ops {
+        let Op::WriteMapped(inode, position, data) = op else { continue };
+        let (mut at, mut rest) = (*position as usize, &data[..]);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(PAGE - at % PAGE));
+            pages.entry((*inode, at / PAGE)).or_default().push((at, now));
+            (at, rest) = (at + now.len(), later);
+        }
+    }
+    pages
+}
+
 /// A file's bytes, as words so that they can be used as atomics.
 struct FakeMemory {
     file: FakeFile,
@@ -266,7 +312,7 @@ impl SharedMemory for FakeMemory {
         let bytes = unsafe {
             std::slice::from_raw_parts(self.address().add(range.start).as_ptr(), range.len())
         };
-        let op = Op::Write(self.file.inode, range.start as u64, bytes.to_vec());
+        let op = Op::WriteMapped(self.file.inode, range.start as u64, bytes.to_vec());
         self.file.disk.state().act(op);
     }
 }
@@ -291,12 +337,15 @@ impl FakeFile {
             let len = state.below(data.len() as u64) as usize + 1;
             data.truncate(len);
         }
+        // What is there already takes no room.
+        let size = state.live.files[&self.inode].len() as u64;
+        let again = size.saturating_sub(position).min(data.len() as u64);
         if let Some(space) = &mut state.space {
-            if *space == 0 && !data.is_empty() {
+            if *space + again == 0 && !data.is_empty() {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            data.truncate(*space as usize);
-            *space -= data.len() as u64;
+            data.truncate((again + *space) as usize);
+            *space -= data.len() as u64 - again;
         }
         let len = data.len();
         state.act(op(self.inode, position, data));

@@ -565,3 +565,51 @@ fn a_reader_with_an_old_list_is_told_to_take_a_new_one() {
     assert!(bench.log.segment_reader(Offset(0)).is_none());
     assert_eq!(bench.log.segments()[0].start, at);
 }
+
+/// The story: a full disk, and a process that is killed while the pool has what no segment has yet. The
+/// next start gives up history for it, as the process would have done.
+#[test]
+fn a_start_gives_up_history_for_what_the_pool_has() {
+    let change = |options: &mut Options| {
+        (options.fsync, options.pool_blocks) = (Fsync::EverySec, 2);
+    };
+    let (mut bench, starts) = Bench::with(FakeDisk::new(1), change).with_history(20, 100);
+    bench.rewrite();
+    bench.log.append_command(0, &["SET", "key", &"v".repeat(600)]);
+    bench.log.flush();
+    let (written, end) = (bench.log.written(), bench.log.end());
+    assert_eq!(bench.log.released(), end);
+    assert!(written + 600 < end);
+
+    let disk = bench.disk.after_kill(bench.disk.ops());
+    disk.set_space(Some(50));
+    let options = |disk: &Arc<FakeDisk>| Options { pool_blocks: 2, ..options(disk) };
+    let look = recover(&Options { take_pool: false, ..options(&disk) }).unwrap().unwrap();
+    assert!(look.notes().len() == 1 && look.notes()[0].contains("has"), "{:?}", look.notes());
+    assert_eq!((disk.ops(), look.end()), (0, written));
+    let mut found = recover(&options(&disk)).unwrap().unwrap();
+    let removed = |note: &String| note.contains(": the disk is full");
+    assert!(found.notes().len() > 1 && found.notes().iter().all(removed), "{:?}", found.notes());
+    assert_eq!((found.end(), found.is_lossless()), (end, true));
+    let first = found.manifest().kept().next().and_then(|entry| entry.start).unwrap();
+    assert!(starts[0] < first && first < *starts.last().unwrap(), "from {first} on");
+    found.replay::<Error>(&mut |_| Ok(())).unwrap();
+    Log::resume(found, Histories::new(id(1)), options(&disk), Arc::new(|| {})).unwrap();
+    for ops in 0..=disk.ops() {
+        let disk = disk.after_kill(ops);
+        let mut found = recover(&options(&disk)).unwrap().unwrap();
+        found.replay::<Error>(&mut |_| Ok(())).unwrap();
+        assert_eq!((found.end(), found.is_lossless()), (end, true), "after {ops} operations");
+        let log = Log::resume(found, Histories::new(id(1)), options(&disk), Arc::new(|| {}));
+        let segments = log.unwrap().segments();
+        assert!(segments.is_sorted_by(|a, b| a.end == Some(b.start)), "after {ops} operations");
+    }
+
+    // Without history the start is refused, and says what for.
+    bench.log.set_history(0, DAY);
+    let disk = bench.disk.after_kill(bench.disk.ops());
+    disk.set_space(Some(50));
+    let error = recover(&options(&disk)).err().expect("there is no room").to_string();
+    let what = format!("{} bytes that only \"d/a.aof.pool\" has", end - written);
+    assert!(error.contains(".incr.aof") && error.contains(&what), "{error}");
+}

@@ -370,10 +370,12 @@ impl Log {
                 (entry, file)
             }
         };
-        // From here on the file says that the segments have all, as they do.
-        let stream = recovered.pool_stream().unwrap_or_else(pool::new_stream);
+        // From here on the file says that the segments have all, as they do: of the stream that the
+        // manifest on disk names, and of the one that it will name.
+        let (before, stream) = (recovered.pool_stream().unwrap_or_default(), pool::new_stream());
         let pool_path = pool::path(&options.dir, &options.base_name);
-        let pool = Pool::open(&*disk, &pool_path, options.pool_blocks, stream, end).ok();
+        let pool = Pool::open(&*disk, &pool_path, options.pool_blocks, before, end).ok();
+        pool.iter().for_each(|pool| pool.begin_stream(stream, end));
         manifest.state.iter_mut().for_each(|state| state.pool = pool.as_ref().map(|_| stream));
         folder.store(manifest)?;
         if pool.is_none() {

@@ -10,8 +10,10 @@ use super::folder::Folder;
 use super::history::TEMPORARY;
 use super::lz4::{self, Compressed};
 use super::manifest::{Entry, FileType, Manifest, State};
+use super::pool::{self, Found};
 use super::replay::{Command, Reading, Stop, without_zeros};
-use super::{Fsync, Options, aside, index, pool};
+use super::writer::lock;
+use super::{Fsync, Options, aside, index};
 use crate::offset::{Histories, HistoryId, Offset};
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -87,7 +89,7 @@ pub(super) fn read_manifest(options: &Options) -> Result<Option<Manifest>, Error
 
 /// Finds the log in a folder; `None` if it has none. Changes nothing but this: a single-file AOF
 /// beside the folder moves into it as its base, as Redis 7 does it; and what a process that was killed
-/// left in its pool is appended to the last segment.
+/// left in its pool is appended to the last segment, for which history is given up if the disk is full.
 pub fn recover(options: &Options) -> Result<Option<Recovered>, Error> {
     let manifest = match read_manifest(options)? {
         Some(manifest) => manifest,
@@ -100,7 +102,7 @@ pub fn recover(options: &Options) -> Result<Option<Recovered>, Error> {
     let mut recovered = Recovered::from_parts(options, manifest, start);
     recovered.open_base()?;
     recovered.measure_segments()?;
-    recovered.take_from_pool(options.take_pool)?;
+    recovered.take_from_pool(options)?;
     recovered.check_history();
     Ok(Some(recovered))
 }
@@ -231,32 +233,47 @@ impl Recovered {
         Ok(())
     }
 
-    /// Appends to the last segment what a process that was killed had not put there. In another boot the
-    /// pool says nothing: a power cut may have left any part of it.
-    fn take_from_pool(&mut self, take: bool) -> Result<(), Error> {
-        let (Some(stream), true) = (self.pool_stream(), self.same_place && self.same_boot) else {
-            return Ok(());
-        };
+    /// Appends to the last segment what a process that was killed had not put there. After a power cut, too,
+    /// that is appended if the pool has it whole, which it need not have then.
+    fn take_from_pool(&mut self, options: &Options) -> Result<(), Error> {
+        let (Some(stream), true) = (self.pool_stream(), self.same_place) else { return Ok(()) };
         let Some(entry) = self.manifest.segments().next_back() else { return Ok(()) };
-        let path = self.dir.join(&entry.name);
-        let segment = self.disk.map(&path).map_err(Error::io("read", &path))?;
-        let pool = self.disk.map(&self.pool_path).ok();
-        let found = pool.and_then(|pool| what_is_missing(&segment, self.end, &pool, stream));
-        let Some(bytes) = found else {
+        let (path, start) = (self.dir.join(&entry.name), entry.start.unwrap_or_default());
+        let found = {
+            let segment = self.disk.map(&path).map_err(Error::io("read", &path))?;
+            let segment = &segment[..segment.len().min(self.last_len as usize)];
+            let contents = self.disk.map(&self.pool_path).ok();
+            let pool = contents.as_deref().and_then(|contents| Found::open(contents, stream));
+            pool.and_then(|pool| what_is_missing(segment, start, &pool, self.same_boot))
+        };
+        let (pool, end) = (&self.pool_path, self.end);
+        let Some((position, bytes)) = found else {
             self.pool_is_whole = false;
-            let (pool, end) = (&self.pool_path, self.end);
-            self.notes
-                .push(format!("What was appended after offset {end} is not whole in {pool:?}"));
+            self.notes.push(match self.same_boot {
+                true => format!("What was appended after offset {end} is not whole in {pool:?}"),
+                false => format!(
+                    "{pool:?} is not whole, as after a power cut: what was appended after offset {end} is \
+                     missing, all that was synced is there"
+                ),
+            });
             return Ok(());
         };
-        if !take && !bytes.is_empty() {
-            let (n, pool) = (bytes.len(), &self.pool_path);
+        let n = bytes.len() as u64;
+        if n > 0 && !options.take_pool {
             self.notes.push(format!("{pool:?} has {n} bytes that {path:?} does not have yet"));
-        } else if !bytes.is_empty() {
-            let append = || write_all_at(&*self.disk.open(&path)?, &bytes, self.last_len);
-            append().map_err(Error::io("append to", &path))?;
-            self.last_len += bytes.len() as u64;
-            self.end += bytes.len() as u64;
+        } else if n > 0 {
+            let (disk, manifest) = (self.disk.clone(), self.manifest.clone());
+            let mut folder = Folder::new(disk, &self.dir, &options.base_name, manifest);
+            let append = || write_all_at(&*self.disk.open(&path)?, &bytes, position);
+            let refuse = |error: io::Error| {
+                let what = format!("{error}; {n} bytes that only {pool:?} has are to go there");
+                Error::io("append to", &path)(io::Error::new(error.kind(), what))
+            };
+            folder.with_room(append).map_err(refuse)?;
+            self.notes.append(&mut lock(&folder.notes));
+            self.manifest = folder.manifest;
+            self.last_len = self.last_len.max(position + n);
+            self.end = start + self.last_len;
         }
         Ok(())
     }
@@ -492,19 +509,32 @@ impl Recovered {
     }
 }
 
-/// What the pool has of the stream after `end`, where `segment` ends. `None` if some of it is missing, or the
-/// segment's end is not the stream's: another program may have appended to it.
-fn what_is_missing(segment: &[u8], end: Offset, pool: &[u8], stream: u64) -> Option<Vec<u8>> {
-    let missing = pool::read(pool, stream, end)?;
-    // What both have must be the same.
-    let upto = pool::end(pool, stream)?.min(end);
-    let shared = (segment.len() as u64).saturating_sub(end - upto) as usize;
-    let in_both = [4096, 64, 1].into_iter().find_map(|n| {
-        let n = shared.min(n);
-        let bytes = pool::read(pool, stream, Offset(upto.0.checked_sub(n as u64)?))?;
-        Some(bytes.get(..n)? == &segment[shared - n..shared])
-    });
-    (in_both != Some(false)).then_some(missing)
+/// What the pool has that `segment`, which begins at `start`, has not, and at which position of the segment
+/// that goes. `None` if some of it is missing, or the segment's end is not the stream's: another program may have
+/// appended to it.
+fn what_is_missing(
+    segment: &[u8],
+    start: Offset,
+    pool: &Found<'_>,
+    same_boot: bool,
+) -> Option<(u64, Vec<u8>)> {
+    let continued = |len: usize| {
+        let end = start + len as u64;
+        let missing = pool.read(end, pool.end())?;
+        // What both have must be the same.
+        let upto = pool.end().min(end);
+        let shared = upto.0.saturating_sub(start.0) as usize;
+        let in_both = [4096, 64, 1].into_iter().find_map(|n| {
+            let n = shared.min(n);
+            let bytes = pool.read(Offset(upto.0 - n as u64), upto)?;
+            Some(bytes == segment[shared - n..shared])
+        });
+        (in_both != Some(false)).then_some((len as u64, missing))
+    };
+    // Zeros at its end may be what a power cut left of bytes that were not synced. After a kill they are the
+    // log's.
+    let len = without_zeros(segment).len();
+    continued(len).or_else(|| continued(segment.len()).filter(|_| same_boot))
 }
 
 /// What a base's name and its first bytes say of it.
@@ -583,4 +613,47 @@ fn stray_kind(name: &OsStr, base_name: &OsStr) -> Option<(FileType, u64)> {
         _ => return None,
     };
     Some((kind, seq.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::FakeDisk;
+    use super::super::pool::Pool;
+    use super::super::tail::Tail;
+    use super::*;
+
+    /// The pool has three bytes from offset 100 on, and the segment begins at 0.
+    #[test]
+    fn a_segments_end_is_compared_with_what_the_pool_has() {
+        let (disk, path, at) = (FakeDisk::new(1), Path::new("p"), Offset(100));
+        let pool = Pool::open(&*disk, path, 1, 7, at).unwrap();
+        let mut tail = Tail::new(at, 0);
+        tail.set_pool(Some(pool), at, at);
+        tail.append(b"new");
+        tail.publish(at, tail.end());
+        let contents = disk.contents(path).unwrap();
+        let pool = Found::open(&contents, 7).unwrap();
+        let missing = |end: &[u8], same_boot| {
+            let segment = [&[b'x'; 90][..], end].concat();
+            what_is_missing(&segment, Offset(0), &pool, same_boot)
+        };
+        for (end, in_this_boot, in_another) in [
+            (&b"0123456789"[..], Some((100, "new")), Some((100, "new"))),
+            (b"0123456789ne", Some((102, "w")), Some((102, "w"))),
+            (b"0123456789new", Some((103, "")), Some((103, ""))),
+            (b"0123456789newer", Some((105, "")), Some((105, ""))),
+            // Another program's.
+            (b"0123456789old", None, None),
+            (b"0123456789older", None, None),
+            // Not there yet.
+            (b"012345678", None, None),
+            // What the power cut left, or bytes of the log: only before it one cannot know.
+            (b"0123456789n\0\0", Some((101, "ew")), Some((101, "ew"))),
+            (b"012345678\0", Some((100, "new")), None),
+        ] {
+            let expected = |bytes: Option<(u64, &str)>| bytes.map(|(at, new)| (at, new.into()));
+            assert_eq!(missing(end, true), expected(in_this_boot), "{end:?}");
+            assert_eq!(missing(end, false), expected(in_another), "{end:?}");
+        }
+    }
 }

@@ -372,7 +372,7 @@ mod tests {
 
     fn options(disk: &Arc<FakeDisk>) -> Options {
         let disk: Arc<dyn Disk> = disk.clone();
-        Options { disk, threads: false, ..Options::new("d".into(), "a.aof") }
+        Options { disk, threads: false, pool_blocks: 9, ..Options::new("d".into(), "a.aof") }
     }
 
     type Commands = Vec<(u32, Vec<u8>)>;

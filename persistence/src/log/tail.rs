@@ -119,7 +119,9 @@ impl Tail {
             self.noted = self.end;
         }
         if safe > self.safe {
-            self.pool.iter().for_each(|pool| pool.publish(safe));
+            if let Some(pool) = &self.pool {
+                pool.publish(safe, self.writer.filled());
+            }
             self.safe = safe;
         }
         self.safe
@@ -175,6 +177,7 @@ impl Tail {
     }
 
     fn begin_block(&mut self) {
+        self.writer.close();
         let start = self.end;
         let skip = start.0.wrapping_sub(self.segment_start.0) as usize % PAGE;
         let pooled = self.pool.as_ref().and_then(|pool| BlockWriter::pooled(pool, start, skip));

@@ -57,6 +57,15 @@ struct Promise {
     first: Offset,
 }
 
+/// How a log ends that is not closed.
+#[derive(Clone, Copy, Debug)]
+enum Crash {
+    Kill,
+    /// The machine is restarted after that, in good order.
+    Restart,
+    Power(u64),
+}
+
 /// A log on a fake disk, and everything that is to be known of it.
 struct Run {
     disk: Arc<FakeDisk>,
@@ -95,10 +104,7 @@ impl Run {
     }
 
     fn below(&mut self, n: u64) -> u64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n
+        fake::below(&mut self.random, n)
     }
 
     /// Copies what was appended since `from` out of the log's memory into the model.
@@ -220,16 +226,27 @@ impl Run {
         self.promise();
     }
 
+    fn check_all(&self, ops: usize, seed: u64) {
+        self.check(ops, Crash::Kill);
+        self.check(ops, Crash::Power(seed));
+        if seed.is_multiple_of(4) {
+            self.check(ops, Crash::Restart);
+        }
+    }
+
     /// Recovers from what a crash after `ops` operations left, and compares.
-    fn check(&self, ops: usize, power: Option<u64>) {
-        let disk = match power {
-            None => self.disk.after_kill(ops),
-            Some(seed) => self.disk.after_power_cut(ops, seed),
+    fn check(&self, ops: usize, crash: Crash) {
+        let disk = match crash {
+            Crash::Kill => self.disk.after_kill(ops),
+            Crash::Restart => self.disk.after_restart(ops),
+            Crash::Power(seed) => self.disk.after_power_cut(ops, seed),
         };
-        let what = format!("after {ops} of {} operations, {power:?}", self.disk.ops());
+        let power = matches!(crash, Crash::Power(_));
+        let what = format!("after {ops} of {} operations, {crash:?}", self.disk.ops());
         let at = self.promises.partition_point(|promise| promise.ops <= ops);
         let promise = at.checked_sub(1).map(|at| &self.promises[at]);
-        let options = options(&disk);
+        let fsync = if power { Fsync::EverySec } else { Fsync::Always };
+        let options = Options { fsync, ..options(&disk) };
         let Some(mut recovered) = recover(&options).unwrap_or_else(|e| panic!("{what}: {e}"))
         else {
             assert!(promise.is_none(), "{what}: the log is gone");
@@ -244,21 +261,15 @@ impl Run {
         assert_eq!(end, replayed.end);
         assert!(known.whole.contains(&end.0), "{what}: {end} is inside a command");
 
-        let mut bytes = Vec::new();
-        let mut buf = [0; 1000];
-        let segments = Arc::new(segments_of(&recovered));
-        let first = segments.first().map_or(start, |segment| segment.start);
-        let mut reader = SegmentReader::new(disk.clone(), segments, first).unwrap();
-        while let n @ 1.. = reader.read(&mut buf, end).unwrap() {
-            bytes.extend_from_slice(&buf[..n]);
-        }
+        let (first, mut bytes) = bytes_of(&disk, &recovered);
         let (from, to) = ((first - known.start) as usize, (end - known.start) as usize);
         assert!(bytes == known.bytes[from..to], "{what}: the bytes are others");
         // History that a crash finds half removed is gone; half of anything else it never finds.
         // A log that is being left, whose end the disk had no room for, is left without it.
         let left = promise.is_some_and(|promise| promise.epoch > known.epoch);
         for note in recovered.notes() {
-            let known = note.contains("not found") || (left && note.contains("not whole"));
+            let may_lack = left || power;
+            let known = note.contains("not found") || (may_lack && note.contains("not whole"));
             assert!(known, "{what}: {note}");
         }
         if let (Some(promise), Some(next)) = (promise, self.promises.get(at))
@@ -292,7 +303,11 @@ impl Run {
         }
 
         if let Some(promise) = promise.filter(|promise| promise.epoch == known.epoch) {
-            let promised = if power.is_some() { promise.synced } else { promise.written };
+            let promised = match crash {
+                Crash::Kill => promise.written,
+                Crash::Restart => promise.released.max(promise.written),
+                Crash::Power(_) => promise.synced,
+            };
             assert!(end >= promised, "{what}: {end} recovered, {promised} promised");
             if recovered.is_lossless() {
                 assert!(end >= promise.released, "{what}: {end} is not lossless");
@@ -314,6 +329,25 @@ impl Run {
         log.flush();
         let closed_at = log.end();
         assert_eq!(log.released(), closed_at, "{what}");
+        let mut cursor = log.cursor_at(end).unwrap();
+        while let Some(piece) = log.next(&mut cursor, usize::MAX, closed_at) {
+            bytes.extend_from_slice(piece.bytes());
+        }
+        if let Crash::Power(seed) = crash
+            && seed % 4 == 1
+        {
+            let power = disk.after_power_cut(disk.ops(), seed);
+            for (disk, promised) in [(power, end), (disk.after_restart(disk.ops()), closed_at)] {
+                let options = Options { disk: disk.clone(), ..options.clone() };
+                let mut again = recover(&options).unwrap().unwrap();
+                again.replay::<Error>(&mut |_| Ok(())).unwrap();
+                let (first_again, bytes_again) = bytes_of(&disk, &again);
+                assert!(again.end() >= promised, "{what}, and again: {} recovered", again.end());
+                let from = (first_again - first) as usize;
+                let same = bytes_again == bytes[from..from + bytes_again.len()];
+                assert!(same, "{what}, and again: the bytes are others");
+            }
+        }
         let segments = log.segments();
         assert!(segments.is_sorted_by(|a, b| a.end == Some(b.start)), "{what}: {segments:?}");
         for (path, named) in files_of_segments(&disk, &segments) {
@@ -324,6 +358,19 @@ impl Run {
         assert_eq!((again.end(), again.is_lossless()), (closed_at, true), "{what}");
         assert_eq!(again.histories(), Some(after), "{what}");
     }
+}
+
+/// All that the log has on disk, and where that begins.
+fn bytes_of(disk: &Arc<FakeDisk>, recovered: &Recovered) -> (Offset, Vec<u8>) {
+    let mut bytes = Vec::new();
+    let mut buf = [0; 1000];
+    let segments = Arc::new(segments_of(recovered));
+    let first = segments.first().map_or(recovered.start(), |segment| segment.start);
+    let mut reader = SegmentReader::new(disk.clone(), segments, first).unwrap();
+    while let n @ 1.. = reader.read(&mut buf, recovered.end()).unwrap() {
+        bytes.extend_from_slice(&buf[..n]);
+    }
+    (first, bytes)
 }
 
 fn segments_of(recovered: &Recovered) -> Vec<SegmentInfo> {
@@ -360,8 +407,7 @@ proptest! {
             run.step();
         }
         for ops in 0..=run.disk.ops() {
-            run.check(ops, None);
-            run.check(ops, Some(seed ^ ops as u64));
+            run.check_all(ops, seed ^ ops as u64);
         }
     }
 
@@ -374,8 +420,7 @@ proptest! {
         }
         let last = run.disk.ops();
         for ops in (0..=last).rev().step_by(11) {
-            run.check(ops, None);
-            run.check(ops, Some(seed ^ ops as u64));
+            run.check_all(ops, seed ^ ops as u64);
         }
     }
 }
@@ -521,6 +566,68 @@ fn a_disk_without_room_for_what_the_pool_has_is_told_and_costs_nothing() {
     let mut found = recover(&options(&disk)).unwrap().unwrap();
     let replayed = found.replay::<Error>(&mut |_| Ok(())).unwrap();
     assert_eq!((replayed.end, replayed.commands, found.is_lossless()), (log.end(), 1, true));
+}
+
+/// After a power cut, pages of the pool's file may come back that an earlier process left there: each start
+/// begins another stream, in which they mean nothing. Wherever it dies, the next one finds nothing missing.
+#[test]
+fn each_start_begins_another_stream_and_may_die_at_any_point() {
+    for cut in [&b""[..], b"*1\r\n$4\r\nPI"] {
+        let disk = FakeDisk::new(1);
+        let everysec = Options { fsync: Fsync::EverySec, ..options(&disk) };
+        let mut log = Log::create(everysec, Histories::new(id(1)), Offset(0), no_waker()).unwrap();
+        let end = log.append_command(0, &["SET", "a", "b"]);
+        log.append(cut); // as a replica does with what has come so far
+        log.flush();
+        assert_eq!((log.written(), log.released()), (Offset(0), log.end()));
+        let disk = disk.after_kill(disk.ops());
+        let mut found = recover(&options(&disk)).unwrap().unwrap();
+        found.replay::<Error>(&mut |_| Ok(())).unwrap();
+        let stream = found.pool_stream();
+        let resumed = Log::resume(found, Histories::new(id(1)), options(&disk), no_waker());
+        for ops in 0..=disk.ops() {
+            for same_boot in [true, false] {
+                let disk = if same_boot { disk.after_kill(ops) } else { disk.after_restart(ops) };
+                let mut found = recover(&options(&disk)).unwrap().unwrap();
+                assert_eq!(found.notes(), [""; 0], "after {ops} operations");
+                let replayed = found.replay::<Error>(&mut |_| Ok(())).unwrap();
+                assert_eq!(replayed.end, end, "after {ops} operations");
+                // The new manifest says `always`.
+                let lossless = same_boot || found.pool_stream() != stream;
+                assert_eq!(found.is_lossless(), lossless, "after {ops} operations");
+            }
+        }
+        drop(resumed.unwrap());
+        let again = recover(&options(&disk)).unwrap().unwrap();
+        assert!(again.pool_stream().is_some() && again.pool_stream() != stream);
+    }
+}
+
+/// After a power cut the segment may end in zeros, of bytes that were not synced. The pool has those bytes.
+#[test]
+fn zeros_at_the_segments_end_are_overwritten_with_what_the_pool_has() {
+    let disk = FakeDisk::new(1);
+    let everysec = Options { fsync: Fsync::EverySec, ..options(&disk) };
+    let mut log = Log::create(everysec, Histories::new(id(1)), Offset(0), no_waker()).unwrap();
+    for value in ["b", "c", "d"] {
+        log.append_command(0, &["SET", "a", value]);
+        log.flush();
+    }
+    let mut cursor = log.cursor_at(Offset(0)).unwrap();
+    let all = log.next(&mut cursor, usize::MAX, log.end()).unwrap().bytes().to_vec();
+    let segment = Path::new(DIR).join("a.aof.1.incr.aof");
+    for (written, zeros) in [(0, 10), (30, 1), (50, 20), (50, 500), (all.len(), 0), (all.len(), 9)]
+    {
+        for disk in [disk.after_kill(disk.ops()), disk.after_restart(disk.ops())] {
+            let file = disk.open(&segment).unwrap();
+            disk::write_all_at(&*file, &[&all[..written], &vec![0; zeros]].concat(), 0).unwrap();
+            let mut found = recover(&options(&disk)).unwrap().unwrap();
+            assert_eq!(found.notes(), [""; 0], "{written} and {zeros}");
+            let replayed = found.replay::<Error>(&mut |_| Ok(())).unwrap();
+            assert_eq!((replayed.end, replayed.commands), (log.end(), 3), "{written} and {zeros}");
+            assert_eq!(disk.contents(&segment).unwrap(), all);
+        }
+    }
 }
 
 /// Twice for each byte, and then no more: a file system may only begin to write at the first call.
