@@ -5,6 +5,7 @@
 //! histories change. Whatever the log had released by then must be there afterwards.
 
 use super::fake::FakeDisk;
+use super::writer::NEWEST;
 use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};

@@ -22,7 +22,7 @@ use super::marks::Mark;
 use super::pool::{self, Pool};
 use super::sink::{Open, Sink};
 use super::tail::Piece;
-use super::{Event, Fsync, NEWEST, Waker};
+use super::{Event, Fsync, Waker};
 use crate::offset::{Histories, Offset};
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::collections::VecDeque;
@@ -33,6 +33,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// So much of the newest the system keeps: replicas may just have left the tail behind.
+pub const NEWEST: u64 = if cfg!(test) { 100 } else { 4 << 20 };
 /// How much of a segment is moved at a time into the one that replaces its end.
 const COPY_BYTES: usize = 256 * 1024;
 pub(super) const NEVER: u64 = u64::MAX;

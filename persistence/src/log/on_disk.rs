@@ -1,0 +1,219 @@
+//! The loop thread's part of keeping the log on disk: what is handed to the threads, and when.
+
+use super::folder::NewBase;
+use super::marks::Marks;
+use super::pool::{self, Pool};
+use super::syncs::Syncs;
+use super::tail::Tail;
+use super::writer::{SlowJob, WriteJob, Writer, lock};
+use super::{Fsync, Options};
+use crate::offset::Offset;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// The index is brought up to date when this much was written, or a second has passed: a thread that
+/// is woken for each record costs more than the record.
+const INDEX_BYTES: u64 = 1 << 20;
+/// So much is given to the log thread at a time, if the pool has it meanwhile: in larger pieces the
+/// disk's work costs no less. The rest follows at the next [`super::Log::tick`].
+const HAND_OVER: u64 = if cfg!(test) { 700 } else { 1 << 20 };
+/// How often it is seen to what memory holds: the system is asked to forget the segment that is written, and
+/// the pool's pages are made ready.
+const MEMORY_PERIOD: Duration = Duration::from_secs(1);
+/// How often the history is looked at for what has grown too old.
+const HISTORY_PERIOD: Duration = Duration::from_secs(10);
+
+/// What is done in order, once the log is written so far.
+pub enum Cut {
+    Rotate { at: Offset, db: u32 },
+    Install(NewBase),
+}
+
+/// The loop thread's part of keeping the log on disk.
+pub struct OnDisk {
+    pub writer: Writer,
+    pub options: Options,
+    pub pool: Option<Arc<Pool>>,
+    /// How far the tail was handed over.
+    pub flushed: Offset,
+    /// All before it is in the pool or in a segment.
+    pub safe: Offset,
+    /// Names and policies given to the log, and where the first was that the manifest does not have: what
+    /// follows it counts as safe once the manifest has it. A start would else take it for what the old
+    /// name goes on with, or for synced.
+    pub changes: u64,
+    pub changed_at: Offset,
+    /// A sync waits for all up to here to be written.
+    pub sync_wanted: Option<Offset>,
+    pub epoch: u64,
+    /// Where the present epoch began.
+    pub epoch_start: Offset,
+    /// Where the newest segment began or will begin.
+    pub segment_start: Offset,
+    /// Rotations that wait for all before them to be written, and bases that wait for those.
+    pub cuts: VecDeque<Cut>,
+    pub marks: Marks,
+    pub syncs: Syncs,
+    /// When it was last seen to memory, and how far the log was written then and the time before.
+    pub seen_to_memory: (Instant, [Offset; 2]),
+    /// When the history was last looked at for what has grown too old.
+    pub history_looked: Instant,
+    /// Bytes of live history at the last base, beside the base itself.
+    pub log_start: Offset,
+    /// `None` until the log's threads have begun anew after a [`super::Log::reset`].
+    pub base_size: Option<u64>,
+}
+
+impl OnDisk {
+    /// Whether the files are those of the present log, and not yet of the one before a reset.
+    pub fn is_begun(&self) -> bool {
+        self.writer.shared.epoch.load(Ordering::Acquire) == self.epoch
+    }
+
+    fn published(&self, value: &AtomicU64) -> Offset {
+        match self.is_begun() {
+            true => Offset(value.load(Ordering::Acquire)),
+            false => self.epoch_start,
+        }
+    }
+
+    pub fn written(&self) -> Offset {
+        self.published(&self.writer.shared.written)
+    }
+
+    pub fn synced(&self) -> Offset {
+        self.published(&self.writer.shared.synced)
+    }
+
+    pub fn released(&self) -> Offset {
+        match self.syncs.held {
+            _ if self.is_always() => self.synced(),
+            Some(held) => held,
+            None => self.outlives(),
+        }
+    }
+
+    /// All before it outlives the process.
+    fn outlives(&self) -> Offset {
+        match self.is_begun() {
+            true => self.safe.max(self.written()),
+            false => self.epoch_start,
+        }
+    }
+
+    pub fn is_change_pending(&self) -> bool {
+        self.writer.shared.changes.load(Ordering::Acquire) != self.changes
+    }
+
+    pub fn begin_change(&mut self) {
+        if !self.is_change_pending() {
+            self.changed_at = self.flushed;
+        }
+        self.changes += 1;
+    }
+
+    pub fn is_always(&self) -> bool {
+        self.options.fsync == Fsync::Always || self.writer.shared.always.load(Ordering::Acquire)
+    }
+
+    /// At the end of a turn. With `all`, or where somebody waits for it, what was appended is given to
+    /// the log thread; else in large pieces.
+    pub fn flush(&mut self, tail: &mut Tail, all: bool) {
+        let end = tail.end();
+        if self.pool.take_if(|pool| pool.is_broken()).is_some() {
+            let path = pool::path(&self.options.dir, &self.options.base_name);
+            let note = format!("Can't write to {path:?}: replies wait for the segment from now on");
+            lock(&self.writer.shared.notes).push(note);
+        }
+        let written = self.written();
+        let limit = if self.is_change_pending() { self.changed_at } else { end };
+        self.safe = tail.publish(written, limit);
+        if self.flushed < end {
+            self.marks.add(tail);
+            if all || self.is_always() || self.safe < end || end - self.flushed >= HAND_OVER {
+                for piece in tail.pieces(self.flushed, end) {
+                    let ends_turn = piece.end() == end;
+                    self.writer.write(WriteJob::Write { piece, ends_turn });
+                }
+                self.flushed = end;
+            }
+        }
+        if self.marks.bytes() >= INDEX_BYTES {
+            self.index();
+        }
+        self.begin_wanted_sync();
+        self.cut();
+    }
+
+    /// Does what waits for what is written now.
+    pub fn cut(&mut self) {
+        while let Some(cut) = self.cuts.pop_front() {
+            let epoch = self.epoch;
+            match cut {
+                Cut::Rotate { at, .. } if at > self.written() => {
+                    return self.cuts.push_front(cut);
+                }
+                Cut::Rotate { at, db } => {
+                    self.index();
+                    self.writer.slow(SlowJob::Rotate { at, db, epoch });
+                }
+                Cut::Install(base) => self.writer.slow(SlowJob::Install { base, epoch }),
+            }
+        }
+    }
+
+    /// Begins the sync that waits, when all that it is for is written, or is not going to be.
+    fn begin_wanted_sync(&mut self) {
+        let failing = self.writer.shared.failing.load(Ordering::Acquire);
+        if self.sync_wanted.is_some_and(|upto| upto <= self.written() || failing) {
+            self.sync_wanted = None;
+            self.writer.shared.syncing.store(true, Ordering::Release);
+            self.writer.slow(SlowJob::Sync);
+        }
+    }
+
+    /// Has the index brought up to what is written.
+    pub fn index(&mut self) {
+        let marks = self.marks.take(self.written());
+        if !marks.is_empty() {
+            self.writer.slow(SlowJob::Index { marks, epoch: self.epoch });
+        }
+    }
+
+    pub fn tick(&mut self, now: Instant, end: Offset) {
+        let shared = &self.writer.shared;
+        if shared.failing.load(Ordering::Acquire) && self.writer.idle() {
+            self.writer.write(WriteJob::Retry);
+        }
+        if self.marks.is_due() {
+            self.index();
+        }
+        if now.saturating_duration_since(self.history_looked) >= HISTORY_PERIOD {
+            self.history_looked = now;
+            self.writer.shared.history_due();
+        }
+        // Twice for each byte: the first time begins to write what only the page cache has.
+        let written = self.written();
+        let (last, [latest, before]) = self.seen_to_memory;
+        if now.saturating_duration_since(last) >= MEMORY_PERIOD {
+            self.seen_to_memory = (now, [written, latest]);
+            if [latest, before] != [written; 2] {
+                self.writer.slow(SlowJob::Memory(self.pool.clone()));
+            }
+        }
+        if self.writer.shared.is_step_due(self.written()) {
+            self.writer.slow(SlowJob::Reserve);
+        }
+        if self.options.fsync != Fsync::EverySec {
+            self.syncs = Syncs::new(now);
+            return;
+        }
+        let syncing =
+            self.sync_wanted.is_some() || self.writer.shared.syncing.load(Ordering::Acquire);
+        if self.syncs.is_due(self.outlives(), self.synced(), syncing, now) {
+            self.sync_wanted = Some(end);
+        }
+    }
+}
