@@ -9,7 +9,7 @@
 //! a [`Pos`] kept over a change can do is to find the wrong element or to panic.
 //!
 //! Changing an element costs a move of all that is behind it. The types that use listpacks bound
-//! their size (`*-max-listpack-*`), and [`Listpack::would_exceed`] is the last fence.
+//! their size (`*-max-listpack-*`), and [`Slice::would_exceed`] is the last fence.
 
 mod builder;
 mod find;
