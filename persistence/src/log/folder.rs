@@ -417,6 +417,16 @@ impl Folder {
         *listed = Arc::new(now);
     }
 
+    /// Takes from the readers' list what a manifest lacks that is about to be in force.
+    /// [`Folder::publish`] brings it back, if it does not come to that.
+    pub fn unlist(&self, coming: &Manifest) {
+        let names: Vec<PathBuf> =
+            coming.kept().chain(coming.segments()).map(|entry| self.path(&entry.name)).collect();
+        let mut listed = lock(&self.listed);
+        let stay = listed.iter().filter(|info| names.contains(&info.path)).cloned().collect();
+        *listed = Arc::new(stay);
+    }
+
     /// The segments, history first.
     fn segments(&self) -> Vec<SegmentInfo> {
         let info = |entry: &Entry| {

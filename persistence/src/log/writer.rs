@@ -539,7 +539,9 @@ impl Shared {
             old.sealed_s = keeps.then(|| old.sealed_s.unwrap_or_else(now_s));
         }
         manifest.entries.insert(0, entry);
-        folder.store(manifest)?;
+        // Nobody is to count on what a crash may now take.
+        folder.unlist(&manifest);
+        folder.store(manifest).inspect_err(|_| folder.publish())?;
         let superseded = folder.manifest.old_bases().first().map(|base| base.name.clone());
         superseded.iter().for_each(|name| folder.measure(name));
         self.measure_base(&folder);
