@@ -5,6 +5,7 @@
 //! taken back and the old configuration returns.
 
 use super::Done;
+use crate::config::directives::find;
 use crate::config::types::AppendFsync;
 use crate::config::{Config, failed};
 use crate::server::Server;
@@ -34,6 +35,11 @@ fn set(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     }
     let words: Vec<&[u8]> = args.iter().skip(2).collect();
     let pairs: Vec<(&[u8], &[u8])> = words.chunks_exact(2).map(|p| (p[0], p[1])).collect();
+    for (i, (name, _)) in pairs.iter().enumerate() {
+        if find(&String::from_utf8_lossy(name)).is_some_and(|directive| directive.sensitive) {
+            call.redact(2 * i + 3);
+        }
+    }
     let (new, changed) = s.cfg.updated(&pairs, call.is_local())?;
     s.reconfigure(call, new, &changed)?;
     call.reply.ok();

@@ -66,6 +66,7 @@ fn auth(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     if args.len() > 3 {
         return Err(Error::SYNTAX);
     }
+    (1..args.len()).for_each(|i| call.redact(i));
     if args.len() == 2 && s.cfg.requirepass.is_empty() {
         return Err(Error::new(
             "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
@@ -97,6 +98,8 @@ fn hello(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         match &word[..] {
             b"auth" if left >= 2 => {
                 credentials = Some((i + 1, i + 2));
+                call.redact(i + 1);
+                call.redact(i + 2);
                 i += 2;
             }
             b"setname" if left >= 1 => {

@@ -18,9 +18,19 @@ pub struct Call<'a> {
     pub client: &'a mut Client,
     pub reply: &'a mut Reply,
     pub command: CommandId,
+    /// Which arguments of the command at hand are secrets, as it found out itself.
+    pub secrets: Vec<usize>,
 }
 
+/// What `MONITOR` and the slow log show in place of a secret.
+pub const REDACTED: &[u8] = b"(redacted)";
+
 impl Call<'_> {
+    /// Keeps an argument out of what `MONITOR` and the slow log show.
+    pub fn redact(&mut self, arg: usize) {
+        self.secrets.push(arg);
+    }
+
     /// Whether the client is on this machine: some settings open things to those only.
     pub fn is_local(&self) -> bool {
         self.client.unix || self.client.socket.is_none_or(|s| s.ip().to_canonical().is_loopback())
@@ -210,7 +220,9 @@ impl Server {
         let started = self.clock.now_ns();
         let spec = self.commands.get(id).spec;
         let watched = !self.monitors.is_empty() && !spec.has(flag::SKIP_MONITOR | flag::ADMIN);
-        let shown = watched.then(|| self.monitor_line(args));
+        // The command may take its arguments; what is secret in them it tells.
+        let shown = watched.then(|| OwnedArgs::from_args(args));
+        call.secrets.clear();
         match self.commands.get(id).run {
             Run::Data(run) => {
                 self.ks.now_ms = self.clock.now_ms();
@@ -240,10 +252,15 @@ impl Server {
             }
         }
         if let Some(shown) = shown {
-            self.feed_monitors(call, &shown);
+            self.feed_monitors(call, shown);
         }
         let spent_ns = self.clock.tick_ns() - started;
         self.account(call, id, args, spent_ns);
+        self.tell(call);
+    }
+
+    /// Tells those concerned what has just changed, and gives away what is to be freed.
+    fn tell(&mut self, call: &mut Call<'_>) {
         if !self.ks.watchers_hit.is_empty() {
             self.fail_watchers(call.net, call.id, call.client);
         }

@@ -90,6 +90,7 @@ impl Service for Server {
                 client: &mut conn.session,
                 reply: &mut conn.output,
                 command: 0,
+                secrets: Vec::new(),
             };
             self.execute(&mut call, &mut args);
             conn.hold = conn.session.blocked.is_some();
