@@ -393,12 +393,7 @@ impl Server {
         net.limits.bulk_max = cfg.proto_max_bulk_len as usize;
         net.limits.authenticated = cfg.requirepass.is_empty();
         net.query_limit = cfg.client_query_buffer_limit as usize;
-        let normal = &cfg.client_output_buffer_limit[0];
-        net.output_limit = varve_net::OutputLimit {
-            hard: normal.hard as usize,
-            soft: normal.soft as usize,
-            soft_for: Duration::from_secs(normal.soft_seconds),
-        };
+        net.output_limit = self.output_limit(0, cfg.requirepass.is_empty());
         let _ = net.set_keepalive(keepalive(&self.cfg));
     }
 
