@@ -31,6 +31,8 @@ pub struct Directive {
     pub sensitive: bool,
     /// Known to files only: neither CONFIG GET nor SET shows it.
     pub file_only: bool,
+    /// For tests: CONFIG GET shows it to those who name it, and no page tells of it.
+    pub hidden: bool,
     /// Takes several lines of a file together.
     pub repeated: bool,
     /// The value that the default file sets, where that differs from leaving it out.
@@ -61,6 +63,7 @@ impl Directive {
             protected: false,
             sensitive: false,
             file_only: false,
+            hidden: false,
             repeated: false,
             packaged: None,
             get,
@@ -92,6 +95,11 @@ impl Directive {
 
     const fn file_only(mut self) -> Directive {
         self.file_only = true;
+        self
+    }
+
+    const fn hidden(mut self) -> Directive {
+        self.hidden = true;
         self
     }
 
@@ -520,6 +528,13 @@ directives! {
         hll_sparse_max_bytes: u64 = 3000, "hll-sparse-max-bytes", memory(0);
         /// The locale for SORT ALPHA; empty takes the environment's.
         locale_collate: String = String::new(), "locale-collate", Kind::Text;
+    }
+
+    "Tests" {
+        /// Microseconds that a snapshot waits after each key.
+        rdb_key_save_delay: u32 = 0, "rdb-key-save-delay", int(0, INT_MAX), hidden();
+        /// Microseconds that loading an RDB file waits after each key.
+        key_load_delay: u32 = 0, "key-load-delay", int(0, INT_MAX), hidden();
     }
 }
 

@@ -325,7 +325,11 @@ impl Server {
                 }
             }
             n += 1;
-            if n.is_multiple_of(STEP) {
+            let delay = Duration::from_micros(self.cfg.key_load_delay.into());
+            if !delay.is_zero() {
+                std::thread::sleep(delay);
+            }
+            if n.is_multiple_of(STEP) || !delay.is_zero() {
                 ahead.drain(..).for_each(|(db, entry, idle, f)| self.ks.load(db, entry, idle, f));
                 let position = reader.position();
                 if let Some(loading) = &mut self.loading {

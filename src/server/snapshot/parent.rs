@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use varve_engine::Error;
 use varve_engine::table::{ResizePolicy, set_resize_policy};
 use varve_net::{Conn, ConnId, Mode, Net};
@@ -186,6 +186,7 @@ impl Server {
                     report: report_write.as_raw_fd(),
                     is_file: path.is_some(),
                     incremental,
+                    key_delay: Duration::from_micros(self.cfg.rdb_key_save_delay.into()),
                 };
                 child.let_go();
                 let ok = child.run(
