@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::hasher::hash;
 use crate::table::Table;
 use crate::value::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Classes of keyspace events, as bits: `notify-keyspace-events`.
 pub mod event {
@@ -244,6 +244,9 @@ pub struct Keyspace {
     pub events: Vec<Event>,
     /// Clients whose watched keys were changed.
     pub watchers_hit: Vec<u64>,
+    /// Keys whose time to live a client of a writable replica had a hand in, and when that is over. No
+    /// primary will delete them.
+    pub own_expires: BTreeSet<(i64, usize, Box<[u8]>)>,
     /// Keys that blocked clients wait for and that may now have what they want.
     pub ready: Vec<(usize, Box<[u8]>)>,
     pub garbage: Vec<Garbage>,
@@ -257,6 +260,7 @@ impl Keyspace {
             dbs: (0..databases).map(|_| Db::default()).collect(),
             now_ms: 0,
             origin: Origin::Client,
+            own_expires: BTreeSet::new(),
             held: false,
             limits: Limits::default(),
             lazy: LazyFree::default(),
@@ -616,6 +620,17 @@ impl Keyspace {
         if a == b {
             return;
         }
+        // A watched key whose time is over is not there, on neither side: nothing happens to it.
+        for key in self.dbs[a]
+            .watched
+            .keys()
+            .chain(self.dbs[b].watched.keys())
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            self.exists(a, &key);
+            self.exists(b, &key);
+        }
         for (from, to) in [(a, b), (b, a)] {
             for (key, clients) in &self.dbs[from].watched {
                 let hash = hash(key);
@@ -652,6 +667,13 @@ impl Keyspace {
         self.dirty += 1;
     }
 
+    #[cold]
+    fn touched_on_replica(&mut self, db: usize, key: &[u8]) {
+        if let Some(at) = self.dbs[db].peek(key).and_then(Entry::expire) {
+            self.own_expires.insert((at, db, key.into()));
+        }
+    }
+
     /// A key is not what it was: who watches it will not `EXEC`.
     #[inline]
     pub fn touched(&mut self, db: usize, key: &[u8]) {
@@ -660,6 +682,9 @@ impl Keyspace {
             && let Some(clients) = d.watched.get(key)
         {
             self.watchers_hit.extend_from_slice(clients);
+        }
+        if self.origin == Origin::ReplicaClient {
+            self.touched_on_replica(db, key);
         }
     }
 

@@ -27,7 +27,15 @@ fn unlink(ctx: &mut Ctx, args: &mut Args) -> Done {
     del_all(ctx, args, true)
 }
 
+/// Asks without touching: what is only looked for does not count as used.
 fn exists(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let no_touch = std::mem::replace(&mut ctx.ks.no_touch, true);
+    let done = touch(ctx, args);
+    ctx.ks.no_touch = no_touch;
+    done
+}
+
+fn touch(ctx: &mut Ctx, args: &mut Args) -> Done {
     let mut n = 0;
     for key in args.iter().skip(1) {
         n += ctx.ks.read(ctx.db, key).is_some() as i64;
@@ -369,10 +377,6 @@ fn persist(ctx: &mut Ctx, args: &mut Args) -> Done {
     }
     ctx.reply.int(had as i64);
     Ok(())
-}
-
-fn touch(ctx: &mut Ctx, args: &mut Args) -> Done {
-    exists(ctx, args)
 }
 
 fn dbsize(ctx: &mut Ctx, _: &mut Args) -> Done {
