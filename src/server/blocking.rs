@@ -114,6 +114,8 @@ impl Server {
 
     /// Runs the commands of clients that wait for keys which may now have something.
     pub fn serve_ready(&mut self, net: &mut Net<Client>) {
+        // What expired while the command ran is not there to be had.
+        self.ks.now_ms = self.clock.now_ms();
         // Serving one client may make a key ready for another (`BLMOVE`): until nothing is left.
         while !self.ks.ready.is_empty() {
             for (db, key) in std::mem::take(&mut self.ks.ready) {
@@ -188,7 +190,7 @@ impl Server {
         self.with_client(net, id, |s, call| {
             let on = s.unblock(id, call.client);
             match (on, error) {
-                (_, Some(error)) => call.reply.error(&error),
+                (_, Some(error)) => s.fail(call, call.command, &error),
                 (Some(BlockedOn::Keys { on_timeout, .. }), None) => match on_timeout {
                     OnTimeout::Null => call.reply.null(),
                     OnTimeout::NullArray => call.reply.null_array(),
@@ -288,6 +290,8 @@ impl Server {
                 }
             });
             self.serve_ready(net);
+            self.publish_events(net);
+            self.fail_all_watchers(net);
         }
     }
 

@@ -113,13 +113,7 @@ impl Server {
 
     /// Enters a command that ran for `spent_ns` in the books.
     pub fn account(&mut self, call: &Call<'_>, id: CommandId, args: &Args<'_>, spent_ns: u64) {
-        let histogram = self.cfg.latency_tracking;
-        let counters = self.commands.counters(id);
-        counters.calls += 1;
-        counters.ns += spent_ns;
-        if histogram {
-            counters.times[(64 - spent_ns.leading_zeros()).min(47) as usize] += 1;
-        }
+        self.count_call(id, spent_ns);
         let us = spent_ns / 1000;
         let slower_than = self.cfg.slowlog_log_slower_than;
         if slower_than >= 0 && us >= slower_than as u64 {

@@ -75,6 +75,7 @@ impl Server {
             && !matches!(spec.name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
         {
             multi.flags |= spec.flags;
+            multi.lacks |= !spec.flags;
             multi.queue.push((id, OwnedArgs::from_args(args)));
             call.reply.simple("QUEUED");
             return;
@@ -91,6 +92,7 @@ impl Server {
         self.run(call, id, args);
         if !self.ks.ready.is_empty() {
             self.serve_ready(call.net);
+            self.tell(call);
         }
     }
 
@@ -129,14 +131,13 @@ impl Server {
     /// Whether the command may run now, for this client.
     pub(super) fn check(&mut self, call: &mut Call<'_>, id: CommandId) -> Result<(), Error> {
         let spec = self.commands.get(id).spec;
-        let (is_write, client) = (spec.has(flag::WRITE), &*call.client);
+        let client = &*call.client;
         // What a transaction will do counts when it is executed.
-        let (writes, denies_oom) = match &client.multi {
-            Some(multi) if spec.name == "exec" => {
-                (multi.flags & flag::WRITE != 0, multi.flags & flag::DENYOOM != 0)
-            }
-            _ => (is_write, spec.has(flag::DENYOOM)),
+        let (flags, lacks) = match &client.multi {
+            Some(multi) if spec.name == "exec" => (multi.flags, multi.lacks),
+            _ => (spec.flags, !spec.flags),
         };
+        let (writes, denies_oom) = (flags & flag::WRITE != 0, flags & flag::DENYOOM != 0);
         if !client.authenticated && !spec.has(flag::NO_AUTH) {
             return Err(Error::new("NOAUTH Authentication required."));
         }
@@ -197,7 +198,7 @@ impl Server {
         if !self.is_primary()
             && !self.link_is_up()
             && !self.cfg.replica_serve_stale_data
-            && !spec.has(flag::STALE)
+            && lacks & flag::STALE != 0
         {
             return Err(Error::new(
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
@@ -208,7 +209,7 @@ impl Server {
         {
             return Err(Error::new("ERR Replica can't interact with the keyspace"));
         }
-        if !spec.has(flag::LOADING) && self.loading.as_ref().is_some_and(|l| !l.is_beside()) {
+        if lacks & flag::LOADING != 0 && self.loading.as_ref().is_some_and(|l| !l.is_beside()) {
             return Err(Error::new("LOADING Varve is loading the dataset in memory"));
         }
         Ok(())
@@ -237,7 +238,13 @@ impl Server {
                 if let Err(error) = result {
                     self.fail(call, id, &error);
                 }
-                self.written(call.client, written, args);
+                // What a command that only reads found expired goes key by key: nothing holds it together.
+                if !spec.has(flag::WRITE) && written == Written::Effects && self.in_exec.is_none() {
+                    self.append_effects_singly();
+                    call.client.wrote_to = self.log.end().0;
+                } else {
+                    self.written(call.client, written, args);
+                }
                 if let Some(block) = block {
                     self.block_on_keys(call, id, args, block);
                 }
@@ -272,7 +279,7 @@ impl Server {
         }
     }
 
-    fn fail(&mut self, call: &mut Call<'_>, id: CommandId, error: &Error) {
+    pub(super) fn fail(&mut self, call: &mut Call<'_>, id: CommandId, error: &Error) {
         self.count_error(error);
         self.commands.counters(id).failed += 1;
         call.reply.error(error);

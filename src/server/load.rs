@@ -412,6 +412,7 @@ impl Server {
             // PUBLISH, PING, REPLCONF and their like change no data.
             return Ok(());
         };
+        let started = self.clock.now_ns();
         self.ks.origin = Origin::Log;
         let mut reply = std::mem::take(&mut self.apply_reply);
         reply.muted = true;
@@ -421,6 +422,11 @@ impl Server {
         self.apply_reply = reply;
         self.ks.effects.clear();
         self.ks.origin = Origin::Client;
+        if self.loading.is_none() {
+            let spent_ns = self.clock.tick_ns() - started;
+            self.count_call(id, spent_ns);
+            self.stats.commands += 1;
+        }
         if !self.ks.garbage.is_empty() {
             self.collect_garbage();
         }
