@@ -114,8 +114,10 @@ pub enum Origin {
     /// A client of a primary: an expired key is deleted when it is met.
     #[default]
     Client,
-    /// A client of a replica: an expired key is not there, but deleting it is the primary's.
-    ReplicaClient,
+    /// A client of a replica that reads: an expired key is not there, but deleting it is the primary's.
+    ReplicaReader,
+    /// A client of a writable replica that writes: an expired key makes way for what it writes.
+    ReplicaWriter,
     /// The log or the primary's stream: whatever is there is there.
     Log,
 }
@@ -242,6 +244,8 @@ pub struct Keyspace {
     /// Classes of events somebody asked for.
     pub notify: u32,
     pub events: Vec<Event>,
+    /// All data were given up at once: `FLUSHALL`.
+    pub emptied: bool,
     /// Clients whose watched keys were changed.
     pub watchers_hit: Vec<u64>,
     /// Keys whose time to live a client of a writable replica had a hand in, and when that is over. No
@@ -261,6 +265,7 @@ impl Keyspace {
             now_ms: 0,
             origin: Origin::Client,
             own_expires: BTreeSet::new(),
+            emptied: false,
             held: false,
             limits: Limits::default(),
             lazy: LazyFree::default(),
@@ -305,7 +310,7 @@ impl Keyspace {
         if !due || self.origin == Origin::Log {
             return false;
         }
-        if self.origin == Origin::Client && !self.held {
+        if matches!(self.origin, Origin::Client | Origin::ReplicaWriter) && !self.held {
             self.expire_now(db, key);
         }
         true
@@ -683,7 +688,7 @@ impl Keyspace {
         {
             self.watchers_hit.extend_from_slice(clients);
         }
-        if self.origin == Origin::ReplicaClient {
+        if self.origin == Origin::ReplicaWriter {
             self.touched_on_replica(db, key);
         }
     }

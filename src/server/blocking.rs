@@ -10,7 +10,6 @@ use super::dispatch::Call;
 use super::registry::{CommandId, Registered, Run};
 use std::collections::{HashMap, VecDeque};
 use varve_engine::command::{Block, Ctx, OnTimeout, flag};
-use varve_engine::keyspace::Origin;
 use varve_engine::value::Type;
 use varve_engine::{Args, Error, OwnedArgs};
 use varve_net::{ConnId, Net};
@@ -150,7 +149,7 @@ impl Server {
             return;
         }
         let mut reply = conn.output.alike();
-        self.ks.origin = if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
+        self.ks.origin = self.origin_of(spec.flags);
         let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);
         let (written, result) = varve_engine::command::call(&mut ctx, run, &mut args.args());
         if ctx.block.is_some() {

@@ -37,6 +37,8 @@ impl Call<'_> {
     }
 }
 
+pub const STILL_LOADING: Error = Error::new("LOADING Varve is loading the dataset in memory");
+
 const MISCONF_RDB: Error = Error::new(
     "MISCONF Varve is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that may modify the data set are disabled, because this instance is configured to report errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Varve logs for details about the RDB error.",
 );
@@ -210,7 +212,7 @@ impl Server {
             return Err(Error::new("ERR Replica can't interact with the keyspace"));
         }
         if lacks & flag::LOADING != 0 && self.loading.as_ref().is_some_and(|l| !l.is_beside()) {
-            return Err(Error::new("LOADING Varve is loading the dataset in memory"));
+            return Err(STILL_LOADING);
         }
         Ok(())
     }
@@ -227,8 +229,7 @@ impl Server {
         match self.commands.get(id).run {
             Run::Data(run) => {
                 self.ks.now_ms = self.clock.now_ms();
-                self.ks.origin =
-                    if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
+                self.ks.origin = self.origin_of(spec.flags);
                 let mut ctx = Ctx::new(&mut self.ks, call.client.db, call.reply);
                 ctx.may_block = self.in_exec.is_none();
                 ctx.ks.no_touch = call.client.no_touch && spec.name != "touch";
@@ -266,6 +267,15 @@ impl Server {
         self.tell(call);
     }
 
+    /// On whose behalf a client's command with these flags runs.
+    pub(super) fn origin_of(&self, flags: u32) -> Origin {
+        match (self.is_primary(), flags & flag::WRITE != 0) {
+            (true, _) => Origin::Client,
+            (false, true) => Origin::ReplicaWriter,
+            (false, false) => Origin::ReplicaReader,
+        }
+    }
+
     /// Tells those concerned what has just changed, and gives away what is to be freed.
     fn tell(&mut self, call: &mut Call<'_>) {
         if !self.ks.watchers_hit.is_empty() {
@@ -276,6 +286,9 @@ impl Server {
         }
         if !self.ks.garbage.is_empty() {
             self.collect_garbage();
+        }
+        if std::mem::take(&mut self.ks.emptied) && self.is_primary() {
+            self.forget_snapshots(call.net);
         }
     }
 

@@ -421,6 +421,7 @@ impl Server {
         let (_, result) = varve_engine::command::call(&mut ctx, run, args);
         self.apply_reply = reply;
         self.ks.effects.clear();
+        self.ks.emptied = false;
         self.ks.origin = Origin::Client;
         if self.loading.is_none() {
             let spent_ns = self.clock.tick_ns() - started;

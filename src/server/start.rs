@@ -70,10 +70,6 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
             "No configuration file: running with the built-in defaults and the command line"
         ),
     }
-    let on_terminal = cfg.logfile.is_empty() && std::io::stdout().is_terminal();
-    if cfg.always_show_logo || on_terminal {
-        show_logo(&cfg);
-    }
     for notice in &loaded.notices {
         log_warning!("{notice}");
     }
@@ -98,6 +94,11 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     net.register(signals.as_fd(), true, false).map_err(|e| format!("Can't watch signals: {e}"))?;
     net.set_keepalive(keepalive(&cfg)).map_err(|e| e.to_string())?;
     let listeners = listen(&mut net, &cfg)?;
+    // Whoever reads this may connect.
+    let on_terminal = cfg.logfile.is_empty() && std::io::stdout().is_terminal();
+    if cfg.always_show_logo || on_terminal {
+        show_logo(&cfg);
+    }
     net.set_io_threads(cfg.io_threads as usize)
         .map_err(|e| format!("Can't start I/O threads: {e}"))?;
     let mut server = Server::new(cfg, loaded.origin, &net)?;

@@ -259,6 +259,21 @@ fn what_a_writable_replica_was_told_itself_expires_there() {
     assert!(eventually(PATIENCE, || client.ok(&["DBSIZE"]).int() == 2), "they stay");
     assert_eq!(replica.info("expired_keys"), "2");
     assert_eq!(client.ok(&["EXISTS", "longer", "of-the-primary"]).int(), 2);
+    // What the primary's clock has still to delete is hidden, and makes way for what is written.
+    let mut at_primary = primary.client();
+    at_primary.ok(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+    let keys = ["counted", "appended", "renamed", "read"];
+    for key in keys {
+        at_primary.ok(&["SET", key, "5", "PX", "1"]);
+    }
+    assert!(eventually(PATIENCE, || client.ok(&["DBSIZE"]).int() == 6));
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(client.ok(&["GET", "read"]), Value::Nil);
+    assert_eq!(client.ok(&["INCR", "counted"]).int(), 1);
+    assert_eq!(client.ok(&["TTL", "counted"]).int(), -1);
+    assert_eq!(client.ok(&["APPEND", "appended", "x"]).int(), 1);
+    client.ok(&["RENAME", "longer", "renamed"]);
+    assert_eq!(client.ok(&["DBSIZE"]).int(), 5, "nothing is there twice");
 }
 
 /// `SCAN` over expired keys was one transaction, however many there were.
@@ -307,4 +322,59 @@ fn exists_is_no_use_of_a_key() {
     assert!(client.ok(&["OBJECT", "IDLETIME", "k"]).int() >= 1);
     client.ok(&["TOUCH", "k"]);
     assert_eq!(client.ok(&["OBJECT", "IDLETIME", "k"]).int(), 0);
+}
+
+/// Without a log on disk, the last snapshot brought back after a crash what had been flushed.
+#[test]
+fn flushall_is_not_undone_by_a_crash() {
+    let mut server =
+        Server::varve().arg("--appendonly", "no").arg("--save", "3600 1000000").start();
+    let mut client = server.client();
+    client.ok(&["DEBUG", "POPULATE", "1000"]);
+    client.ok(&["SAVE"]);
+    client.ok(&["CONFIG", "SET", "rdb-key-save-delay", "10000"]);
+    client.ok(&["BGSAVE"]);
+    client.ok(&["CONFIG", "SET", "rdb-key-save-delay", "0"]);
+    client.ok(&["FLUSHALL"]);
+    let saved = || server.info("rdb_changes_since_last_save") == "0";
+    assert!(eventually(Duration::from_secs(5), saved), "the old snapshot goes on");
+    assert_eq!(server.info("rdb_last_bgsave_status"), "ok");
+    server.kill9();
+    server.restart();
+    assert_eq!(server.client().ok(&["DBSIZE"]).int(), 0);
+}
+
+/// Where files are must not change under a load, nor whether there is a log.
+#[test]
+fn what_a_load_depends_on_is_not_changed_meanwhile() {
+    let primary = Server::start();
+    primary.client().ok(&["DEBUG", "POPULATE", "300"]);
+    let server = Server::varve()
+        .arg("--enable-protected-configs", "yes")
+        .arg("--key-load-delay", "10000")
+        .replica_of(primary.port())
+        .start();
+    let mut client = server.client();
+    assert!(eventually(PATIENCE, || server.info("loading") == "1"));
+    for (name, value) in [("dir", "/"), ("appendonly", "no"), ("repl-diskless-load", "swapdb")] {
+        let Value::Error(why) = client.cmd(&["CONFIG", "SET", name, value]) else {
+            panic!("{name} was set")
+        };
+        assert!(why.starts_with("LOADING"), "{why}");
+    }
+    client.ok(&["CONFIG", "SET", "key-load-delay", "0"]);
+    caught_up(&primary, &server);
+}
+
+/// Eviction came between the commands of a transaction that lowered `maxmemory`.
+#[test]
+fn nothing_is_evicted_within_a_transaction() {
+    let server = Server::varve().arg("--maxmemory-policy", "allkeys-lru").start();
+    let mut client = server.client();
+    client.ok(&["MULTI"]);
+    client.ok(&["INCR", "x"]);
+    client.ok(&["CONFIG", "SET", "maxmemory", "1"]);
+    client.ok(&["GET", "x"]);
+    assert_eq!(client.ok(&["EXEC"]).items()[2], Value::bulk("1"));
+    assert!(eventually(PATIENCE, || client.ok(&["DBSIZE"]).int() == 0));
 }

@@ -407,6 +407,7 @@ fn flushall(ctx: &mut Ctx, args: &mut Args) -> Done {
         ctx.ks.dirty += ctx.ks.flush(db, lazy) as u64;
     }
     ctx.ks.dirty += 1;
+    ctx.ks.emptied = true;
     ctx.reply.ok();
     Ok(())
 }

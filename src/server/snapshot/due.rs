@@ -2,9 +2,9 @@
 //! points, and a log that has grown. One child works at a time.
 
 use super::Purpose;
-use crate::log_notice;
 use crate::server::Server;
 use crate::server::client::Client;
+use crate::{log_notice, log_warning};
 use varve_engine::Error;
 use varve_net::Net;
 
@@ -39,6 +39,20 @@ impl Server {
         self.snapshots.last_try_s = self.clock.now_ms() / 1000;
         self.snapshots.saves += 1;
         self.start_child(net, Purpose::Save).map(|_| "Background saving started")
+    }
+
+    /// All data were given up: without a log on disk, the last snapshot would bring them back after a
+    /// crash, and so would one that is being made.
+    pub fn forget_snapshots(&mut self, net: &mut Net<Client>) {
+        if self.log.is_on_disk() {
+            return;
+        }
+        self.abandon_child(net, &Purpose::Save);
+        if !self.cfg.save.is_empty()
+            && let Err(why) = self.bgsave(net, true)
+        {
+            log_warning!("The snapshot after FLUSHALL could not begin: {why}");
+        }
     }
 
     /// `BGREWRITEAOF`: a new base for the log.

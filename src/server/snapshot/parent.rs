@@ -293,13 +293,7 @@ impl Server {
 
     /// `CONFIG SET appendonly no`.
     pub fn end_disk(&mut self, net: &mut Net<Client>) {
-        if let Some(running) = &self.snapshots.running
-            && running.purpose == Purpose::Rewrite
-        {
-            net.kill(running.reports);
-            net.child_lives = false;
-            self.kill_child();
-        }
+        self.abandon_child(net, &Purpose::Rewrite);
         self.snapshots.disk_begins = None;
         self.snapshots.rewrite_scheduled = false;
         self.snapshots.installing = false;
@@ -307,6 +301,17 @@ impl Server {
             log_warning!("The log could not be closed in good order: {why}");
         }
         self.log.set_tail_bytes(self.cfg.repl_backlog_size);
+    }
+
+    /// Ends a child whose work nobody wants any more.
+    pub fn abandon_child(&mut self, net: &mut Net<Client>, purpose: &Purpose) {
+        if let Some(running) = &self.snapshots.running
+            && running.purpose == *purpose
+        {
+            net.kill(running.reports);
+            net.child_lives = false;
+            self.kill_child();
+        }
     }
 
     /// Goes on on disk from the base that a child has finished.
