@@ -165,7 +165,7 @@ impl Server {
             }
             // A transaction is not evicted from under its commands; the next round sees to it.
             if self.in_exec.is_none() {
-                self.over_memory();
+                self.over_memory(call.net);
             }
         }
     }

@@ -70,8 +70,7 @@ impl Server {
             }
         }
         if self.cfg.maxmemory > 0 && self.loading.is_none() {
-            self.over_memory();
-            self.publish_events(net);
+            self.over_memory(net);
             self.fail_all_watchers(net);
         }
         self.evict_clients(net);

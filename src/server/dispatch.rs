@@ -153,7 +153,7 @@ impl Server {
                 "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
             ));
         }
-        if self.cfg.maxmemory > 0 && self.over_memory() && denies_oom {
+        if self.cfg.maxmemory > 0 && self.over_memory(call.net) && denies_oom {
             return Err(Error::OOM);
         }
         if self.is_primary() && writes {

@@ -341,7 +341,12 @@ fn flushall_is_not_undone_by_a_crash() {
     assert_eq!(server.info("rdb_last_bgsave_status"), "ok");
     server.kill9();
     server.restart();
-    assert_eq!(server.client().ok(&["DBSIZE"]).int(), 0);
+    let mut client = server.client();
+    assert_eq!(client.ok(&["DBSIZE"]).int(), 0);
+    for save in ["SAVE", "BGSAVE"] {
+        client.ok(&["FLUSHALL"]);
+        client.ok(&[save]);
+    }
 }
 
 /// Where files are must not change under a load, nor whether there is a log.
@@ -377,4 +382,26 @@ fn nothing_is_evicted_within_a_transaction() {
     client.ok(&["GET", "x"]);
     assert_eq!(client.ok(&["EXEC"]).items()[2], Value::bulk("1"));
     assert!(eventually(PATIENCE, || client.ok(&["DBSIZE"]).int() == 0));
+}
+
+/// What was to be said of the evicted keys took so much memory that nearly all others went as well.
+#[test]
+fn eviction_takes_no_more_than_was_asked_for() {
+    let server = Server::varve()
+        .arg("--appendonly", "no")
+        .arg("--maxmemory-policy", "allkeys-random")
+        .arg("--notify-keyspace-events", "KEA")
+        .start();
+    let mut client = server.client();
+    let room = 200 << 10;
+    let limit = server.number("used_memory") - server.number("mem_replication_backlog") + room;
+    client.ok(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
+    let mut most = 0;
+    for i in 0..6000 {
+        client.ok(&["SETEX", &format!("key:{i}"), "10000", "x"]);
+        let held = client.ok(&["DBSIZE"]).int();
+        most = most.max(held);
+        assert!(held > most / 2, "after {i} keys, {held} are left of {most}");
+    }
+    assert!(server.number("evicted_keys") > 0);
 }

@@ -24,6 +24,7 @@ impl Server {
 
     /// `BGSAVE`.
     pub fn bgsave(&mut self, net: &mut Net<Client>, schedule: bool) -> Result<&'static str, Error> {
+        self.abandon_empty_save(net);
         if self.snapshots.running_for(&Purpose::Save) {
             return Err(Error::new("ERR Background save already in progress"));
         }
@@ -52,6 +53,14 @@ impl Server {
             && let Err(why) = self.bgsave(net, true)
         {
             log_warning!("The snapshot after FLUSHALL could not begin: {why}");
+        }
+    }
+
+    /// The snapshot that `FLUSHALL` began, of which no client knows, stands in no client's way.
+    pub fn abandon_empty_save(&mut self, net: &mut Net<Client>) {
+        if self.snapshots.running.as_ref().is_some_and(|running| running.progress.total == Some(0))
+        {
+            self.abandon_child(net, &Purpose::Save);
         }
     }
 
