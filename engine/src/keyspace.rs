@@ -50,6 +50,8 @@ pub struct Limits {
     pub lfu_log_factor: u32,
     /// Minutes.
     pub lfu_decay_time: u32,
+    /// Payloads of `RESTORE` are taken without looking at their checksum.
+    pub skip_checksum: bool,
 }
 
 impl Default for Limits {
@@ -66,6 +68,7 @@ impl Default for Limits {
             max_string: 512 << 20,
             lfu_log_factor: 10,
             lfu_decay_time: 1,
+            skip_checksum: false,
         }
     }
 }

@@ -4,8 +4,10 @@
 //! at once expects the same error.
 
 use super::Server;
+use super::books::escape;
 use super::client::{Blocked, BlockedOn, Client, Kind, ReplyMode};
 use super::registry::{CommandId, Run, Unknown};
+use crate::log_warning;
 use varve_engine::command::{Ctx, Written, as_resp, flag};
 use varve_engine::keyspace::Origin;
 use varve_engine::{Args, Error, OwnedArgs, Reply};
@@ -44,8 +46,42 @@ const MISCONF_RDB: Error = Error::new(
 );
 
 impl Server {
-    /// Runs one request of a client.
+    /// Runs one request of a client, or of a replica.
     pub fn execute(&mut self, call: &mut Call<'_>, args: &mut Args<'_>) {
+        match call.client.kind {
+            Kind::Replica => self.execute_for_replica(call, args),
+            _ => self.execute_request(call, args),
+        }
+    }
+
+    /// A replica takes all that comes for the history: a reply would become part of its data.
+    fn execute_for_replica(&mut self, call: &mut Call<'_>, args: &mut Args<'_>) {
+        let name = match self.commands.find(args) {
+            Ok(id) => self.commands.get(id).spec.name.to_owned(),
+            Err(_) => String::from_utf8_lossy(&args[0]).into_owned(),
+        };
+        let mut reply = call.reply.alike();
+        let mut aside = Call {
+            net: &mut *call.net,
+            id: call.id,
+            client: &mut *call.client,
+            reply: &mut reply,
+            command: call.command,
+            secrets: Vec::new(),
+        };
+        self.execute_request(&mut aside, args);
+        if !reply.is_empty() {
+            let mut said = Vec::new();
+            escape(&reply.to_vec()[..reply.len().min(128)], &mut said);
+            log_warning!(
+                "Replica generated a reply to command '{name}', disconnecting it: {}",
+                String::from_utf8_lossy(&said)
+            );
+            call.net.kill(call.id);
+        }
+    }
+
+    fn execute_request(&mut self, call: &mut Call<'_>, args: &mut Args<'_>) {
         call.client.last_used_ms = self.clock.now_ms();
         call.client.commands += 1;
         self.stats.commands += 1;

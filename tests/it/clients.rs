@@ -405,3 +405,39 @@ fn eviction_takes_no_more_than_was_asked_for() {
     }
     assert!(server.number("evicted_keys") > 0);
 }
+
+/// A reply would have been taken for a part of the history.
+#[test]
+fn a_replica_that_asks_for_a_reply_is_disconnected() {
+    let server = Server::start();
+    for (request, word) in
+        [("PING", "ping"), ("GET k", "get"), ("SLOWLOG GET", "slowlog|get"), ("NOSUCH", "NOSUCH")]
+    {
+        let mut replica = server.client();
+        replica.send_raw(b"PSYNC ? -1\r\n");
+        assert!(eventually(PATIENCE, || server.info("slave0").contains("state=online")));
+        replica.send_raw(b"REPLCONF ACK 1\r\n");
+        replica.send_raw(format!("{request}\r\n").as_bytes());
+        let stream = replica.recv_until(b"");
+        let said: [&[u8]; 3] = [b"PONG", b"-ERR", b"*0"];
+        assert!(!said.iter().any(|s| stream.windows(s.len()).any(|w| w == *s)), "{request}");
+        let logged = format!("Replica generated a reply to command '{word}'");
+        assert!(server.log().contains(&logged), "{request}");
+        assert!(eventually(PATIENCE, || server.info("connected_slaves") == "0"));
+    }
+}
+
+/// `DEBUG SET-SKIP-CHECKSUM-VALIDATION` lets tests hand in what is damaged by design.
+#[test]
+fn payloads_are_taken_without_a_checksum_where_that_is_told() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.ok(&["SET", "k", "v"]);
+    let mut payload = client.ok(&["DUMP", "k"]).bytes().to_vec();
+    *payload.last_mut().unwrap() ^= 1;
+    let restore: [&[u8]; 4] = [b"RESTORE", b"copy", b"0", &payload];
+    assert!(client.cmd(&restore).is_error());
+    client.ok(&["DEBUG", "SET-SKIP-CHECKSUM-VALIDATION", "1"]);
+    client.ok(&restore);
+    assert_eq!(client.ok(&["GET", "copy"]), Value::bulk("v"));
+}
