@@ -29,9 +29,9 @@ pub struct Shutdown {
     pub save: Option<bool>,
     pub force: bool,
     pub deadline_ms: i64,
-    /// The client that asked, which hears of a failure.
-    pub client: Option<u64>,
 }
+
+const NOT_SHUT_DOWN: Error = Error::new("ERR Errors trying to SHUTDOWN. Check logs.");
 
 /// How long a start waits for a daemon that was killed to let go of the folder.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -462,7 +462,7 @@ impl Server {
                         self.stopping = true;
                         continue;
                     }
-                    let _ = self.begin_shutdown(net, save, flags.now, flags.force, None);
+                    let _ = self.begin_shutdown(net, save, flags.now, flags.force);
                 }
                 _ => {}
             }
@@ -476,10 +476,9 @@ impl Server {
         save: Option<bool>,
         now: bool,
         force: bool,
-        client: Option<u64>,
     ) -> Result<(), Error> {
         let wait_ms = if now { 0 } else { self.cfg.shutdown_timeout as i64 * 1000 };
-        let shutdown = Shutdown { save, force, deadline_ms: self.clock.now_ms() + wait_ms, client };
+        let shutdown = Shutdown { save, force, deadline_ms: self.clock.now_ms() + wait_ms };
         self.shutdown = Some(shutdown);
         // Writes stop, so that there is an end to wait for.
         if self.try_finish_shutdown(net)? {
@@ -506,7 +505,7 @@ impl Server {
 
     fn try_finish_shutdown(&mut self, net: &mut Net<Client>) -> Result<bool, Error> {
         let Some(shutdown) = &self.shutdown else { return Ok(false) };
-        let (save, force, client) = (shutdown.save, shutdown.force, shutdown.client);
+        let (save, force) = (shutdown.save, shutdown.force);
         let late = self.clock.now_ms() >= shutdown.deadline_ms;
         if !late && !self.replicas_have_everything() {
             return Ok(false);
@@ -521,11 +520,7 @@ impl Server {
             {
                 log_warning!("Error trying to save the DB, can't exit: {why}");
                 self.cancel_shutdown(net);
-                let error = Error::new("ERR Errors trying to SHUTDOWN. Check logs.");
-                if let Some(id) = client {
-                    self.release(net, id, Some(error.clone()));
-                }
-                return Err(error);
+                return Err(NOT_SHUT_DOWN);
             }
         }
         self.log.flush();
@@ -534,10 +529,18 @@ impl Server {
         Ok(true)
     }
 
-    /// `SHUTDOWN ABORT`: whether there was one to end.
+    /// `SHUTDOWN ABORT`, or a failure: whether there was one to end. All clients that wait for it are
+    /// told.
     pub fn cancel_shutdown(&mut self, net: &mut Net<Client>) -> bool {
         let was = self.shutdown.take().is_some();
         if was {
+            let waits = |client: &Client| {
+                client.blocked.as_ref().is_some_and(|b| matches!(b.on, BlockedOn::Shutdown))
+            };
+            let waiting: Vec<_> = net.iter().filter(|c| waits(&c.session)).map(|c| c.id).collect();
+            for id in waiting {
+                self.release(net, id, Some(NOT_SHUT_DOWN));
+            }
             self.let_go(net);
         }
         was
@@ -551,8 +554,7 @@ impl Server {
         now: bool,
         force: bool,
     ) -> Result<(), Error> {
-        let id = call.id;
-        self.begin_shutdown(call.net, save, now, force, Some(id))?;
+        self.begin_shutdown(call.net, save, now, force)?;
         if !self.stopping {
             self.block(call, BlockedOn::Shutdown, None);
         }

@@ -296,7 +296,7 @@ fn what_a_read_finds_expired_is_deleted_key_by_key() {
 }
 
 #[test]
-fn info_says_how_long_a_shutdown_waits_for_replicas() {
+fn a_shutdown_that_waits_for_replicas_is_seen_and_may_be_aborted() {
     let server = Server::start();
     let mut replica = server.client();
     replica.send_raw(b"PSYNC ? -1\r\n");
@@ -304,10 +304,16 @@ fn info_says_how_long_a_shutdown_waits_for_replicas() {
     let mut client = server.client();
     client.ok(&["SET", "k", "v"]);
     assert_eq!(server.info("shutdown_in_milliseconds"), "");
-    server.client().send_raw(b"SHUTDOWN NOSAVE\r\n");
+    let mut waiting = [server.client(), server.client()];
+    waiting.iter_mut().for_each(|client| client.send_raw(b"SHUTDOWN NOSAVE\r\n"));
     let left = || server.info("shutdown_in_milliseconds").parse::<u64>();
     assert!(eventually(PATIENCE, || left().is_ok_and(|ms| ms > 0)));
+    blocked(&server, "2");
     client.ok(&["SHUTDOWN", "ABORT"]);
+    // Both of them waited on for ever.
+    for client in &mut waiting {
+        assert!(client.recv().is_error());
+    }
     assert_eq!(server.info("shutdown_in_milliseconds"), "");
 }
 
