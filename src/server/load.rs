@@ -285,7 +285,6 @@ impl Server {
         (self.snapshots.last_load_keys, self.snapshots.last_load_expired) = (0, 0);
         self.clock.sync();
         let now = self.clock.now_ms();
-        let drop_expired = self.is_primary();
         let mut ahead = VecDeque::with_capacity(AHEAD + 1);
         let (mut n, mut released, mut base_loaded) = (0u64, 0usize, None);
         while let Some(item) = reader.next().map_err(wrong)? {
@@ -310,7 +309,11 @@ impl Server {
                             self.ks.dbs.len()
                         ));
                     }
-                    if drop_expired && entry.expire().is_some_and(|at| at < now) {
+                    // What has expired since is left out only where nobody else has it: the log's next
+                    // command may give it more time, and a replica is to be told that it is deleted.
+                    let alone =
+                        self.is_primary() && !self.cfg.appendonly && place.history.is_none();
+                    if alone && entry.expire().is_some_and(|at| at < now) {
                         self.snapshots.last_load_expired += 1;
                         continue;
                     }
