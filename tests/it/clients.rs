@@ -447,3 +447,19 @@ fn payloads_are_taken_without_a_checksum_where_that_is_told() {
     client.ok(&restore);
     assert_eq!(client.ok(&["GET", "copy"]), Value::bulk("v"));
 }
+
+/// Programs that sync as replicas do, and read no more of an RDB than its keys, took database 0.
+#[test]
+fn what_follows_a_snapshot_begins_with_a_select() {
+    let server = Server::varve().arg("--appendonly", "no").start();
+    let mut client = server.client();
+    client.ok(&["SELECT", "9"]);
+    client.ok(&["SET", "k", "v"]);
+    let mut replica = server.client();
+    replica.send_raw(b"SYNC\r\n");
+    assert!(eventually(PATIENCE, || server.info("slave0").contains("state=online")));
+    client.ok(&["SET", "last", "v"]);
+    let stream = String::from_utf8_lossy(&replica.recv_until(b"last\r\n$1\r\nv\r\n")).into_owned();
+    let select = "*2\r\n$6\r\nSELECT\r\n$1\r\n9\r\n*3\r\n$3\r\nSET\r\n$4\r\nlast";
+    assert!(stream.contains(select), "{stream}");
+}

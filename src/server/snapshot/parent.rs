@@ -135,6 +135,10 @@ impl Server {
         let at = if rotated || begins { self.log.begin_rotation() } else { self.log.end() };
         let mut options = self.save_options(self.cfg.rdb_version);
         options.aof_base |= purpose == Purpose::Rewrite;
+        if self.is_primary() {
+            // The file says which database is selected, but not all who sync with Redis read that.
+            self.log.set_current_db(None);
+        }
         let mut buffers = self.snapshots.buffers.take().unwrap_or_default();
         let mut smaps = vec![0u8; 8192];
         let incremental = match purpose {
