@@ -1,4 +1,5 @@
-# `make build`, `make run`, `make test`, `make bench`; `make fuzz` with FUZZ_SECONDS for each of FUZZ_TARGETS;
+# `make build`, `make run`, `make test`, `make conformance`, `make bench`;
+# `make fuzz` with FUZZ_SECONDS for each of FUZZ_TARGETS;
 # `make conf` after a change to the directive table;
 # `make install` with PREFIX (default /usr) and DESTDIR.
 
@@ -15,7 +16,7 @@ TARGET ?= $(or $(CARGO_TARGET_DIR),target)
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= resp rdb restore aof manifest index lz4history config psync
 
-.PHONY: build run test bench fuzz conf install
+.PHONY: build run test conformance bench fuzz conf install
 
 build:
 	$(CARGO) build --release
@@ -27,6 +28,10 @@ run:
 test:
 	tests/install-tools
 	$(CARGO) test --workspace
+
+# Redis's own tests against the release build, for as long as they take (tests/conformance/run).
+conformance: build
+	tests/conformance/run
 
 bench:
 	$(CARGO) bench --workspace

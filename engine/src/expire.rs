@@ -3,6 +3,7 @@
 //! A key past its time is removed when it is met. One that nobody asks for would stay for ever, so
 //! a cycle walks the expiry index a little at a time, longer where much has expired.
 
+use crate::entry::Entry;
 use crate::keyspace::{Keyspace, event};
 
 /// Keys looked at between two looks at the clock.
@@ -64,6 +65,19 @@ impl Keyspace {
         if seen_all > 0 {
             let now = gone_all as f64 / seen_all as f64 * 100.0;
             self.stats.expired_stale_perc = now * 0.05 + self.stats.expired_stale_perc * 0.95;
+        }
+    }
+
+    /// The same on a replica, where only what its own clients wrote leaves by itself.
+    pub fn expire_own(&mut self) {
+        while let Some((at, ..)) = self.own_expires.first()
+            && *at <= self.now_ms
+            && let Some((at, db, key)) = self.own_expires.pop_first()
+        {
+            // It may have another time by now, or be gone.
+            if self.dbs[db].peek(&key).and_then(Entry::expire) == Some(at) {
+                self.expire_now(db, &key);
+            }
         }
     }
 

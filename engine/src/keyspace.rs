@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::hasher::hash;
 use crate::table::Table;
 use crate::value::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Classes of keyspace events, as bits: `notify-keyspace-events`.
 pub mod event {
@@ -50,6 +50,8 @@ pub struct Limits {
     pub lfu_log_factor: u32,
     /// Minutes.
     pub lfu_decay_time: u32,
+    /// Payloads of `RESTORE` are taken without looking at their checksum.
+    pub skip_checksum: bool,
 }
 
 impl Default for Limits {
@@ -66,6 +68,7 @@ impl Default for Limits {
             max_string: 512 << 20,
             lfu_log_factor: 10,
             lfu_decay_time: 1,
+            skip_checksum: false,
         }
     }
 }
@@ -114,8 +117,10 @@ pub enum Origin {
     /// A client of a primary: an expired key is deleted when it is met.
     #[default]
     Client,
-    /// A client of a replica: an expired key is not there, but deleting it is the primary's.
-    ReplicaClient,
+    /// A client of a replica that reads: an expired key is not there, but deleting it is the primary's.
+    ReplicaReader,
+    /// A client of a writable replica that writes: an expired key makes way for what it writes.
+    ReplicaWriter,
     /// The log or the primary's stream: whatever is there is there.
     Log,
 }
@@ -242,8 +247,13 @@ pub struct Keyspace {
     /// Classes of events somebody asked for.
     pub notify: u32,
     pub events: Vec<Event>,
+    /// All data were given up at once: `FLUSHALL`.
+    pub emptied: bool,
     /// Clients whose watched keys were changed.
     pub watchers_hit: Vec<u64>,
+    /// Keys whose time to live a client of a writable replica had a hand in, and when that is over. No
+    /// primary will delete them.
+    pub own_expires: BTreeSet<(i64, usize, Box<[u8]>)>,
     /// Keys that blocked clients wait for and that may now have what they want.
     pub ready: Vec<(usize, Box<[u8]>)>,
     pub garbage: Vec<Garbage>,
@@ -257,6 +267,8 @@ impl Keyspace {
             dbs: (0..databases).map(|_| Db::default()).collect(),
             now_ms: 0,
             origin: Origin::Client,
+            own_expires: BTreeSet::new(),
+            emptied: false,
             held: false,
             limits: Limits::default(),
             lazy: LazyFree::default(),
@@ -301,7 +313,7 @@ impl Keyspace {
         if !due || self.origin == Origin::Log {
             return false;
         }
-        if self.origin == Origin::Client && !self.held {
+        if matches!(self.origin, Origin::Client | Origin::ReplicaWriter) && !self.held {
             self.expire_now(db, key);
         }
         true
@@ -616,6 +628,17 @@ impl Keyspace {
         if a == b {
             return;
         }
+        // A watched key whose time is over is not there, on neither side: nothing happens to it.
+        for key in self.dbs[a]
+            .watched
+            .keys()
+            .chain(self.dbs[b].watched.keys())
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            self.exists(a, &key);
+            self.exists(b, &key);
+        }
         for (from, to) in [(a, b), (b, a)] {
             for (key, clients) in &self.dbs[from].watched {
                 let hash = hash(key);
@@ -652,6 +675,13 @@ impl Keyspace {
         self.dirty += 1;
     }
 
+    #[cold]
+    fn touched_on_replica(&mut self, db: usize, key: &[u8]) {
+        if let Some(at) = self.dbs[db].peek(key).and_then(Entry::expire) {
+            self.own_expires.insert((at, db, key.into()));
+        }
+    }
+
     /// A key is not what it was: who watches it will not `EXEC`.
     #[inline]
     pub fn touched(&mut self, db: usize, key: &[u8]) {
@@ -660,6 +690,9 @@ impl Keyspace {
             && let Some(clients) = d.watched.get(key)
         {
             self.watchers_hit.extend_from_slice(clients);
+        }
+        if self.origin == Origin::ReplicaWriter {
+            self.touched_on_replica(db, key);
         }
     }
 

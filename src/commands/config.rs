@@ -5,11 +5,12 @@
 //! taken back and the old configuration returns.
 
 use super::Done;
+use crate::config::directives::find;
 use crate::config::types::AppendFsync;
 use crate::config::{Config, failed};
 use crate::server::Server;
 use crate::server::client::Kind;
-use crate::server::dispatch::Call;
+use crate::server::dispatch::{Call, STILL_LOADING};
 use crate::server::registry::ServerHandler;
 use crate::server::start::raise_file_limit;
 use crate::{log_notice, log_warning, logger};
@@ -34,6 +35,15 @@ fn set(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     }
     let words: Vec<&[u8]> = args.iter().skip(2).collect();
     let pairs: Vec<(&[u8], &[u8])> = words.chunks_exact(2).map(|p| (p[0], p[1])).collect();
+    for (i, (name, _)) in pairs.iter().enumerate() {
+        let Some(directive) = find(&String::from_utf8_lossy(name)) else { continue };
+        if directive.sensitive {
+            call.redact(2 * i + 3);
+        }
+        if directive.deny_loading && s.loading.is_some() {
+            return Err(STILL_LOADING);
+        }
+    }
     let (new, changed) = s.cfg.updated(&pairs, call.is_local())?;
     s.reconfigure(call, new, &changed)?;
     call.reply.ok();
@@ -153,7 +163,10 @@ impl Server {
                     self.cfg.maxmemory
                 );
             }
-            self.over_memory();
+            // A transaction is not evicted from under its commands; the next round sees to it.
+            if self.in_exec.is_none() {
+                self.over_memory(call.net);
+            }
         }
     }
 }

@@ -54,7 +54,7 @@ impl Server {
         let differs = want.iter().zip(password).fold(0u8, |d, (a, b)| d | (a ^ b));
         let open = want.is_empty();
         if user == b"default" && (open || same_length && differs == 0) {
-            call.client.authenticated = true;
+            (call.client.authenticated, call.client.reconfigure) = (true, true);
             return Ok(());
         }
         self.stats.auth_failures += 1;
@@ -66,6 +66,7 @@ fn auth(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     if args.len() > 3 {
         return Err(Error::SYNTAX);
     }
+    (1..args.len()).for_each(|i| call.redact(i));
     if args.len() == 2 && s.cfg.requirepass.is_empty() {
         return Err(Error::new(
             "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
@@ -97,6 +98,8 @@ fn hello(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         match &word[..] {
             b"auth" if left >= 2 => {
                 credentials = Some((i + 1, i + 2));
+                call.redact(i + 1);
+                call.redact(i + 2);
                 i += 2;
             }
             b"setname" if left >= 1 => {
@@ -164,7 +167,7 @@ fn reset(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     (c.db, c.monitor, c.reply_mode) = (0, false, ReplyMode::On);
     (c.no_evict, c.no_touch, c.readonly) = (false, false, false);
     c.name.clear();
-    c.authenticated = s.cfg.requirepass.is_empty();
+    (c.authenticated, c.reconfigure) = (s.cfg.requirepass.is_empty(), true);
     call.reply.resp3 = false;
     call.reply.muted = false;
     call.reply.simple("RESET");

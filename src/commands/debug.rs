@@ -434,6 +434,9 @@ fn debug(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
             s.ks.effects.push(call.client.db, parts.into_iter());
         }
         (b"set-active-expire", 3) => s.cron.no_active_expiry = parse_int(&args[2]) == Some(0),
+        (b"set-skip-checksum-validation", 3) => {
+            s.ks.limits.skip_checksum = parse_int(&args[2]) == Some(1);
+        }
         (b"stringmatch-len", 4) => {
             let n = parse_int(&args[2]).filter(|n| (0..=1 << 24).contains(n));
             let subject = vec![b'a'; n.ok_or(Error::POSITIVE)? as usize];
@@ -496,6 +499,8 @@ fn help(call: &mut Call) -> Done {
             "    Ends the process as a fault would.",
             "SET-ACTIVE-EXPIRE (0|1)",
             "    Stops or resumes expiry in the background.",
+            "SET-SKIP-CHECKSUM-VALIDATION (0|1)",
+            "    Takes the payloads of RESTORE without looking at their checksum.",
             "SLEEP <seconds>",
             "    Stands still, decimals allowed.",
             "STRINGMATCH-LEN <len> <pattern>",

@@ -221,6 +221,10 @@ impl Server {
         t.add("executable", path(std::env::current_exe().ok().as_deref()));
         t.add("config_file", path(self.origin.file.as_deref()));
         t.add("io_threads_active", 0);
+        if let Some(shutdown) = &self.shutdown {
+            let left = (shutdown.deadline_ms - self.clock.now_ms()).max(0);
+            t.add("shutdown_in_milliseconds", left);
+        }
     }
 
     fn info_clients(&self, call: &Call<'_>, t: &mut Lines) {
@@ -240,7 +244,7 @@ impl Server {
         t.add("maxclients", self.cfg.maxclients);
         t.add("client_recent_max_input_buffer", input);
         t.add("client_recent_max_output_buffer", output);
-        t.add("blocked_clients", self.waiters.blocked());
+        t.add("blocked_clients", self.waiters.blocked() + self.paused.len());
         t.add("tracking_clients", 0);
         t.add("pubsub_clients", pubsub);
         t.add("watching_clients", watching);

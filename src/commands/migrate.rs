@@ -69,7 +69,7 @@ fn key_indexes(args: &Args<'_>) -> Vec<usize> {
     Vec::new()
 }
 
-fn parse(args: &Args<'_>) -> Result<Request, Error> {
+fn parse(call: &mut Call, args: &Args<'_>) -> Result<Request, Error> {
     let (mut copy, mut replace, mut auth) = (false, false, Vec::new());
     let mut i = 6;
     while i < args.len() {
@@ -82,6 +82,7 @@ fn parse(args: &Args<'_>) -> Result<Request, Error> {
                     return Err(Error::SYNTAX);
                 }
                 auth = (i + 1..=i + count).map(|at| args[at].to_vec()).collect();
+                (i + 1..=i + count).for_each(|at| call.redact(at));
                 i += count;
             }
             b"keys" if !args[3].is_empty() => {
@@ -111,7 +112,7 @@ fn parse(args: &Args<'_>) -> Result<Request, Error> {
 }
 
 fn migrate(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
-    let request = parse(args)?;
+    let request = parse(call, args)?;
     let (db, now_ms) = (call.client.db, s.ks.now_ms);
     let mut keys = Vec::new();
     let mut sent = Vec::new();

@@ -8,6 +8,7 @@ use varve_engine::command::{Command, Keys, Spec, category, flag::*};
 use varve_engine::{Args, Error};
 
 fn save(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
+    s.abandon_empty_save(call.net);
     if s.snapshots.running() {
         return Err(Error::new("ERR Background save already in progress"));
     }

@@ -31,6 +31,10 @@ pub struct Directive {
     pub sensitive: bool,
     /// Known to files only: neither CONFIG GET nor SET shows it.
     pub file_only: bool,
+    /// Cannot be changed while data are loaded.
+    pub deny_loading: bool,
+    /// For tests: CONFIG GET shows it to those who name it, and no page tells of it.
+    pub hidden: bool,
     /// Takes several lines of a file together.
     pub repeated: bool,
     /// The value that the default file sets, where that differs from leaving it out.
@@ -61,6 +65,8 @@ impl Directive {
             protected: false,
             sensitive: false,
             file_only: false,
+            deny_loading: false,
+            hidden: false,
             repeated: false,
             packaged: None,
             get,
@@ -92,6 +98,16 @@ impl Directive {
 
     const fn file_only(mut self) -> Directive {
         self.file_only = true;
+        self
+    }
+
+    const fn deny_loading(mut self) -> Directive {
+        self.deny_loading = true;
+        self
+    }
+
+    const fn hidden(mut self) -> Directive {
+        self.hidden = true;
         self
     }
 
@@ -286,7 +302,8 @@ directives! {
     "The command log" {
         /// Keep the command log on disk, so that what was acknowledged is there after a restart.
         /// The default is yes; Redis's is no.
-        appendonly: bool = true, "appendonly", Kind::Bool, packaged("yes");
+        appendonly: bool = true, "appendonly", Kind::Bool, packaged("yes"),
+            deny_loading();
         /// When the log is synced: `always` before the reply leaves, `everysec` once a second,
         /// `no` when the kernel pleases. Under every one a killed process loses nothing that it
         /// acknowledged; they differ in what a power cut can take.
@@ -336,7 +353,7 @@ directives! {
             check(|c| plain_file_name("dbfilename", &c.dbfilename));
         /// The working folder, for the snapshot and the log.
         dir: String = "./".into(), "dir", Kind::Text, protected(), packaged("/var/lib/varve"),
-            check(existing_dir);
+            check(existing_dir), deny_loading();
         /// On a server without persistence (no save points, `appendonly no`), remove the RDB files that
         /// full syncs leave.
         rdb_del_sync_files: bool = false, "rdb-del-sync-files", Kind::Bool;
@@ -367,7 +384,7 @@ directives! {
         /// Load a full sync from the socket without a file: never, when this replica is empty, or
         /// keeping the old data until the new is complete.
         repl_diskless_load: DisklessLoad = DisklessLoad::Disabled, "repl-diskless-load",
-            DisklessLoad::KIND;
+            DisklessLoad::KIND, deny_loading();
         /// Seconds between the pings that a primary sends to its replicas.
         repl_ping_replica_period: u32 = 10, "repl-ping-replica-period", int(1, INT_MAX),
             alias("repl-ping-slave-period");
@@ -520,6 +537,13 @@ directives! {
         hll_sparse_max_bytes: u64 = 3000, "hll-sparse-max-bytes", memory(0);
         /// The locale for SORT ALPHA; empty takes the environment's.
         locale_collate: String = String::new(), "locale-collate", Kind::Text;
+    }
+
+    "Tests" {
+        /// Microseconds that a snapshot waits after each key.
+        rdb_key_save_delay: u32 = 0, "rdb-key-save-delay", int(0, INT_MAX), hidden();
+        /// Microseconds that loading an RDB file waits after each key.
+        key_load_delay: u32 = 0, "key-load-delay", int(0, INT_MAX), hidden();
     }
 }
 

@@ -101,7 +101,10 @@ pub fn page() -> String {
 }
 
 fn for_each_group(mut each: impl FnMut(&str, &[Directive])) {
-    for directives in DIRECTIVES.chunk_by(|a, b| a.group == b.group) {
+    for directives in DIRECTIVES.chunk_by(|a, b| a.group == b.group && a.hidden == b.hidden) {
+        if directives[0].hidden {
+            continue;
+        }
         each(directives[0].group, directives);
     }
 }

@@ -40,9 +40,9 @@ impl Config {
         }
     }
 
-    /// Every name and alias that CONFIG GET knows, with a way to its value.
+    /// Every name and alias that CONFIG GET knows and that is not hidden, with a way to its value.
     fn all(&self) -> impl Iterator<Item = (&'static str, Box<dyn Fn() -> String + '_>)> {
-        let ours = DIRECTIVES.iter().filter(|d| !d.file_only).flat_map(move |d| {
+        let ours = DIRECTIVES.iter().filter(|d| !d.file_only && !d.hidden).flat_map(move |d| {
             let value =
                 move |name| (name, Box::new(move || d.get(self)) as Box<dyn Fn() -> String + '_>);
             [Some(d.name), d.alias].into_iter().flatten().map(value)

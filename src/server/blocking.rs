@@ -10,7 +10,6 @@ use super::dispatch::Call;
 use super::registry::{CommandId, Registered, Run};
 use std::collections::{HashMap, VecDeque};
 use varve_engine::command::{Block, Ctx, OnTimeout, flag};
-use varve_engine::keyspace::Origin;
 use varve_engine::value::Type;
 use varve_engine::{Args, Error, OwnedArgs};
 use varve_net::{ConnId, Net};
@@ -114,6 +113,8 @@ impl Server {
 
     /// Runs the commands of clients that wait for keys which may now have something.
     pub fn serve_ready(&mut self, net: &mut Net<Client>) {
+        // What expired while the command ran is not there to be had.
+        self.ks.now_ms = self.clock.now_ms();
         // Serving one client may make a key ready for another (`BLMOVE`): until nothing is left.
         while !self.ks.ready.is_empty() {
             for (db, key) in std::mem::take(&mut self.ks.ready) {
@@ -148,7 +149,7 @@ impl Server {
             return;
         }
         let mut reply = conn.output.alike();
-        self.ks.origin = if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
+        self.ks.origin = self.origin_of(spec.flags);
         let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);
         let (written, result) = varve_engine::command::call(&mut ctx, run, &mut args.args());
         if ctx.block.is_some() {
@@ -188,7 +189,7 @@ impl Server {
         self.with_client(net, id, |s, call| {
             let on = s.unblock(id, call.client);
             match (on, error) {
-                (_, Some(error)) => call.reply.error(&error),
+                (_, Some(error)) => s.fail(call, call.command, &error),
                 (Some(BlockedOn::Keys { on_timeout, .. }), None) => match on_timeout {
                     OnTimeout::Null => call.reply.null(),
                     OnTimeout::NullArray => call.reply.null_array(),
@@ -288,6 +289,8 @@ impl Server {
                 }
             });
             self.serve_ready(net);
+            self.publish_events(net);
+            self.fail_all_watchers(net);
         }
     }
 

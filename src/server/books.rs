@@ -1,11 +1,11 @@
 //! What the daemon keeps account of: counters, rates, the slow log, latency events.
 
 use super::Server;
-use super::dispatch::Call;
+use super::dispatch::{Call, REDACTED};
 use super::registry::CommandId;
 use std::collections::VecDeque;
-use varve_engine::Args;
 use varve_engine::command::flag;
+use varve_engine::{Args, OwnedArgs};
 
 /// Counters that `INFO stats` shows and `CONFIG RESETSTAT` clears.
 #[derive(Clone, Debug, Default)]
@@ -113,13 +113,7 @@ impl Server {
 
     /// Enters a command that ran for `spent_ns` in the books.
     pub fn account(&mut self, call: &Call<'_>, id: CommandId, args: &Args<'_>, spent_ns: u64) {
-        let histogram = self.cfg.latency_tracking;
-        let counters = self.commands.counters(id);
-        counters.calls += 1;
-        counters.ns += spent_ns;
-        if histogram {
-            counters.times[(64 - spent_ns.leading_zeros()).min(47) as usize] += 1;
-        }
+        self.count_call(id, spent_ns);
         let us = spent_ns / 1000;
         let slower_than = self.cfg.slowlog_log_slower_than;
         if slower_than >= 0 && us >= slower_than as u64 {
@@ -132,6 +126,16 @@ impl Server {
         }
     }
 
+    pub fn count_call(&mut self, id: CommandId, spent_ns: u64) {
+        let histogram = self.cfg.latency_tracking;
+        let counters = self.commands.counters(id);
+        counters.calls += 1;
+        counters.ns += spent_ns;
+        if histogram {
+            counters.times[(64 - spent_ns.leading_zeros()).min(47) as usize] += 1;
+        }
+    }
+
     #[cold]
     fn slow(&mut self, call: &Call<'_>, id: CommandId, args: &Args<'_>, us: u64) {
         if self.commands.get(id).spec.has(flag::SKIP_SLOWLOG) {
@@ -139,7 +143,8 @@ impl Server {
         }
         let shown = if args.len() > SLOW_ARGS { SLOW_ARGS - 1 } else { args.len() };
         let mut kept: Vec<Vec<u8>> = Vec::with_capacity(SLOW_ARGS);
-        for arg in args.iter().take(shown) {
+        for (i, arg) in args.iter().take(shown).enumerate() {
+            let arg = if call.secrets.contains(&i) { REDACTED } else { arg };
             kept.push(match arg.len() > SLOW_BYTES {
                 false => arg.to_vec(),
                 true => {
@@ -181,28 +186,20 @@ impl Server {
         }
     }
 
-    /// A command as `MONITOR` shows it. The line is made before the command runs, which may take its
-    /// arguments, and sent after it: a transaction's `EXEC` comes behind its commands.
+    /// Shows a command to the monitors after it ran, with the database that it left selected: a
+    /// transaction's `EXEC` comes behind its commands.
     #[cold]
-    pub fn monitor_line(&self, args: &Args<'_>) -> Vec<u8> {
-        let mut line = Vec::new();
-        for arg in args.iter() {
-            line.extend_from_slice(b" \"");
-            escape(arg, &mut line);
-            line.push(b'"');
-        }
-        line.extend_from_slice(b"\r\n");
-        line
-    }
-
-    /// Shows a command to the monitors, with the database that it left selected.
-    #[cold]
-    pub fn feed_monitors(&mut self, call: &mut Call<'_>, shown: &[u8]) {
+    pub fn feed_monitors(&mut self, call: &mut Call<'_>, mut shown: OwnedArgs) {
         let us = self.clock.now_us();
         let (seconds, micros) = (us / 1_000_000, us % 1_000_000);
         let (db, peer) = (call.client.db, &call.client.peer);
         let mut line = format!("+{seconds}.{micros:06} [{db} {peer}]").into_bytes();
-        line.extend_from_slice(shown);
+        for (i, arg) in shown.args().iter().enumerate() {
+            line.extend_from_slice(b" \"");
+            escape(if call.secrets.contains(&i) { REDACTED } else { arg }, &mut line);
+            line.push(b'"');
+        }
+        line.extend_from_slice(b"\r\n");
         for &id in &self.monitors {
             if id == call.id {
                 call.reply.raw(&line);

@@ -28,6 +28,8 @@ pub struct Multi {
     pub aborted: bool,
     /// Flags of all queued commands together.
     pub flags: u32,
+    /// Flags that not all of them have.
+    pub lacks: u32,
 }
 
 /// Why a client waits.

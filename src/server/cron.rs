@@ -70,8 +70,7 @@ impl Server {
             }
         }
         if self.cfg.maxmemory > 0 && self.loading.is_none() {
-            self.over_memory();
-            self.publish_events(net);
+            self.over_memory(net);
             self.fail_all_watchers(net);
         }
         self.evict_clients(net);
@@ -96,14 +95,19 @@ impl Server {
 
     /// The active expiry cycle: a quarter of the time between two rounds at the usual effort.
     fn expire_some(&mut self, net: &mut Net<Client>) {
-        if !self.is_primary() || self.ks.held || self.cron.no_active_expiry {
+        if self.ks.held || self.cron.no_active_expiry {
             return;
         }
         let share = 25 + 2 * (self.cfg.active_expire_effort as u64 - 1);
         let budget = self.period() * share as u32 / 100;
         let started = Instant::now();
         self.ks.now_ms = self.clock.now_ms();
-        self.ks.expire_cycle(|| started.elapsed() >= budget);
+        if self.is_primary() {
+            self.ks.own_expires.clear();
+            self.ks.expire_cycle(|| started.elapsed() >= budget);
+        } else {
+            self.ks.expire_own();
+        }
         if !self.ks.effects.is_empty() {
             self.append_effects_singly();
             self.collect_garbage();

@@ -4,8 +4,10 @@
 //! at once expects the same error.
 
 use super::Server;
+use super::books::escape;
 use super::client::{Blocked, BlockedOn, Client, Kind, ReplyMode};
 use super::registry::{CommandId, Run, Unknown};
+use crate::log_warning;
 use varve_engine::command::{Ctx, Written, as_resp, flag};
 use varve_engine::keyspace::Origin;
 use varve_engine::{Args, Error, OwnedArgs, Reply};
@@ -18,22 +20,68 @@ pub struct Call<'a> {
     pub client: &'a mut Client,
     pub reply: &'a mut Reply,
     pub command: CommandId,
+    /// Which arguments of the command at hand are secrets, as it found out itself.
+    pub secrets: Vec<usize>,
 }
 
+/// What `MONITOR` and the slow log show in place of a secret.
+pub const REDACTED: &[u8] = b"(redacted)";
+
 impl Call<'_> {
+    /// Keeps an argument out of what `MONITOR` and the slow log show.
+    pub fn redact(&mut self, arg: usize) {
+        self.secrets.push(arg);
+    }
+
     /// Whether the client is on this machine: some settings open things to those only.
     pub fn is_local(&self) -> bool {
         self.client.unix || self.client.socket.is_none_or(|s| s.ip().to_canonical().is_loopback())
     }
 }
 
+pub const STILL_LOADING: Error = Error::new("LOADING Varve is loading the dataset in memory");
+
 const MISCONF_RDB: Error = Error::new(
     "MISCONF Varve is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that may modify the data set are disabled, because this instance is configured to report errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Varve logs for details about the RDB error.",
 );
 
 impl Server {
-    /// Runs one request of a client.
+    /// Runs one request of a client, or of a replica.
     pub fn execute(&mut self, call: &mut Call<'_>, args: &mut Args<'_>) {
+        match call.client.kind {
+            Kind::Replica => self.execute_for_replica(call, args),
+            _ => self.execute_request(call, args),
+        }
+    }
+
+    /// A replica takes all that comes for the history: a reply would become part of its data.
+    fn execute_for_replica(&mut self, call: &mut Call<'_>, args: &mut Args<'_>) {
+        let name = match self.commands.find(args) {
+            Ok(id) => self.commands.get(id).spec.name.to_owned(),
+            Err(_) => String::from_utf8_lossy(&args[0]).into_owned(),
+        };
+        let mut reply = call.reply.alike();
+        let mut aside = Call {
+            net: &mut *call.net,
+            id: call.id,
+            client: &mut *call.client,
+            reply: &mut reply,
+            command: call.command,
+            secrets: Vec::new(),
+        };
+        self.execute_request(&mut aside, args);
+        if !reply.is_empty() {
+            let mut said = Vec::new();
+            escape(&reply.to_vec()[..reply.len().min(128)], &mut said);
+            log_warning!(
+                "Replica generated a reply to command '{name}', disconnecting it: {}",
+                String::from_utf8_lossy(&said)
+            );
+            call.net.kill(call.id);
+        }
+    }
+
+    fn execute_request(&mut self, call: &mut Call<'_>, args: &mut Args<'_>) {
         call.client.last_used_ms = self.clock.now_ms();
         call.client.commands += 1;
         self.stats.commands += 1;
@@ -65,6 +113,7 @@ impl Server {
             && !matches!(spec.name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
         {
             multi.flags |= spec.flags;
+            multi.lacks |= !spec.flags;
             multi.queue.push((id, OwnedArgs::from_args(args)));
             call.reply.simple("QUEUED");
             return;
@@ -81,6 +130,7 @@ impl Server {
         self.run(call, id, args);
         if !self.ks.ready.is_empty() {
             self.serve_ready(call.net);
+            self.tell(call);
         }
     }
 
@@ -119,14 +169,13 @@ impl Server {
     /// Whether the command may run now, for this client.
     pub(super) fn check(&mut self, call: &mut Call<'_>, id: CommandId) -> Result<(), Error> {
         let spec = self.commands.get(id).spec;
-        let (is_write, client) = (spec.has(flag::WRITE), &*call.client);
+        let client = &*call.client;
         // What a transaction will do counts when it is executed.
-        let (writes, denies_oom) = match &client.multi {
-            Some(multi) if spec.name == "exec" => {
-                (multi.flags & flag::WRITE != 0, multi.flags & flag::DENYOOM != 0)
-            }
-            _ => (is_write, spec.has(flag::DENYOOM)),
+        let (flags, lacks) = match &client.multi {
+            Some(multi) if spec.name == "exec" => (multi.flags, multi.lacks),
+            _ => (spec.flags, !spec.flags),
         };
+        let (writes, denies_oom) = (flags & flag::WRITE != 0, flags & flag::DENYOOM != 0);
         if !client.authenticated && !spec.has(flag::NO_AUTH) {
             return Err(Error::new("NOAUTH Authentication required."));
         }
@@ -140,7 +189,7 @@ impl Server {
                 "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
             ));
         }
-        if self.cfg.maxmemory > 0 && self.over_memory() && denies_oom {
+        if self.cfg.maxmemory > 0 && self.over_memory(call.net) && denies_oom {
             return Err(Error::OOM);
         }
         if self.is_primary() && writes {
@@ -187,7 +236,7 @@ impl Server {
         if !self.is_primary()
             && !self.link_is_up()
             && !self.cfg.replica_serve_stale_data
-            && !spec.has(flag::STALE)
+            && lacks & flag::STALE != 0
         {
             return Err(Error::new(
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
@@ -198,8 +247,8 @@ impl Server {
         {
             return Err(Error::new("ERR Replica can't interact with the keyspace"));
         }
-        if !spec.has(flag::LOADING) && self.loading.as_ref().is_some_and(|l| !l.is_beside()) {
-            return Err(Error::new("LOADING Varve is loading the dataset in memory"));
+        if lacks & flag::LOADING != 0 && self.loading.as_ref().is_some_and(|l| !l.is_beside()) {
+            return Err(STILL_LOADING);
         }
         Ok(())
     }
@@ -210,12 +259,13 @@ impl Server {
         let started = self.clock.now_ns();
         let spec = self.commands.get(id).spec;
         let watched = !self.monitors.is_empty() && !spec.has(flag::SKIP_MONITOR | flag::ADMIN);
-        let shown = watched.then(|| self.monitor_line(args));
+        // The command may take its arguments; what is secret in them it tells.
+        let shown = watched.then(|| OwnedArgs::from_args(args));
+        call.secrets.clear();
         match self.commands.get(id).run {
             Run::Data(run) => {
                 self.ks.now_ms = self.clock.now_ms();
-                self.ks.origin =
-                    if self.is_primary() { Origin::Client } else { Origin::ReplicaClient };
+                self.ks.origin = self.origin_of(spec.flags);
                 let mut ctx = Ctx::new(&mut self.ks, call.client.db, call.reply);
                 ctx.may_block = self.in_exec.is_none();
                 ctx.ks.no_touch = call.client.no_touch && spec.name != "touch";
@@ -225,7 +275,13 @@ impl Server {
                 if let Err(error) = result {
                     self.fail(call, id, &error);
                 }
-                self.written(call.client, written, args);
+                // What a command that only reads found expired goes key by key: nothing holds it together.
+                if !spec.has(flag::WRITE) && written == Written::Effects && self.in_exec.is_none() {
+                    self.append_effects_singly();
+                    call.client.wrote_to = self.log.end().0;
+                } else {
+                    self.written(call.client, written, args);
+                }
                 if let Some(block) = block {
                     self.block_on_keys(call, id, args, block);
                 }
@@ -240,10 +296,24 @@ impl Server {
             }
         }
         if let Some(shown) = shown {
-            self.feed_monitors(call, &shown);
+            self.feed_monitors(call, shown);
         }
         let spent_ns = self.clock.tick_ns() - started;
         self.account(call, id, args, spent_ns);
+        self.tell(call);
+    }
+
+    /// On whose behalf a client's command with these flags runs.
+    pub(super) fn origin_of(&self, flags: u32) -> Origin {
+        match (self.is_primary(), flags & flag::WRITE != 0) {
+            (true, _) => Origin::Client,
+            (false, true) => Origin::ReplicaWriter,
+            (false, false) => Origin::ReplicaReader,
+        }
+    }
+
+    /// Tells those concerned what has just changed, and gives away what is to be freed.
+    fn tell(&mut self, call: &mut Call<'_>) {
         if !self.ks.watchers_hit.is_empty() {
             self.fail_watchers(call.net, call.id, call.client);
         }
@@ -253,9 +323,12 @@ impl Server {
         if !self.ks.garbage.is_empty() {
             self.collect_garbage();
         }
+        if std::mem::take(&mut self.ks.emptied) && self.is_primary() {
+            self.forget_snapshots(call.net);
+        }
     }
 
-    fn fail(&mut self, call: &mut Call<'_>, id: CommandId, error: &Error) {
+    pub(super) fn fail(&mut self, call: &mut Call<'_>, id: CommandId, error: &Error) {
         self.count_error(error);
         self.commands.counters(id).failed += 1;
         call.reply.error(error);

@@ -285,7 +285,6 @@ impl Server {
         (self.snapshots.last_load_keys, self.snapshots.last_load_expired) = (0, 0);
         self.clock.sync();
         let now = self.clock.now_ms();
-        let drop_expired = self.is_primary();
         let mut ahead = VecDeque::with_capacity(AHEAD + 1);
         let (mut n, mut released, mut base_loaded) = (0u64, 0usize, None);
         while let Some(item) = reader.next().map_err(wrong)? {
@@ -310,7 +309,11 @@ impl Server {
                             self.ks.dbs.len()
                         ));
                     }
-                    if drop_expired && entry.expire().is_some_and(|at| at < now) {
+                    // What has expired since is left out only where nobody else has it: the log's next
+                    // command may give it more time, and a replica is to be told that it is deleted.
+                    let alone =
+                        self.is_primary() && !self.cfg.appendonly && place.history.is_none();
+                    if alone && entry.expire().is_some_and(|at| at < now) {
                         self.snapshots.last_load_expired += 1;
                         continue;
                     }
@@ -325,7 +328,11 @@ impl Server {
                 }
             }
             n += 1;
-            if n.is_multiple_of(STEP) {
+            let delay = Duration::from_micros(self.cfg.key_load_delay.into());
+            if !delay.is_zero() {
+                std::thread::sleep(delay);
+            }
+            if n.is_multiple_of(STEP) || !delay.is_zero() {
                 ahead.drain(..).for_each(|(db, entry, idle, f)| self.ks.load(db, entry, idle, f));
                 let position = reader.position();
                 if let Some(loading) = &mut self.loading {
@@ -408,6 +415,7 @@ impl Server {
             // PUBLISH, PING, REPLCONF and their like change no data.
             return Ok(());
         };
+        let started = self.clock.now_ns();
         self.ks.origin = Origin::Log;
         let mut reply = std::mem::take(&mut self.apply_reply);
         reply.muted = true;
@@ -416,7 +424,13 @@ impl Server {
         let (_, result) = varve_engine::command::call(&mut ctx, run, args);
         self.apply_reply = reply;
         self.ks.effects.clear();
+        self.ks.emptied = false;
         self.ks.origin = Origin::Client;
+        if self.loading.is_none() {
+            let spent_ns = self.clock.tick_ns() - started;
+            self.count_call(id, spent_ns);
+            self.stats.commands += 1;
+        }
         if !self.ks.garbage.is_empty() {
             self.collect_garbage();
         }

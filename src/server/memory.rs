@@ -71,7 +71,7 @@ impl Server {
 
     /// Evicts if memory is short, for as long as `maxmemory-eviction-tenacity` allows. Whether memory
     /// is still short with nothing left to evict; never while writes are held.
-    pub fn over_memory(&mut self) -> bool {
+    pub fn over_memory(&mut self, net: &mut Net<Client>) -> bool {
         let limit = self.cfg.maxmemory;
         // Eviction is the primary's; a replica gets its deletes.
         let leaves_it = !self.is_primary() && self.cfg.replica_ignore_maxmemory;
@@ -98,11 +98,14 @@ impl Server {
             self.ks.evict(db, &key);
             evicted += 1;
             self.collect_garbage();
+            // What is to be said of it takes memory too: kept until the end, one small key after the
+            // other would be evicted for the last one's sake.
+            self.append_effects_singly();
+            self.publish_events(net);
             short = self.counted_memory() > limit;
             in_time = !evicted.is_multiple_of(STEP)
                 || budget.is_none_or(|budget| self.clock.tick_ns() - started < budget);
         }
-        self.append_effects_singly();
         let now = self.clock.tick_ns();
         self.latency("eviction-cycle", (now - started) / 1_000_000);
         self.memory.evicting = short && !in_time;
@@ -120,8 +123,7 @@ impl Server {
     /// Goes on with an eviction that ran out of time.
     pub fn evict_more(&mut self, net: &mut Net<Client>) {
         if self.memory.evicting && self.loading.is_none() {
-            self.over_memory();
-            self.publish_events(net);
+            self.over_memory(net);
             self.fail_all_watchers(net);
         }
     }

@@ -139,7 +139,8 @@ impl Server {
         let mut client = std::mem::take(&mut conn.session);
         let mut reply = std::mem::take(&mut conn.output);
         let command = client.last_command.unwrap_or_default();
-        let mut call = Call { net, id, client: &mut client, reply: &mut reply, command };
+        let secrets = Vec::new();
+        let mut call = Call { net, id, client: &mut client, reply: &mut reply, command, secrets };
         let result = act(self, &mut call);
         if let Some(conn) = net.conn_mut(id) {
             conn.hold = client.blocked.is_some();

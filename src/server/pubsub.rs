@@ -68,23 +68,41 @@ impl Listening {
     }
 }
 
-fn message(reply: &mut Reply, parts: &[&[u8]]) {
-    // Messages come between replies even where `CLIENT REPLY OFF` silences those.
+/// What comes between replies comes even where `CLIENT REPLY OFF` silences those.
+pub fn unmuted(reply: &mut Reply, write: impl FnOnce(&mut Reply)) {
     let muted = std::mem::replace(&mut reply.muted, false);
-    reply.push(parts.len());
-    parts.iter().for_each(|p| reply.bulk(p));
+    write(reply);
     reply.muted = muted;
+}
+
+fn message(reply: &mut Reply, parts: &[&[u8]]) {
+    unmuted(reply, |reply| {
+        reply.push(parts.len());
+        parts.iter().for_each(|p| reply.bulk(p));
+    });
+}
+
+/// Confirms that a subscription began or ended: `count` are left.
+fn confirmation(reply: &mut Reply, word: &[u8], name: Option<&[u8]>, count: i64) {
+    unmuted(reply, |reply| {
+        reply.push(3);
+        reply.bulk(word);
+        match name {
+            Some(name) => reply.bulk(name),
+            None => reply.null(),
+        }
+        reply.int(count);
+    });
 }
 
 impl Server {
     pub fn subscribe(&mut self, call: &mut Call<'_>, kind: Listening, name: &[u8]) {
         if kind.of(call.client).insert(name.into()) {
             self.pubsub.of(kind).entry(name.into()).or_default().insert(call.id);
+            // It is of another class now, with other limits.
+            call.client.reconfigure = true;
         }
-        call.reply.push(3);
-        call.reply.bulk(kind.subscribed());
-        call.reply.bulk(name);
-        call.reply.int(kind.count(call.client));
+        confirmation(call.reply, kind.subscribed(), Some(name), kind.count(call.client));
     }
 
     /// Ends one subscription, whether there was one or not; `None` answers that there was none.
@@ -93,14 +111,9 @@ impl Server {
             && kind.of(call.client).remove(name)
         {
             self.stop_listening(kind, name, call.id);
+            call.client.reconfigure = true;
         }
-        call.reply.push(3);
-        call.reply.bulk(kind.unsubscribed());
-        match name {
-            Some(name) => call.reply.bulk(name),
-            None => call.reply.null(),
-        }
-        call.reply.int(kind.count(call.client));
+        confirmation(call.reply, kind.unsubscribed(), name, kind.count(call.client));
     }
 
     fn stop_listening(&mut self, kind: Listening, name: &[u8], id: ConnId) {

@@ -9,10 +9,13 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 use varve_engine::hasher::hash;
-use varve_net::{Closed, Conn, ConnId, External, Net, Peer, Service};
+use varve_net::{Closed, Conn, ConnId, External, Net, OutputLimit, Peer, Service};
 
 /// Requests whose keys are fetched into the cache before the first of them runs.
 const AHEAD: usize = 16;
+
+/// How much may wait to be read by a client that has not shown the password: error replies, no more.
+const UNAUTHENTICATED_OUTPUT: usize = 16 << 10;
 
 const DENIED: &[u8] = b"-DENIED Varve is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. If you want to connect from external computers to Varve you may adopt one of the following solutions: 1) Just disable protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to Varve from the same host the server is running, however MAKE SURE Varve is not publicly accessible from internet if you do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the protected mode by editing the configuration file, and setting the protected mode option to 'no', and then restarting the server. 3) If you started the server manually just for testing, restart it with the '--protected-mode no' option. 4) Setup a an authentication password for the default user. NOTE: You only need to do one of the above things in order for the server to start accepting connections from the outside.\r\n";
 
@@ -90,6 +93,7 @@ impl Service for Server {
                 client: &mut conn.session,
                 reply: &mut conn.output,
                 command: 0,
+                secrets: Vec::new(),
             };
             self.execute(&mut call, &mut args);
             conn.hold = conn.session.blocked.is_some();
@@ -255,19 +259,27 @@ impl Server {
             Kind::Normal if conn.session.in_pubsub() => 2,
             _ => 0,
         };
-        let limit = &self.cfg.client_output_buffer_limit[class];
-        conn.output_limit = varve_net::OutputLimit {
-            hard: limit.hard as usize,
-            soft: limit.soft as usize,
-            soft_for: std::time::Duration::from_secs(limit.soft_seconds),
-        };
+        conn.output_limit = self.output_limit(class, conn.session.authenticated);
         conn.limits.authenticated = conn.session.authenticated;
         conn.limits.bulk_max = self.cfg.proto_max_bulk_len as usize;
         conn.query_limit = self.cfg.client_query_buffer_limit as usize;
         if conn.session.kind == Kind::Replica {
             // A replica is an offset: what it has not taken stays in the log, not in a buffer.
-            conn.output_limit = varve_net::OutputLimit::default();
+            conn.output_limit = OutputLimit::default();
             conn.feeds = true;
+        }
+    }
+
+    /// How much may wait to be read by a client of a class of `client-output-buffer-limit`.
+    pub(super) fn output_limit(&self, class: usize, authenticated: bool) -> OutputLimit {
+        if !authenticated {
+            return OutputLimit { hard: UNAUTHENTICATED_OUTPUT, ..OutputLimit::default() };
+        }
+        let limit = &self.cfg.client_output_buffer_limit[class];
+        OutputLimit {
+            hard: limit.hard as usize,
+            soft: limit.soft as usize,
+            soft_for: std::time::Duration::from_secs(limit.soft_seconds),
         }
     }
 }

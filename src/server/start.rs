@@ -29,9 +29,9 @@ pub struct Shutdown {
     pub save: Option<bool>,
     pub force: bool,
     pub deadline_ms: i64,
-    /// The client that asked, which hears of a failure.
-    pub client: Option<u64>,
 }
+
+const NOT_SHUT_DOWN: Error = Error::new("ERR Errors trying to SHUTDOWN. Check logs.");
 
 /// How long a start waits for a daemon that was killed to let go of the folder.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -70,10 +70,6 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
             "No configuration file: running with the built-in defaults and the command line"
         ),
     }
-    let on_terminal = cfg.logfile.is_empty() && std::io::stdout().is_terminal();
-    if cfg.always_show_logo || on_terminal {
-        show_logo(&cfg);
-    }
     for notice in &loaded.notices {
         log_warning!("{notice}");
     }
@@ -98,6 +94,11 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
     net.register(signals.as_fd(), true, false).map_err(|e| format!("Can't watch signals: {e}"))?;
     net.set_keepalive(keepalive(&cfg)).map_err(|e| e.to_string())?;
     let listeners = listen(&mut net, &cfg)?;
+    // Whoever reads this may connect.
+    let on_terminal = cfg.logfile.is_empty() && std::io::stdout().is_terminal();
+    if cfg.always_show_logo || on_terminal {
+        show_logo(&cfg);
+    }
     net.set_io_threads(cfg.io_threads as usize)
         .map_err(|e| format!("Can't start I/O threads: {e}"))?;
     let mut server = Server::new(cfg, loaded.origin, &net)?;
@@ -393,12 +394,7 @@ impl Server {
         net.limits.bulk_max = cfg.proto_max_bulk_len as usize;
         net.limits.authenticated = cfg.requirepass.is_empty();
         net.query_limit = cfg.client_query_buffer_limit as usize;
-        let normal = &cfg.client_output_buffer_limit[0];
-        net.output_limit = varve_net::OutputLimit {
-            hard: normal.hard as usize,
-            soft: normal.soft as usize,
-            soft_for: Duration::from_secs(normal.soft_seconds),
-        };
+        net.output_limit = self.output_limit(0, cfg.requirepass.is_empty());
         let _ = net.set_keepalive(keepalive(&self.cfg));
     }
 
@@ -466,7 +462,7 @@ impl Server {
                         self.stopping = true;
                         continue;
                     }
-                    let _ = self.begin_shutdown(net, save, flags.now, flags.force, None);
+                    let _ = self.begin_shutdown(net, save, flags.now, flags.force);
                 }
                 _ => {}
             }
@@ -480,10 +476,9 @@ impl Server {
         save: Option<bool>,
         now: bool,
         force: bool,
-        client: Option<u64>,
     ) -> Result<(), Error> {
         let wait_ms = if now { 0 } else { self.cfg.shutdown_timeout as i64 * 1000 };
-        let shutdown = Shutdown { save, force, deadline_ms: self.clock.now_ms() + wait_ms, client };
+        let shutdown = Shutdown { save, force, deadline_ms: self.clock.now_ms() + wait_ms };
         self.shutdown = Some(shutdown);
         // Writes stop, so that there is an end to wait for.
         if self.try_finish_shutdown(net)? {
@@ -510,7 +505,7 @@ impl Server {
 
     fn try_finish_shutdown(&mut self, net: &mut Net<Client>) -> Result<bool, Error> {
         let Some(shutdown) = &self.shutdown else { return Ok(false) };
-        let (save, force, client) = (shutdown.save, shutdown.force, shutdown.client);
+        let (save, force) = (shutdown.save, shutdown.force);
         let late = self.clock.now_ms() >= shutdown.deadline_ms;
         if !late && !self.replicas_have_everything() {
             return Ok(false);
@@ -525,11 +520,7 @@ impl Server {
             {
                 log_warning!("Error trying to save the DB, can't exit: {why}");
                 self.cancel_shutdown(net);
-                let error = Error::new("ERR Errors trying to SHUTDOWN. Check logs.");
-                if let Some(id) = client {
-                    self.release(net, id, Some(error.clone()));
-                }
-                return Err(error);
+                return Err(NOT_SHUT_DOWN);
             }
         }
         self.log.flush();
@@ -538,10 +529,18 @@ impl Server {
         Ok(true)
     }
 
-    /// `SHUTDOWN ABORT`: whether there was one to end.
+    /// `SHUTDOWN ABORT`, or a failure: whether there was one to end. All clients that wait for it are
+    /// told.
     pub fn cancel_shutdown(&mut self, net: &mut Net<Client>) -> bool {
         let was = self.shutdown.take().is_some();
         if was {
+            let waits = |client: &Client| {
+                client.blocked.as_ref().is_some_and(|b| matches!(b.on, BlockedOn::Shutdown))
+            };
+            let waiting: Vec<_> = net.iter().filter(|c| waits(&c.session)).map(|c| c.id).collect();
+            for id in waiting {
+                self.release(net, id, Some(NOT_SHUT_DOWN));
+            }
             self.let_go(net);
         }
         was
@@ -555,8 +554,7 @@ impl Server {
         now: bool,
         force: bool,
     ) -> Result<(), Error> {
-        let id = call.id;
-        self.begin_shutdown(call.net, save, now, force, Some(id))?;
+        self.begin_shutdown(call.net, save, now, force)?;
         if !self.stopping {
             self.block(call, BlockedOn::Shutdown, None);
         }

@@ -18,6 +18,7 @@
 //! | `VARVE_FORKS` | faults: snapshots in a row under writers | 30 |
 //! | `VARVE_PIPE_COMMANDS` | interop: commands through `redis-cli --pipe` | 200000 |
 
+mod clients;
 mod compress;
 mod crash;
 mod differential;

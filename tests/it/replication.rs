@@ -342,3 +342,40 @@ fn a_full_sync_needs_no_rewrite_of_the_replicas_log() {
     let log = replica.log();
     assert!(!log.contains("Starting automatic rewriting"), "{log}");
 }
+
+/// Keys that had expired in a log's base were left out when it was loaded, though the commands after it gave
+/// them more time.
+#[test]
+fn what_the_log_kept_alive_is_there_after_a_restart() {
+    let mut server = Server::start();
+    let mut client = server.client();
+    for key in ["persisted", "prolonged", "gone"] {
+        client.ok(&["SET", key, "v", "PX", "2000"]);
+    }
+    server.rewrite();
+    client.ok(&["PERSIST", "persisted"]);
+    client.ok(&["PEXPIRE", "prolonged", "1000000"]);
+    std::thread::sleep(Duration::from_millis(2100));
+    server.kill9();
+    server.restart();
+    let mut client = server.client();
+    assert_eq!(client.ok(&["EXISTS", "persisted", "prolonged", "gone"]).int(), 2);
+}
+
+/// A primary that left out of its snapshot what had expired since never told its replicas.
+#[test]
+fn replicas_are_told_of_what_expired_while_their_primary_was_down() {
+    let mut primary = Server::varve().arg("--appendonly", "no").start();
+    let replica = Server::varve().replica_of(primary.port()).start();
+    let mut client = primary.client();
+    client.ok(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+    for i in 0..100 {
+        client.ok(&["SET", &format!("key:{i}"), "v", "PX", "1"]);
+    }
+    assert!(eventually(PATIENCE, || replica.client().ok(&["DBSIZE"]).int() == 100));
+    client.ok(&["SAVE"]);
+    primary.restart();
+    assert!(eventually(PATIENCE, || replica.info("master_link_status") == "up"));
+    assert!(eventually(PATIENCE, || replica.client().ok(&["DBSIZE"]).int() == 0), "they stay");
+    assert_eq!(primary.info("sync_full"), "0");
+}

@@ -27,7 +27,15 @@ fn unlink(ctx: &mut Ctx, args: &mut Args) -> Done {
     del_all(ctx, args, true)
 }
 
+/// Asks without touching: what is only looked for does not count as used.
 fn exists(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let no_touch = std::mem::replace(&mut ctx.ks.no_touch, true);
+    let done = touch(ctx, args);
+    ctx.ks.no_touch = no_touch;
+    done
+}
+
+fn touch(ctx: &mut Ctx, args: &mut Args) -> Done {
     let mut n = 0;
     for key in args.iter().skip(1) {
         n += ctx.ks.read(ctx.db, key).is_some() as i64;
@@ -371,10 +379,6 @@ fn persist(ctx: &mut Ctx, args: &mut Args) -> Done {
     Ok(())
 }
 
-fn touch(ctx: &mut Ctx, args: &mut Args) -> Done {
-    exists(ctx, args)
-}
-
 fn dbsize(ctx: &mut Ctx, _: &mut Args) -> Done {
     ctx.reply.int(ctx.ks.dbs[ctx.db].len() as i64);
     Ok(())
@@ -403,6 +407,7 @@ fn flushall(ctx: &mut Ctx, args: &mut Args) -> Done {
         ctx.ks.dirty += ctx.ks.flush(db, lazy) as u64;
     }
     ctx.ks.dirty += 1;
+    ctx.ks.emptied = true;
     ctx.reply.ok();
     Ok(())
 }

@@ -92,7 +92,15 @@ pub(super) fn read_manifest(options: &Options) -> Result<Option<Manifest>, Error
 /// left in its pool is appended to the last segment, for which history is given up if the disk is full.
 pub fn recover(options: &Options) -> Result<Option<Recovered>, Error> {
     let manifest = match read_manifest(options)? {
-        Some(manifest) => manifest,
+        Some(manifest) => {
+            // Redis names the file there first, and may have been stopped before it moved it.
+            if manifest.base().is_some_and(|base| base.name == options.base_name)
+                && options.disk.open(&options.dir.join(&options.base_name)).is_err()
+            {
+                move_single_file(options)?;
+            }
+            manifest
+        }
         None => match adopt_single_file(options)? {
             Some(manifest) => manifest,
             None => return Ok(None),
@@ -107,16 +115,24 @@ pub fn recover(options: &Options) -> Result<Option<Recovered>, Error> {
     Ok(Some(recovered))
 }
 
-fn adopt_single_file(options: &Options) -> Result<Option<Manifest>, Error> {
+/// Moves the single-file AOF beside the folder into it, if there is one. Whether the folder has one now.
+fn move_single_file(options: &Options) -> Result<bool, Error> {
     let (disk, dir) = (&options.disk, &options.dir);
-    let outside = dir.parent().unwrap_or(Path::new("")).join(&options.base_name);
     let inside = dir.join(&options.base_name);
-    if disk.open(&outside).is_ok() {
-        disk.create_dir(dir).map_err(Error::io("create", dir))?;
-        disk.rename(&outside, &inside).map_err(Error::io("move", &outside))?;
-    } else if disk.open(&inside).is_err() {
+    let outside = dir.parent().unwrap_or(Path::new("")).join(&options.base_name);
+    if disk.open(&outside).is_err() {
+        return Ok(disk.open(&inside).is_ok());
+    }
+    disk.create_dir(dir).map_err(Error::io("create", dir))?;
+    disk.rename(&outside, &inside).map_err(Error::io("move", &outside))?;
+    Ok(true)
+}
+
+fn adopt_single_file(options: &Options) -> Result<Option<Manifest>, Error> {
+    if !move_single_file(options)? {
         return Ok(None);
     }
+    let (disk, dir) = (&options.disk, &options.dir);
     let (name, kind) = (options.base_name.clone(), FileType::Base);
     let entry = Entry { name, seq: 1, kind, start: None, end: None, db: 0, sealed_s: None };
     let manifest = Manifest { entries: vec![entry], state: None };

@@ -799,3 +799,13 @@ fn folders_of_redis_are_taken_as_they_are() {
     Log::resume(recovered, histories, options(&single), no_waker()).unwrap().close().unwrap();
     assert_eq!(recover(&options(&single)).unwrap().unwrap().histories(), Some(histories));
 }
+
+/// Redis writes the manifest of such a file before it moves it.
+#[test]
+fn a_single_file_that_was_not_moved_yet_is_moved() {
+    let disk = FakeDisk::new(1);
+    disk.put(Path::new("a.aof"), &command(&["SET", "a", "1"]));
+    disk.put(Path::new("aof/a.aof.manifest"), b"file a.aof seq 1 type b\n");
+    assert!(recover(&options(&disk)).unwrap().is_some());
+    assert!(recover(&options(&disk)).unwrap().is_some(), "and it stays where it is");
+}

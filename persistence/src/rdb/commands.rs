@@ -2,7 +2,7 @@
 //!
 //! Like the RDB encoder this runs in a forked child, so it allocates nothing.
 
-use super::encode::{PROGRESS_EVERY, SaveOptions};
+use super::encode::SaveOptions;
 use super::sink::{Buffers, Out, Sink};
 use std::io;
 use varve_engine::Keyspace;
@@ -34,12 +34,9 @@ pub fn save_as_commands(
         for entry in db.keys().iter() {
             key(entry, &mut out)?;
             done += 1;
-            if done % PROGRESS_EVERY == 0 {
-                progress(done);
-            }
+            progress(done);
         }
     }
-    progress(done);
     out.finish()
 }
 

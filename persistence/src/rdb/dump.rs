@@ -42,7 +42,8 @@ pub fn restore(
     let (signed, checksum) = payload.split_last_chunk::<CHECKSUM>().ok_or(DAMAGED)?;
     let (value, version) = signed.split_last_chunk::<2>().ok_or(DAMAGED)?;
     let known = u16::from_le_bytes(*version) as u32 <= VERSION;
-    if !known || crc64(signed) != u64::from_le_bytes(*checksum) {
+    let intact = limits.skip_checksum || crc64(signed) == u64::from_le_bytes(*checksum);
+    if !known || !intact {
         return Err(DAMAGED);
     }
     debug_assert_eq!(value.len() + FOOTER, payload.len());

@@ -15,9 +15,6 @@ use varve_engine::quicklist::Container;
 use varve_engine::types::{hash::Hash, list::List, set::Set, zset::Zset};
 use varve_engine::value::Value;
 
-/// Keys between two calls of `progress`.
-pub(super) const PROGRESS_EVERY: u64 = 1024;
-
 /// What a file says of itself, and how it is written.
 #[derive(Clone, Debug)]
 pub struct SaveOptions {
@@ -44,7 +41,7 @@ pub struct SaveOptions {
     pub evicts: bool,
 }
 
-/// Writes the keyspace as an RDB file through `write`. `progress` hears now and then how many keys
+/// Writes the keyspace as an RDB file through `write`. `progress` hears after each key how many
 /// are done. Returns the number of bytes. Allocates nothing.
 ///
 /// # Errors
@@ -71,12 +68,9 @@ pub fn save(
         for entry in db.keys().iter() {
             key(ks, entry, options, version, &mut out)?;
             done += 1;
-            if done % PROGRESS_EVERY == 0 {
-                progress(done);
-            }
+            progress(done);
         }
     }
-    progress(done);
     out.byte(op::EOF)?;
     match version >= CHECKSUM_SINCE {
         true => out.finish_with_checksum(),

@@ -5,6 +5,7 @@
 //! reports through.
 
 use crate::server::writeback::Writeback;
+use std::time::Duration;
 use varve_persistence::rdb;
 
 /// A record in the report pipe: kind, then two words.
@@ -51,6 +52,8 @@ pub(super) struct Child {
     pub report: i32,
     pub is_file: bool,
     pub incremental: bool,
+    /// How long to wait after each key.
+    pub key_delay: Duration,
 }
 
 impl Child {
@@ -85,6 +88,9 @@ impl Child {
             if keys >= reported + REPORT_EVERY {
                 reported = keys;
                 self.say(PROGRESS, keys, 0);
+            }
+            if !self.key_delay.is_zero() {
+                std::thread::sleep(self.key_delay);
             }
         };
         let mut result = match as_commands {

@@ -2,9 +2,9 @@
 //! points, and a log that has grown. One child works at a time.
 
 use super::Purpose;
-use crate::log_notice;
 use crate::server::Server;
 use crate::server::client::Client;
+use crate::{log_notice, log_warning};
 use varve_engine::Error;
 use varve_net::Net;
 
@@ -24,6 +24,7 @@ impl Server {
 
     /// `BGSAVE`.
     pub fn bgsave(&mut self, net: &mut Net<Client>, schedule: bool) -> Result<&'static str, Error> {
+        self.abandon_empty_save(net);
         if self.snapshots.running_for(&Purpose::Save) {
             return Err(Error::new("ERR Background save already in progress"));
         }
@@ -39,6 +40,28 @@ impl Server {
         self.snapshots.last_try_s = self.clock.now_ms() / 1000;
         self.snapshots.saves += 1;
         self.start_child(net, Purpose::Save).map(|_| "Background saving started")
+    }
+
+    /// All data were given up: without a log on disk, the last snapshot would bring them back after a
+    /// crash, and so would one that is being made.
+    pub fn forget_snapshots(&mut self, net: &mut Net<Client>) {
+        if self.log.is_on_disk() {
+            return;
+        }
+        self.abandon_child(net, &Purpose::Save);
+        if !self.cfg.save.is_empty()
+            && let Err(why) = self.bgsave(net, true)
+        {
+            log_warning!("The snapshot after FLUSHALL could not begin: {why}");
+        }
+    }
+
+    /// The snapshot that `FLUSHALL` began, of which no client knows, stands in no client's way.
+    pub fn abandon_empty_save(&mut self, net: &mut Net<Client>) {
+        if self.snapshots.running.as_ref().is_some_and(|running| running.progress.total == Some(0))
+        {
+            self.abandon_child(net, &Purpose::Save);
+        }
     }
 
     /// `BGREWRITEAOF`: a new base for the log.

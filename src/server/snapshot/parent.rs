@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use varve_engine::Error;
 use varve_engine::table::{ResizePolicy, set_resize_policy};
 use varve_net::{Conn, ConnId, Mode, Net};
@@ -135,6 +135,10 @@ impl Server {
         let at = if rotated || begins { self.log.begin_rotation() } else { self.log.end() };
         let mut options = self.save_options(self.cfg.rdb_version);
         options.aof_base |= purpose == Purpose::Rewrite;
+        if self.is_primary() {
+            // The file says which database is selected, but not all who sync with Redis read that.
+            self.log.set_current_db(None);
+        }
         let mut buffers = self.snapshots.buffers.take().unwrap_or_default();
         let mut smaps = vec![0u8; 8192];
         let incremental = match purpose {
@@ -186,6 +190,7 @@ impl Server {
                     report: report_write.as_raw_fd(),
                     is_file: path.is_some(),
                     incremental,
+                    key_delay: Duration::from_micros(self.cfg.rdb_key_save_delay.into()),
                 };
                 child.let_go();
                 let ok = child.run(
@@ -292,13 +297,7 @@ impl Server {
 
     /// `CONFIG SET appendonly no`.
     pub fn end_disk(&mut self, net: &mut Net<Client>) {
-        if let Some(running) = &self.snapshots.running
-            && running.purpose == Purpose::Rewrite
-        {
-            net.kill(running.reports);
-            net.child_lives = false;
-            self.kill_child();
-        }
+        self.abandon_child(net, &Purpose::Rewrite);
         self.snapshots.disk_begins = None;
         self.snapshots.rewrite_scheduled = false;
         self.snapshots.installing = false;
@@ -306,6 +305,17 @@ impl Server {
             log_warning!("The log could not be closed in good order: {why}");
         }
         self.log.set_tail_bytes(self.cfg.repl_backlog_size);
+    }
+
+    /// Ends a child whose work nobody wants any more.
+    pub fn abandon_child(&mut self, net: &mut Net<Client>, purpose: &Purpose) {
+        if let Some(running) = &self.snapshots.running
+            && running.purpose == *purpose
+        {
+            net.kill(running.reports);
+            net.child_lives = false;
+            self.kill_child();
+        }
     }
 
     /// Goes on on disk from the base that a child has finished.

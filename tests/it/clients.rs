@@ -1,0 +1,465 @@
+//! What clients are let do, and what they are told beside replies: limits before and after a password,
+//! secrets, subscriptions, blocked clients, and how that is counted.
+
+use crate::support::client::encode;
+use crate::support::{PATIENCE, Server, Value, caught_up, eventually};
+use std::io::ErrorKind;
+use std::time::Duration;
+
+fn blocked(server: &Server, clients: &str) {
+    assert!(eventually(PATIENCE, || server.info("blocked_clients") == clients));
+}
+
+/// Whoever may read the slow log or `MONITOR` would have learnt every password.
+#[test]
+fn secrets_are_shown_neither_by_monitor_nor_by_the_slow_log() {
+    let server = Server::varve().arg("--requirepass", "hush").start();
+    let mut monitor = server.client();
+    monitor.ok(&["AUTH", "hush"]);
+    let mut client = server.client();
+    client.ok(&["AUTH", "hush"]);
+    client.ok(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+    monitor.ok(&["MONITOR"]);
+    client.ok(&["AUTH", "hush"]);
+    client.ok(&["AUTH", "default", "hush"]);
+    client.ok(&["HELLO", "2", "AUTH", "default", "hush", "SETNAME", "me"]);
+    client.cmd(&["AUTH", "hush-hush"]);
+    client.ok(&["CONFIG", "SET", "masterauth", "hush", "maxmemory-samples", "6"]);
+    client.ok(&["MIGRATE", "127.0.0.1", "1", "none", "0", "10", "AUTH", "hush"]);
+    client.ok(&["MIGRATE", "127.0.0.1", "1", "none", "0", "10", "AUTH2", "hush", "hush"]);
+    client.ok(&["MULTI"]);
+    client.ok(&["AUTH", "hush"]);
+    client.ok(&["EXEC"]);
+    client.ok(&["ECHO", "seen"]);
+    let mut seen = Vec::new();
+    while !seen.last().is_some_and(|line: &String| line.contains("\"seen\"")) {
+        seen.push(monitor.recv().text());
+    }
+    let slow = format!("{:?}", client.ok(&["SLOWLOG", "GET", "-1"]));
+    assert!(!slow.contains("hush"), "{slow}");
+    assert!(slow.contains("masterauth") && slow.contains("maxmemory-samples"), "{slow}");
+    let seen = seen.join("\n");
+    assert!(!seen.contains("hush"), "{seen}");
+    for shown in [
+        "\"AUTH\" \"(redacted)\"\n",
+        "\"AUTH\" \"(redacted)\" \"(redacted)\"\n",
+        "\"HELLO\" \"2\" \"AUTH\" \"(redacted)\" \"(redacted)\" \"SETNAME\" \"me\"\n",
+        "\"0\" \"10\" \"AUTH\" \"(redacted)\"\n",
+        "\"0\" \"10\" \"AUTH2\" \"(redacted)\" \"(redacted)\"\n",
+    ] {
+        assert!(seen.contains(shown), "{shown} is not in {seen}");
+    }
+}
+
+/// The limits on who has not shown the password stayed when it had been shown.
+#[test]
+fn the_password_lifts_the_limits_on_requests() {
+    let server = Server::varve().arg("--requirepass", "secret").start();
+    let long = "x".repeat(20_000);
+    let many: Vec<String> = (0..20).map(|i| format!("key{i}")).collect();
+    let del: Vec<&str> = ["DEL"].into_iter().chain(many.iter().map(String::as_str)).collect();
+    for login in [&["AUTH", "secret"][..], &["HELLO", "2", "AUTH", "default", "secret"]] {
+        let mut client = server.client();
+        client.ok(login);
+        client.ok(&["SET", "k", &long]);
+        client.ok(&del);
+        // At once, in one piece: what follows was not parsed by the old limits.
+        let mut client = server.client();
+        let mut request = Vec::new();
+        encode(&mut request, login);
+        encode(&mut request, &["SET", "k", &long]);
+        encode(&mut request, &del);
+        client.send_raw(&request);
+        for _ in 0..3 {
+            let reply = client.recv();
+            assert!(!reply.is_error(), "{reply:?}");
+        }
+    }
+    let mut client = server.client();
+    client.ok(&["AUTH", "secret"]);
+    client.ok(&["RESET"]);
+    client.send_raw(b"*1000\r\n");
+    assert_eq!(
+        client.recv(),
+        Value::Error("ERR Protocol error: unauthenticated multibulk length".into())
+    );
+}
+
+#[test]
+fn who_has_not_shown_the_password_has_no_replies_kept() {
+    let server = Server::varve().arg("--requirepass", "secret").start();
+    let mut client = server.client();
+    let mut requests = Vec::new();
+    (0..10_000).for_each(|_| encode(&mut requests, &["GET", "k"]));
+    let sent = (0..1000).try_for_each(|_| client.try_send_raw(&requests));
+    let error = sent.expect_err("hundreds of MB of replies wait for somebody unknown");
+    assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+    let mut client = server.client();
+    client.ok(&["AUTH", "secret"]);
+    assert_eq!(crate::support::server::info(&mut client, "connected_clients"), "1");
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_is_closed_by_the_limit_of_its_class() {
+    let server = Server::varve().arg("--client-output-buffer-limit", "pubsub 200000 0 0").start();
+    let mut lazy = server.client();
+    lazy.ok(&["CLIENT", "SETNAME", "lazy"]);
+    lazy.ok(&["SUBSCRIBE", "news"]);
+    let mut client = server.client();
+    let text = "x".repeat(10_000);
+    let gone = (0..3000).any(|_| client.ok(&["PUBLISH", "news", &text]).int() == 0);
+    assert!(gone, "30 MB were published, and the limit is 200 kB");
+    assert_eq!(server.info("client_output_buffer_limit_disconnections"), "1");
+}
+
+#[test]
+fn subscriptions_are_confirmed_where_replies_are_off() {
+    let server = Server::start();
+    for protocol in ["2", "3"] {
+        let mut client = server.client();
+        client.ok(&["HELLO", protocol]);
+        client.send_raw(b"CLIENT REPLY OFF\r\nSUBSCRIBE a\r\nPSUBSCRIBE a*\r\n");
+        for (word, name) in [("subscribe", "a"), ("psubscribe", "a*")] {
+            let items = client.recv().items();
+            assert_eq!((items[0].text(), items[1].text()), (word.into(), name.into()));
+        }
+        assert_eq!(server.client().ok(&["PUBLISH", "a", "x"]).int(), 2);
+        assert_eq!(client.recv().items()[0].text(), "message");
+        assert_eq!(client.recv().items()[0].text(), "pmessage");
+        client.send_raw(b"UNSUBSCRIBE\r\n");
+        assert_eq!(client.recv().items()[0].text(), "unsubscribe");
+        if protocol == "3" {
+            client.send_raw(b"PUBLISH abc to-myself\r\n");
+            assert_eq!(client.recv().items()[0].text(), "pmessage");
+        }
+    }
+}
+
+#[test]
+fn paused_clients_are_blocked_ones_and_unblocking_with_an_error_is_one() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.ok(&["CLIENT", "PAUSE", "100000", "WRITE"]);
+    let mut writer = server.client();
+    writer.send_raw(b"SET k v\r\n");
+    blocked(&server, "1");
+    client.ok(&["CLIENT", "UNPAUSE"]);
+    assert_eq!(writer.recv(), Value::ok());
+    blocked(&server, "0");
+    let id = writer.ok(&["CLIENT", "ID"]).int().to_string();
+    writer.send_raw(b"BLPOP list 0\r\n");
+    blocked(&server, "1");
+    client.ok(&["CLIENT", "UNBLOCK", &id, "ERROR"]);
+    assert!(writer.recv().is_error());
+    assert_eq!(server.info("errorstat_UNBLOCKED"), "count=1");
+    assert_eq!(server.info("total_error_replies"), "1");
+    let stats = server.info("cmdstat_blpop");
+    assert!(stats.starts_with("calls=1,") && stats.ends_with("failed_calls=1"), "{stats}");
+}
+
+/// A transaction that was queued while the link was up ran on old data after it was lost.
+#[test]
+fn exec_is_refused_on_stale_data_as_its_commands_are() {
+    let server = Server::varve().arg("--replica-serve-stale-data", "no").start();
+    let (mut reading, mut harmless) = (server.client(), server.client());
+    reading.ok(&["MULTI"]);
+    reading.ok(&["GET", "k"]);
+    harmless.ok(&["MULTI"]);
+    harmless.ok(&["PUBLISH", "news", "x"]);
+    server.client().ok(&["REPLICAOF", "127.0.0.1", "1"]);
+    let Value::Error(why) = reading.cmd(&["EXEC"]) else { panic!("it ran") };
+    assert!(why.starts_with("EXECABORT") && why.contains("MASTERDOWN"), "{why}");
+    harmless.ok(&["EXEC"]);
+}
+
+/// What a blocked client's command changes when it is served at last is seen at once.
+#[test]
+fn watchers_and_listeners_learn_what_a_served_client_changed() {
+    let server = Server::varve().arg("--notify-keyspace-events", "El").start();
+    let (mut watcher, mut mover, mut pusher) = (server.client(), server.client(), server.client());
+    let mut listener = server.client();
+    listener.ok(&["SUBSCRIBE", "__keyevent@0__:lpop"]);
+    watcher.ok(&["WATCH", "to"]);
+    watcher.ok(&["MULTI"]);
+    watcher.ok(&["PING"]);
+    mover.send_raw(b"BLMOVE from to LEFT RIGHT 0\r\n");
+    blocked(&server, "1");
+    pusher.ok(&["RPUSH", "from", "x"]);
+    let happened = listener.recv().items();
+    assert_eq!(happened[2].text(), "from");
+    assert_eq!(mover.recv(), Value::bulk("x"));
+    assert_eq!(watcher.ok(&["EXEC"]), Value::NilArray, "it watched `to`, which had changed");
+}
+
+#[test]
+fn a_blocked_client_is_not_served_what_has_expired_meanwhile() {
+    let server = Server::start();
+    let (mut waiting, mut client) = (server.client(), server.client());
+    waiting.send_raw(b"BLPOP k 0\r\n");
+    blocked(&server, "1");
+    client.ok(&["MULTI"]);
+    client.ok(&["RPUSH", "k", "old"]);
+    client.ok(&["PEXPIRE", "k", "20"]);
+    client.ok(&["DEBUG", "SLEEP", "0.1"]);
+    client.ok(&["EXEC"]);
+    blocked(&server, "1");
+    client.ok(&["DEL", "k"]);
+    client.ok(&["RPUSH", "k", "new"]);
+    assert_eq!(waiting.recv().items()[1], Value::bulk("new"));
+}
+
+#[test]
+fn a_swap_of_expired_keys_changes_nothing_for_who_watches() {
+    let server = Server::start();
+    let (mut client, mut other) = (server.client(), server.client());
+    client.ok(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+    for old in [&["1"][..], &["0", "1"]] {
+        client.ok(&["FLUSHALL"]);
+        for db in old {
+            client.ok(&["SELECT", db]);
+            client.ok(&["SET", "k", "v", "PX", "1"]);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        client.ok(&["SELECT", "0"]);
+        client.ok(&["WATCH", "k"]);
+        other.ok(&["SWAPDB", "0", "1"]);
+        client.ok(&["MULTI"]);
+        client.ok(&["PING"]);
+        assert_ne!(client.ok(&["EXEC"]), Value::NilArray, "expired in {old:?}");
+    }
+}
+
+#[test]
+fn a_replica_counts_the_commands_that_its_primary_sends() {
+    let primary = Server::start();
+    let replica = Server::varve().replica_of(primary.port()).start();
+    caught_up(&primary, &replica);
+    for i in 0..3 {
+        primary.client().ok(&["SET", "k", &i.to_string()]);
+    }
+    caught_up(&primary, &replica);
+    let stats = replica.info("cmdstat_set");
+    assert!(stats.starts_with("calls=3,"), "{stats}");
+}
+
+/// Nobody else deletes them: such keys stayed for ever.
+#[test]
+fn what_a_writable_replica_was_told_itself_expires_there() {
+    let primary = Server::start();
+    let replica =
+        Server::varve().replica_of(primary.port()).arg("--replica-read-only", "no").start();
+    let mut client = replica.client();
+    primary.client().ok(&["SET", "of-the-primary", "v"]);
+    caught_up(&primary, &replica);
+    client.ok(&["SET", "own", "v", "PX", "50"]);
+    client.ok(&["SET", "longer", "v", "PX", "50"]);
+    client.ok(&["PEXPIRE", "longer", "1000000"]);
+    client.ok(&["SADD", "set", "v"]);
+    client.ok(&["PEXPIRE", "set", "50"]);
+    assert!(eventually(PATIENCE, || client.ok(&["DBSIZE"]).int() == 2), "they stay");
+    assert_eq!(replica.info("expired_keys"), "2");
+    assert_eq!(client.ok(&["EXISTS", "longer", "of-the-primary"]).int(), 2);
+    // What the primary's clock has still to delete is hidden, and makes way for what is written.
+    let mut at_primary = primary.client();
+    at_primary.ok(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+    let keys = ["counted", "appended", "renamed", "read"];
+    for key in keys {
+        at_primary.ok(&["SET", key, "5", "PX", "1"]);
+    }
+    assert!(eventually(PATIENCE, || client.ok(&["DBSIZE"]).int() == 6));
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(client.ok(&["GET", "read"]), Value::Nil);
+    assert_eq!(client.ok(&["INCR", "counted"]).int(), 1);
+    assert_eq!(client.ok(&["TTL", "counted"]).int(), -1);
+    assert_eq!(client.ok(&["APPEND", "appended", "x"]).int(), 1);
+    client.ok(&["RENAME", "longer", "renamed"]);
+    assert_eq!(client.ok(&["DBSIZE"]).int(), 5, "nothing is there twice");
+}
+
+/// `SCAN` over expired keys was one transaction, however many there were.
+#[test]
+fn what_a_read_finds_expired_is_deleted_key_by_key() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.ok(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+    client.ok(&["SET", "a", "v", "PX", "1"]);
+    client.ok(&["SET", "b", "v", "PX", "1"]);
+    std::thread::sleep(Duration::from_millis(5));
+    let mut replica = server.client();
+    replica.send_raw(b"PSYNC ? -1\r\n");
+    assert!(eventually(PATIENCE, || server.info("slave0").contains("state=online")));
+    client.ok(&["SCAN", "0"]);
+    client.ok(&["SET", "end", "v"]);
+    let stream = String::from_utf8_lossy(&replica.recv_until(b"end\r\n$1\r\nv\r\n")).into_owned();
+    assert_eq!(stream.matches("DEL").count(), 2, "{stream}");
+    assert!(!stream.contains("MULTI"), "{stream}");
+}
+
+#[test]
+fn a_shutdown_that_waits_for_replicas_is_seen_and_may_be_aborted() {
+    let server = Server::start();
+    let mut replica = server.client();
+    replica.send_raw(b"PSYNC ? -1\r\n");
+    assert!(eventually(PATIENCE, || server.info("slave0").contains("state=online")));
+    let mut client = server.client();
+    client.ok(&["SET", "k", "v"]);
+    assert_eq!(server.info("shutdown_in_milliseconds"), "");
+    let mut waiting = [server.client(), server.client()];
+    waiting.iter_mut().for_each(|client| client.send_raw(b"SHUTDOWN NOSAVE\r\n"));
+    let left = || server.info("shutdown_in_milliseconds").parse::<u64>();
+    assert!(eventually(PATIENCE, || left().is_ok_and(|ms| ms > 0)));
+    blocked(&server, "2");
+    client.ok(&["SHUTDOWN", "ABORT"]);
+    // Both of them waited on for ever.
+    for client in &mut waiting {
+        assert!(client.recv().is_error());
+    }
+    assert_eq!(server.info("shutdown_in_milliseconds"), "");
+}
+
+#[test]
+fn exists_is_no_use_of_a_key() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.ok(&["SET", "k", "v"]);
+    std::thread::sleep(Duration::from_millis(2100));
+    client.ok(&["EXISTS", "k"]);
+    client.ok(&["TTL", "k"]);
+    assert!(client.ok(&["OBJECT", "IDLETIME", "k"]).int() >= 1);
+    client.ok(&["TOUCH", "k"]);
+    assert_eq!(client.ok(&["OBJECT", "IDLETIME", "k"]).int(), 0);
+}
+
+/// Without a log on disk, the last snapshot brought back after a crash what had been flushed.
+#[test]
+fn flushall_is_not_undone_by_a_crash() {
+    let mut server =
+        Server::varve().arg("--appendonly", "no").arg("--save", "3600 1000000").start();
+    let mut client = server.client();
+    client.ok(&["DEBUG", "POPULATE", "1000"]);
+    client.ok(&["SAVE"]);
+    client.ok(&["CONFIG", "SET", "rdb-key-save-delay", "10000"]);
+    client.ok(&["BGSAVE"]);
+    client.ok(&["CONFIG", "SET", "rdb-key-save-delay", "0"]);
+    client.ok(&["FLUSHALL"]);
+    let saved = || server.info("rdb_changes_since_last_save") == "0";
+    assert!(eventually(Duration::from_secs(5), saved), "the old snapshot goes on");
+    assert_eq!(server.info("rdb_last_bgsave_status"), "ok");
+    server.kill9();
+    server.restart();
+    let mut client = server.client();
+    assert_eq!(client.ok(&["DBSIZE"]).int(), 0);
+    for save in ["SAVE", "BGSAVE"] {
+        client.ok(&["FLUSHALL"]);
+        client.ok(&[save]);
+    }
+}
+
+/// Where files are must not change under a load, nor whether there is a log.
+#[test]
+fn what_a_load_depends_on_is_not_changed_meanwhile() {
+    let primary = Server::start();
+    primary.client().ok(&["DEBUG", "POPULATE", "300"]);
+    let server = Server::varve()
+        .arg("--enable-protected-configs", "yes")
+        .arg("--key-load-delay", "10000")
+        .replica_of(primary.port())
+        .start();
+    let mut client = server.client();
+    assert!(eventually(PATIENCE, || server.info("loading") == "1"));
+    for (name, value) in [("dir", "/"), ("appendonly", "no"), ("repl-diskless-load", "swapdb")] {
+        let Value::Error(why) = client.cmd(&["CONFIG", "SET", name, value]) else {
+            panic!("{name} was set")
+        };
+        assert!(why.starts_with("LOADING"), "{why}");
+    }
+    client.ok(&["CONFIG", "SET", "key-load-delay", "0"]);
+    caught_up(&primary, &server);
+}
+
+/// Eviction came between the commands of a transaction that lowered `maxmemory`.
+#[test]
+fn nothing_is_evicted_within_a_transaction() {
+    let server = Server::varve().arg("--maxmemory-policy", "allkeys-lru").start();
+    let mut client = server.client();
+    client.ok(&["MULTI"]);
+    client.ok(&["INCR", "x"]);
+    client.ok(&["CONFIG", "SET", "maxmemory", "1"]);
+    client.ok(&["GET", "x"]);
+    assert_eq!(client.ok(&["EXEC"]).items()[2], Value::bulk("1"));
+    assert!(eventually(PATIENCE, || client.ok(&["DBSIZE"]).int() == 0));
+}
+
+/// What was to be said of the evicted keys took so much memory that nearly all others went as well.
+#[test]
+fn eviction_takes_no_more_than_was_asked_for() {
+    let server = Server::varve()
+        .arg("--appendonly", "no")
+        .arg("--maxmemory-policy", "allkeys-random")
+        .arg("--notify-keyspace-events", "KEA")
+        .start();
+    let mut client = server.client();
+    let room = 200 << 10;
+    let limit = server.number("used_memory") - server.number("mem_replication_backlog") + room;
+    client.ok(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
+    let mut most = 0;
+    for i in 0..6000 {
+        client.ok(&["SETEX", &format!("key:{i}"), "10000", "x"]);
+        let held = client.ok(&["DBSIZE"]).int();
+        most = most.max(held);
+        assert!(held > most / 2, "after {i} keys, {held} are left of {most}");
+    }
+    assert!(server.number("evicted_keys") > 0);
+}
+
+/// A reply would have been taken for a part of the history.
+#[test]
+fn a_replica_that_asks_for_a_reply_is_disconnected() {
+    let server = Server::start();
+    for (request, word) in
+        [("PING", "ping"), ("GET k", "get"), ("SLOWLOG GET", "slowlog|get"), ("NOSUCH", "NOSUCH")]
+    {
+        let mut replica = server.client();
+        replica.send_raw(b"PSYNC ? -1\r\n");
+        assert!(eventually(PATIENCE, || server.info("slave0").contains("state=online")));
+        replica.send_raw(b"REPLCONF ACK 1\r\n");
+        replica.send_raw(format!("{request}\r\n").as_bytes());
+        let stream = replica.recv_until(b"");
+        let said: [&[u8]; 3] = [b"PONG", b"-ERR", b"*0"];
+        assert!(!said.iter().any(|s| stream.windows(s.len()).any(|w| w == *s)), "{request}");
+        let logged = format!("Replica generated a reply to command '{word}'");
+        assert!(server.log().contains(&logged), "{request}");
+        assert!(eventually(PATIENCE, || server.info("connected_slaves") == "0"));
+    }
+}
+
+/// `DEBUG SET-SKIP-CHECKSUM-VALIDATION` lets tests hand in what is damaged by design.
+#[test]
+fn payloads_are_taken_without_a_checksum_where_that_is_told() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.ok(&["SET", "k", "v"]);
+    let mut payload = client.ok(&["DUMP", "k"]).bytes().to_vec();
+    *payload.last_mut().unwrap() ^= 1;
+    let restore: [&[u8]; 4] = [b"RESTORE", b"copy", b"0", &payload];
+    assert!(client.cmd(&restore).is_error());
+    client.ok(&["DEBUG", "SET-SKIP-CHECKSUM-VALIDATION", "1"]);
+    client.ok(&restore);
+    assert_eq!(client.ok(&["GET", "copy"]), Value::bulk("v"));
+}
+
+/// Programs that sync as replicas do, and read no more of an RDB than its keys, took database 0.
+#[test]
+fn what_follows_a_snapshot_begins_with_a_select() {
+    let server = Server::varve().arg("--appendonly", "no").start();
+    let mut client = server.client();
+    client.ok(&["SELECT", "9"]);
+    client.ok(&["SET", "k", "v"]);
+    let mut replica = server.client();
+    replica.send_raw(b"SYNC\r\n");
+    assert!(eventually(PATIENCE, || server.info("slave0").contains("state=online")));
+    client.ok(&["SET", "last", "v"]);
+    let stream = String::from_utf8_lossy(&replica.recv_until(b"last\r\n$1\r\nv\r\n")).into_owned();
+    let select = "*2\r\n$6\r\nSELECT\r\n$1\r\n9\r\n*3\r\n$3\r\nSET\r\n$4\r\nlast";
+    assert!(stream.contains(select), "{stream}");
+}
