@@ -311,13 +311,15 @@ impl Server {
                     }
                     // What has expired since is left out only where nobody else has it: the log's next
                     // command may give it more time, and a replica is to be told that it is deleted.
-                    let alone =
-                        self.is_primary() && !self.cfg.appendonly && place.history.is_none();
-                    if alone && entry.expire().is_some_and(|at| at < now) {
+                    let alone = !self.cfg.appendonly && place.history.is_none();
+                    if self.is_primary() && entry.expire().is_some_and(|at| at < now) {
                         self.snapshots.last_load_expired += 1;
-                        continue;
+                        if alone {
+                            continue;
+                        }
+                    } else {
+                        self.snapshots.last_load_keys += 1;
                     }
-                    self.snapshots.last_load_keys += 1;
                     self.ks.prefetch_load(db, &entry);
                     ahead.push_back((db, entry, idle_s, freq));
                     if ahead.len() > AHEAD
