@@ -485,7 +485,10 @@ impl Server {
             return Ok(());
         }
         self.hold();
-        log_notice!("Waiting for replicas before shutting down");
+        match self.lacks_first_base() {
+            true => log_notice!("Waiting for the log's first base before shutting down"),
+            false => log_notice!("Waiting for replicas before shutting down"),
+        }
         Ok(())
     }
 
@@ -507,8 +510,14 @@ impl Server {
         let Some(shutdown) = &self.shutdown else { return Ok(false) };
         let (save, force) = (shutdown.save, shutdown.force);
         let late = self.clock.now_ms() >= shutdown.deadline_ms;
-        if !late && !self.replicas_have_everything() {
+        let lacks_base = self.lacks_first_base();
+        if !late && (lacks_base || !self.replicas_have_everything()) {
             return Ok(false);
+        }
+        if lacks_base && !force {
+            log_warning!("The log was just turned on and has no base yet, can't exit");
+            self.cancel_shutdown(net);
+            return Err(NOT_SHUT_DOWN);
         }
         self.kill_child();
         let save = save.unwrap_or(!self.cfg.save.is_empty());
@@ -527,6 +536,11 @@ impl Server {
         crate::service::stopping();
         self.stopping = true;
         Ok(true)
+    }
+
+    /// Whether the log was turned on and what there is, is in none of its files yet.
+    fn lacks_first_base(&self) -> bool {
+        self.cfg.appendonly && self.is_primary() && !self.log.is_on_disk()
     }
 
     /// `SHUTDOWN ABORT`, or a failure: whether there was one to end. All clients that wait for it are

@@ -317,6 +317,26 @@ fn a_shutdown_that_waits_for_replicas_is_seen_and_may_be_aborted() {
     assert_eq!(server.info("shutdown_in_milliseconds"), "");
 }
 
+/// Until a log that was just turned on has its first base, what was written is in no file.
+#[test]
+fn a_shutdown_waits_for_the_first_base_of_the_log() {
+    let mut server = Server::varve().arg("--appendonly", "no").arg("--save", "").start();
+    let mut client = server.client();
+    for i in 0..100 {
+        client.ok(&["SET", &format!("k{i}"), "v"]);
+    }
+    client.ok(&["CONFIG", "SET", "rdb-key-save-delay", "20000"]);
+    client.ok(&["CONFIG", "SET", "appendonly", "yes"]);
+    client.ok(&["SET", "last", "v"]);
+    assert!(client.cmd(&["SHUTDOWN", "NOW"]).is_error());
+    client.ok(&["SET", "last", "w"]);
+    client.send_raw(b"SHUTDOWN\r\n");
+    assert_eq!(server.wait_end().code(), Some(0));
+    let server = Server::varve().in_dir(&server.dir()).start();
+    assert_eq!(server.client().ok(&["GET", "last"]), Value::bulk("w"));
+    assert_eq!(server.client().ok(&["DBSIZE"]), Value::Int(101));
+}
+
 #[test]
 fn exists_is_no_use_of_a_key() {
     let server = Server::start();
