@@ -69,11 +69,18 @@ impl Keyspace {
     }
 
     /// The same on a replica, where only what its own clients wrote leaves by itself.
-    pub fn expire_own(&mut self) {
+    pub fn expire_own(&mut self, mut out_of_time: impl FnMut() -> bool) {
+        let mut seen = 0usize;
         while let Some((at, ..)) = self.own_expires.first()
             && *at <= self.now_ms
             && let Some((at, db, key)) = self.own_expires.pop_first()
         {
+            seen += 1;
+            if seen.is_multiple_of(STEP) && out_of_time() {
+                // The rest at the next round, this one too.
+                self.own_expires.insert((at, db, key));
+                return;
+            }
             // It may have another time by now, or be gone.
             if self.dbs[db].peek(&key).and_then(Entry::expire) == Some(at) {
                 self.expire_now(db, &key);
@@ -119,6 +126,7 @@ impl Keyspace {
 mod tests {
     use crate::Keyspace;
     use crate::entry::Payload;
+    use crate::keyspace::Origin;
 
     #[test]
     fn the_cycle_removes_all_that_is_due_and_nothing_else() {
@@ -134,5 +142,27 @@ mod tests {
         assert_eq!((ks.dbs[1].len(), ks.dbs[1].expires().len()), (5000, 5000));
         assert_eq!(ks.effects.len(), 5000);
         assert_eq!(ks.stats.expired, 5000);
+    }
+
+    #[test]
+    fn what_a_replicas_clients_wrote_leaves_a_little_at_a_time() {
+        let mut ks = Keyspace::new(1, 1);
+        (ks.now_ms, ks.origin) = (1000, Origin::ReplicaWriter);
+        for i in 0..100 {
+            let key = format!("key:{i}");
+            ks.set(0, key.as_bytes(), Payload::Int(i), Some(1001 + i / 90));
+            ks.touched(0, key.as_bytes());
+        }
+        ks.now_ms = 1001;
+        let mut rounds = 0;
+        while ks.dbs[0].len() > 10 {
+            let before = ks.dbs[0].len();
+            ks.expire_own(|| true);
+            rounds += 1;
+            assert!((1..20).contains(&(before - ks.dbs[0].len())));
+        }
+        assert!(rounds > 4);
+        ks.expire_own(|| false);
+        assert_eq!((ks.dbs[0].len(), ks.own_expires.len()), (10, 10));
     }
 }

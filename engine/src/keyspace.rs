@@ -629,13 +629,8 @@ impl Keyspace {
             return;
         }
         // A watched key whose time is over is not there, on neither side: nothing happens to it.
-        for key in self.dbs[a]
-            .watched
-            .keys()
-            .chain(self.dbs[b].watched.keys())
-            .cloned()
-            .collect::<Vec<_>>()
-        {
+        let (of_a, of_b) = (self.dbs[a].watched.keys(), self.dbs[b].watched.keys());
+        for key in of_a.chain(of_b).cloned().collect::<Vec<_>>() {
             self.exists(a, &key);
             self.exists(b, &key);
         }

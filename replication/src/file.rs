@@ -1,7 +1,7 @@
 //! Which file a snapshot is, so that a full sync can go on where its link broke.
 
+use crate::wire;
 use std::fmt;
-use varve_engine::num::parse_int;
 use varve_persistence::offset::Offset;
 
 /// A snapshot file. An RDB says of itself which data it holds, and ends with a CRC-64 of all that: two
@@ -56,7 +56,7 @@ impl Part {
 
     pub fn parse(text: &[u8]) -> Option<Part> {
         let colon = text.iter().position(|&b| b == b':')?;
-        let bytes = parse_int(&text[colon + 1..]).and_then(|n| u64::try_from(n).ok())?;
+        let bytes = wire::count(&text[colon + 1..])?;
         Part::new(FileId::parse(&text[..colon])?, bytes)
     }
 }

@@ -366,9 +366,7 @@ impl Primary {
 
     /// `ACK offset [FACK offset]` at `args[i]`.
     fn acknowledge(&mut self, conn: ConnId, args: &Args<'_>, i: usize, now_ms: u64) -> Replconf {
-        let offset = |at: usize| {
-            args.get(at).and_then(parse_int).and_then(|n| u64::try_from(n).ok()).map(Offset)
-        };
+        let offset = |at: usize| args.get(at).and_then(wire::count).map(Offset);
         let Some(peer) = self.replica_mut(conn) else { return Replconf::Silent };
         let Some(ack) = offset(i + 1) else { return Replconf::Silent };
         peer.heard_ms = now_ms;

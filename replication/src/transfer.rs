@@ -107,9 +107,7 @@ impl Transfer {
                 mark.try_into().map_err(|_| ProtocolError("an end mark that is not 40 bytes"))?;
             self.part = Part::Marked { mark, skip: skips(&mark) };
         } else {
-            let left = varve_engine::num::parse_int(size)
-                .and_then(|n| u64::try_from(n).ok())
-                .ok_or(ProtocolError("an RDB of impossible size"))?;
+            let left = wire::count(size).ok_or(ProtocolError("an RDB of impossible size"))?;
             self.size = Some(left);
             self.part = Part::Sized { left };
         }

@@ -86,6 +86,11 @@ pub(crate) fn line(buf: &[u8]) -> Result<Option<(&[u8], usize)>, ProtocolError> 
     }
 }
 
+/// A count of bytes in decimal digits, as offsets and sizes are written.
+pub(crate) fn count(text: &[u8]) -> Option<u64> {
+    varve_engine::num::parse_int(text).and_then(|n| u64::try_from(n).ok())
+}
+
 /// A peer's text, made fit for one line of a log file.
 pub(crate) fn printable(text: &[u8]) -> String {
     text.iter()

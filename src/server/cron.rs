@@ -102,11 +102,12 @@ impl Server {
         let budget = self.period() * share as u32 / 100;
         let started = Instant::now();
         self.ks.now_ms = self.clock.now_ms();
+        let out_of_time = || started.elapsed() >= budget;
         if self.is_primary() {
             self.ks.own_expires.clear();
-            self.ks.expire_cycle(|| started.elapsed() >= budget);
+            self.ks.expire_cycle(out_of_time);
         } else {
-            self.ks.expire_own();
+            self.ks.expire_own(out_of_time);
         }
         if !self.ks.effects.is_empty() {
             self.append_effects_singly();

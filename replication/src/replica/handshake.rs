@@ -27,9 +27,7 @@ impl Terms {
             if let Some(former) = word.strip_prefix(wire::FORMER.as_bytes()) {
                 let id = former.get(..HistoryId::LEN).and_then(HistoryId::parse);
                 let upto = former.get(HistoryId::LEN..).and_then(|rest| rest.strip_prefix(b":"));
-                let upto = upto.and_then(varve_engine::num::parse_int);
-                let upto = upto.and_then(|n| u64::try_from(n).ok()).map(Offset);
-                let former = id.zip(upto);
+                let former = id.zip(upto.and_then(wire::count).map(Offset));
                 terms.former.push(former.ok_or(ProtocolError("an impossible former history"))?);
             }
             if let Some(file) = word.strip_prefix(wire::FILE.as_bytes()) {
@@ -37,9 +35,8 @@ impl Terms {
                 terms.file = FileId::parse(file);
             }
             if let Some(from) = word.strip_prefix(wire::FROM.as_bytes()) {
-                let from = varve_engine::num::parse_int(from).and_then(|n| u64::try_from(n).ok());
-                let from = from.ok_or(ProtocolError("an impossible place in a file"))?;
-                terms.from = Some(from);
+                let from = wire::count(from);
+                terms.from = Some(from.ok_or(ProtocolError("an impossible place in a file"))?);
             }
             terms.lz4 |= word == wire::LZ4.as_bytes();
         }
@@ -157,8 +154,7 @@ impl Replica {
         if let Some(rest) = line.strip_prefix(b"+FULLRESYNC ") {
             let mut words = rest.split(|&b| b == b' ').filter(|word| !word.is_empty());
             let id = words.next().and_then(HistoryId::parse);
-            let offset = words.next().and_then(varve_engine::num::parse_int);
-            let offset = offset.and_then(|n| u64::try_from(n).ok()).map(Offset);
+            let offset = words.next().and_then(wire::count).map(Offset);
             let Some(place) = id.zip(offset) else {
                 return Err(ProtocolError("a +FULLRESYNC without history or offset"));
             };
@@ -264,8 +260,7 @@ impl Replica {
         };
         let mut words = rest.split(|&b| b == b' ').filter(|word| !word.is_empty());
         let history = words.next().and_then(HistoryId::parse);
-        let to = words.next().and_then(varve_engine::num::parse_int);
-        let to = to.and_then(|n| u64::try_from(n).ok()).map(Offset);
+        let to = words.next().and_then(wire::count).map(Offset);
         let (Some(history), Some(to), None) = (history, to, words.next()) else {
             return Err(ProtocolError("a -ROLLBACK that is not history and offset"));
         };
