@@ -18,7 +18,7 @@
 //!   outside [`Net`] meanwhile, so it can reach every other one.
 //! * A connection that was given a session ends with exactly one [`Service::closed`].
 //! * A read shorter than its buffer has drained the socket, and no second read is made: a request
-//!   costs one `read` and one `writev`, and what `epoll_wait` costs is shared by all of a turn.
+//!   costs one `recv` and one `send`, and what `epoll_wait` costs is shared by all of a turn.
 //! * One connection takes at most [`READ_BUDGET`] in and [`WRITE_BUDGET`] out a turn. What is left
 //!   over is kept in lists, as an edge is not reported twice.
 //! * With [`Net::set_io_threads`], parts of 2 and 4 are done by several threads when many

@@ -2,13 +2,13 @@
 //!
 //! Clients that are served wake a sleeping loop with their next request, and pay for it: at one request
 //! a round trip, waking up cost 50 busy clients 3 to 5% of their throughput. A loop that looks again
-//! for a few microseconds finds that request instead. Where that does not pay, the loop stops doing so:
+//! for some microseconds finds that request instead. Where that does not pay, the loop stops doing so:
 //! after [`MISSES`] vain looks in a row only one turn in as many tries again.
 
 use std::time::Duration;
 
 /// For how long the loop looks again.
-pub const LOOK: Duration = Duration::from_micros(5);
+pub const LOOK: Duration = Duration::from_micros(20);
 /// After so many vain looks the loop sleeps at once.
 const MISSES: u32 = 64;
 

@@ -2,7 +2,7 @@
 //! is one function for each, so that it makes no difference who does it. What the rest of the net
 //! has to know of it (the end, an error, a full socket) is left in the connection's flags.
 
-use crate::conn::{Closed, Conn, Mode, OutputLimit};
+use crate::conn::{Closed, Conn, Mode, OutputLimit, Peer};
 use crate::net::Stats;
 use crate::sys;
 use std::io;
@@ -24,10 +24,15 @@ impl<S> Conn<S> {
         within && !self.feeds && !self.blocked && !self.close_asap
     }
 
+    /// Whether it may be something else than a socket.
+    fn is_pipe(&self) -> bool {
+        self.peer == Peer::Adopted
+    }
+
     /// Reads once and finds the requests. The input has a buffer.
     pub(crate) fn receive(&mut self, now: Instant, stats: &mut Stats) {
         stats.reads += 1;
-        match sys::read(self.fd.as_fd(), &mut self.input) {
+        match sys::read(self.fd.as_fd(), self.is_pipe(), &mut self.input) {
             Ok((n, room)) => {
                 stats.bytes_in += n as u64;
                 self.budget = self.budget.saturating_sub(n);
@@ -54,7 +59,7 @@ impl<S> Conn<S> {
         while self.may_send > 0 && self.budget > 0 && !self.blocked && !self.close_asap {
             stats.writes += 1;
             let most = self.may_send.min(self.budget);
-            match sys::write(self.fd.as_fd(), &mut self.output, most) {
+            match sys::write(self.fd.as_fd(), self.is_pipe(), &mut self.output, most) {
                 Ok(n) => {
                     stats.bytes_out += n as u64;
                     self.sent += n as u64;

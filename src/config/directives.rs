@@ -318,8 +318,9 @@ directives! {
         /// Do not sync while a child writes a snapshot, as if `appendfsync` were `no` for that time:
         /// fewer stalls on a busy disk, and up to the length of the snapshot to lose in a power cut.
         no_appendfsync_on_rewrite: bool = false, "no-appendfsync-on-rewrite", Kind::Bool;
-        /// Make a new base when the log grew by so many percent since the last; 0 never does. After a
-        /// rewrite, nine times as long as it took must pass, or the log be four times as large as that.
+        /// Make a new base when the log grew by so many percent since the last; 0 never does. While it
+        /// is not four times as large as that, nine times as long as the last rewrite took must have
+        /// passed, and the loop have worked for less than half of a tenth of a second.
         auto_aof_rewrite_percentage: u32 = 100, "auto-aof-rewrite-percentage", int(0, INT_MAX);
         /// But not while the log is smaller than this.
         auto_aof_rewrite_min_size: u64 = 64 << 20, "auto-aof-rewrite-min-size", memory(0);

@@ -78,7 +78,7 @@ pub struct Latency {
 
 const LATENCY_SAMPLES: usize = 160;
 
-/// Commands a second and bytes a second, over the last samples.
+/// How much a counter grows in a second, over the last samples.
 #[derive(Default)]
 pub struct Rate {
     samples: [u64; 16],
@@ -101,6 +101,11 @@ impl Rate {
 
     pub fn per_second(&self) -> u64 {
         self.samples.iter().sum::<u64>() / self.samples.len() as u64
+    }
+
+    /// As the last sample alone has it.
+    pub fn last(&self) -> u64 {
+        self.samples[self.at.wrapping_sub(1) % self.samples.len()]
     }
 }
 
@@ -224,5 +229,28 @@ pub fn escape(bytes: &[u8], out: &mut Vec<u8>) {
             b' '..=b'~' => out.push(b),
             _ => out.extend_from_slice(format!("\\x{b:02x}").as_bytes()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_knows_the_last_sample_and_the_mean_of_all() {
+        let mut rate = Rate::default();
+        assert_eq!((rate.last(), rate.per_second()), (0, 0));
+        rate.sample(7000, 100);
+        assert_eq!(rate.last(), 0, "the first value has no time that it grew in");
+        rate.sample(7080, 200);
+        assert_eq!((rate.last(), rate.per_second()), (800, 50));
+        rate.sample(7090, 400);
+        assert_eq!((rate.last(), rate.per_second()), (50, 53));
+        rate.sample(5, 500);
+        assert_eq!(rate.last(), 0, "a counter that was reset");
+        for i in 1..=40 {
+            rate.sample(i * 100, 1000 + i as i64 * 1000);
+        }
+        assert_eq!((rate.last(), rate.per_second()), (100, 100));
     }
 }

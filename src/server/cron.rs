@@ -3,6 +3,7 @@
 use super::Server;
 use super::client::{Client, Kind};
 use crate::{allocator, log_notice, log_warning};
+use nix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 use varve_net::Net;
 
@@ -20,6 +21,11 @@ pub struct Cron {
 
 /// Buckets that a round moves in tables that are changing size.
 const REHASH_BUCKETS: usize = 2000;
+
+/// The processor time that this thread has used.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
 
 impl Server {
     fn period(&self) -> Duration {
@@ -78,6 +84,7 @@ impl Server {
             self.commands_rate.sample(self.stats.commands, now_ms);
             self.net_in_rate.sample(net.stats.bytes_in, now_ms);
             self.net_out_rate.sample(net.stats.bytes_out, now_ms);
+            self.load_rate.sample(thread_time().as_millis() as u64, now_ms);
             self.cron.last_ms = now_ms;
         }
         let hz = self.cfg.hz.max(1) as u64;

@@ -79,6 +79,8 @@ pub struct Server {
     pub commands_rate: Rate,
     pub net_in_rate: Rate,
     pub net_out_rate: Rate,
+    /// The processor's time that the loop's thread uses, ms.
+    pub load_rate: Rate,
     pub error_counts: BTreeMap<String, u64>,
     pub slowlog: SlowLog,
     pub latencies: HashMap<&'static str, Latency>,

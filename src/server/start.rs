@@ -326,6 +326,7 @@ impl Server {
             commands_rate: Default::default(),
             net_in_rate: Default::default(),
             net_out_rate: Default::default(),
+            load_rate: Default::default(),
             error_counts: Default::default(),
             slowlog: Default::default(),
             latencies: Default::default(),

@@ -11,6 +11,9 @@ use varve_net::Net;
 /// How often the time of a rewrite must pass before the log's size alone begins the next: a child
 /// shares the processor's time and has the loop copy pages, and so takes a tenth of the time at most...
 pub(super) const REST: u32 = 9;
+/// ... and the loop must just have worked for less than so many ms of a second: a rewrite under full
+/// load takes up to a quarter of the throughput while it runs...
+const CALM_MS: u64 = 500;
 /// ... unless the log is so many times as large as what calls for a rewrite.
 const MOST_GROWTH: u128 = 4;
 /// Seconds between two attempts of a save point after a failure.
@@ -142,17 +145,18 @@ impl Server {
 
     fn rewrite_is_due(&self, base: u64, current: u64) -> bool {
         let percent = self.cfg.auto_aof_rewrite_percentage as u64;
-        let rested = self.clock.now_ms() >= self.snapshots.rests_until_ms;
-        is_too_large(base, current, percent, self.cfg.auto_aof_rewrite_min_size, rested)
+        let calm =
+            self.clock.now_ms() >= self.snapshots.rests_until_ms && self.load_rate.last() < CALM_MS;
+        is_too_large(base, current, percent, self.cfg.auto_aof_rewrite_min_size, calm)
     }
 }
 
 /// Whether a log of `current` bytes is to be rewritten, that was `base` bytes after the last time.
-/// `rested` is whether [`REST`] is over.
-fn is_too_large(base: u64, current: u64, percent: u64, min_size: u64, rested: bool) -> bool {
+/// `calm` is whether [`REST`] is over and the loop has time.
+fn is_too_large(base: u64, current: u64, percent: u64, min_size: u64, calm: bool) -> bool {
     let [base, current, percent, min_size] = [base, current, percent, min_size].map(u128::from);
     let called_for = (base * (100 + percent) / 100).max(min_size);
-    let most = if rested { called_for } else { called_for * MOST_GROWTH };
+    let most = if calm { called_for } else { called_for * MOST_GROWTH };
     percent > 0 && current > most
 }
 
@@ -162,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_log_is_rewritten_when_it_has_grown_and_the_last_time_is_some_way_back() {
-        let due = |base, current, rested| is_too_large(base, current, 100, 64, rested);
+        let due = |base, current, calm| is_too_large(base, current, 100, 64, calm);
         assert!(!due(10, 64, true) && due(10, 65, true));
         assert!(!due(100, 200, true) && due(100, 201, true));
         assert!(!due(10, 256, false) && due(10, 257, false));
