@@ -7,7 +7,7 @@
 use crate::differential::random_write;
 use crate::support::dataset::first_difference;
 use crate::support::{
-    Client, PATIENCE, Proxy, Random, Server, dataset, env_number, eventually, server,
+    Client, PATIENCE, Proxy, Random, Server, Value, dataset, env_number, eventually, server,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -341,6 +341,53 @@ fn a_full_sync_needs_no_rewrite_of_the_replicas_log() {
     thread::sleep(Duration::from_millis(500));
     let log = replica.log();
     assert!(!log.contains("Starting automatic rewriting"), "{log}");
+}
+
+/// What was received and became the base of a replica's log is what that replica's own replicas get, Varve or
+/// Redis, without a fork; what follows goes to the database that was selected when it was made.
+#[test]
+fn replicas_of_a_replica_get_the_base_that_it_received() {
+    for kind in [Server::varve().arg("--appendonly", "no"), Server::redis()] {
+        let primary = kind.start();
+        let mut client = primary.client();
+        client.ok(&["DEBUG", "POPULATE", "50000", "filler", "100"]);
+        client.ok(&["SELECT", "5"]);
+        client.ok(&["SET", "before", "the base"]);
+        let middle = Server::varve().arg("--appendonly", "yes").replica_of(primary.port()).start();
+        assert!(eventually(PATIENCE, || synced(&middle)), "the first sync did not end");
+        for kind in [Server::varve(), Server::redis()] {
+            client.ok(&["SET", "after", "the base"]);
+            let last = kind.replica_of(middle.port()).start();
+            assert!(eventually(PATIENCE, || synced(&last)), "the second sync did not end");
+            client.ok(&["SET", "last", "of all"]);
+            let mut other = last.client();
+            other.ok(&["SELECT", "5"]);
+            let there = || other.cmd(&["GET", "last"]) == Value::bulk("of all");
+            assert!(eventually(PATIENCE, there), "{}", last.log());
+            crate::support::assert_same_data(&mut client, &mut last.client());
+            client.ok(&["DEL", "after", "last"]);
+        }
+        if !Server::is_stand_in() {
+            assert_eq!(middle.info("total_forks"), "0", "{}", middle.log());
+        }
+    }
+}
+
+/// The base that `CONFIG SET appendonly yes` wrote is as good.
+#[test]
+fn a_full_sync_takes_the_first_base_of_a_log_that_was_turned_on() {
+    let primary = Server::varve().arg("--appendonly", "no").start();
+    let mut client = primary.client();
+    client.ok(&["DEBUG", "POPULATE", "50000", "filler", "100"]);
+    client.ok(&["CONFIG", "SET", "appendonly", "yes"]);
+    let done = || primary.log().contains("The log is on disk");
+    assert!(eventually(PATIENCE, done), "the log was not turned on");
+    let replica = Server::varve().replica_of(primary.port()).start();
+    assert!(eventually(PATIENCE, || synced(&replica)), "the sync did not end");
+    crate::support::assert_same_data(&mut client, &mut replica.client());
+    if !Server::is_stand_in() {
+        assert_eq!(primary.info("total_forks"), "1", "{}", primary.log());
+    }
 }
 
 /// Keys that had expired in a log's base were left out when it was loaded, though the commands after it gave

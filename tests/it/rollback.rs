@@ -308,8 +308,9 @@ fn without_log(builder: Builder) -> Builder {
 fn a_tail_that_is_only_in_memory_is_set_aside_before_the_full_resync() {
     let parted = part_alive(0, 0, |b| without_log(b).arg("--repl-backlog-size", "1mb"));
     let link = slow_link(&parted.new);
+    link.throttle(20 << 10);
     follow(&parted.old, link.port());
-    let receives = || parted.old.log().contains("Receiving a streamed RDB");
+    let receives = || parted.old.log().contains("bytes of RDB from the primary");
     assert!(eventually(PATIENCE, || refusal(&parted.old).is_some()), "{}", parted.old.log());
     assert!(refusal(&parted.old).unwrap().contains("the log is only in memory"));
     parted.assert_said();
@@ -410,6 +411,7 @@ fn damage_met_in_a_rollback_is_named_and_costs_a_full_resync() {
     ] {
         println!("rewritten {after} times after they parted, damaged: {damaged}");
         let mut parted = part(1, after, |builder| builder);
+        parted.new.rewrite();
         parted.old.restart();
         let file = parted.log_file(damaged);
         assert!(eventually(PATIENCE, || file.exists()), "{damaged} is not there");

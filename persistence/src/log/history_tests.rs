@@ -613,3 +613,21 @@ fn a_start_gives_up_history_for_what_the_pool_has() {
     let what = format!("{} bytes that only \"d/a.aof.pool\" has", end - written);
     assert!(error.contains(".incr.aof") && error.contains(&what), "{error}");
 }
+
+#[test]
+fn a_reset_tells_of_its_base_and_of_nothing_before_it() {
+    let mut bench = Bench::new();
+    bench.write(1000);
+    let at = bench.log.begin_rotation();
+    bench.disk.put(Path::new("old.rdb"), b"REDIS");
+    bench.log.install_base(NewBase { path: "old.rdb".into(), at, rdb: true, keep: false });
+    bench.disk.put(Path::new("received.rdb"), b"REDIS");
+    let base = NewBase { path: "received.rdb".into(), at: Offset(7), rdb: true, keep: false };
+    bench.log.reset(Histories::new(id(3)), Offset(7), 0, Some(base));
+    let installed = Event::BaseInstalled { at: Offset(7), result: Ok(()) };
+    assert_eq!(bench.log.take_events(), [installed], "and not of the base at {at}");
+    let path = bench.log.base_path().unwrap();
+    assert_eq!(bench.disk.contents(&path).unwrap(), b"REDIS");
+    bench.log.reset(Histories::new(id(4)), Offset(0), 0, None);
+    assert_eq!(bench.log.take_events(), []);
+}

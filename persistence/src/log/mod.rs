@@ -171,7 +171,7 @@ impl Options {
 pub enum Event {
     /// A segment begins at `at`, as [`Log::begin_rotation`] asked.
     Rotated { at: Offset, result: Result<(), String> },
-    /// The base given to [`Log::install_base`] is in force.
+    /// The base given to [`Log::install_base`] or [`Log::reset`] is in force.
     BaseInstalled { at: Offset, result: Result<(), String> },
 }
 
@@ -560,10 +560,13 @@ impl Log {
         self.hand_over();
     }
 
-    /// What was finished since the last call.
+    /// What was finished since the last call, of the log since [`Log::reset`].
     pub fn take_events(&mut self) -> Vec<Event> {
         let Some(disk) = &mut self.on_disk else { return Vec::new() };
-        let events = std::mem::take(&mut *lock(&disk.writer.shared.events));
+        let events = std::mem::take(&mut *lock(&disk.writer.shared.events)).into_iter();
+        let epoch = disk.epoch;
+        let events: Vec<Event> =
+            events.filter(|(of, _)| *of == epoch).map(|(_, event)| event).collect();
         let base_bytes = || disk.writer.shared.base_bytes.load(Ordering::Relaxed);
         if disk.base_size.is_none()
             && disk.writer.shared.epoch.load(Ordering::Acquire) == disk.epoch

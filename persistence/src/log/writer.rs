@@ -113,7 +113,8 @@ pub struct Shared {
     /// makes those bytes unnecessary.
     pub(super) sync_failed_at: AtomicU64,
     pub error: Mutex<Option<String>>,
-    pub events: Mutex<Vec<Event>>,
+    /// With the epoch that each is of.
+    pub events: Mutex<Vec<(u64, Event)>>,
     pub segments: Arc<Mutex<Arc<Vec<SegmentInfo>>>>,
     pub bases: Arc<Mutex<Bases>>,
     pub base_bytes: AtomicU64,
@@ -208,8 +209,8 @@ impl Shared {
         self.failing.store(true, Ordering::Release);
     }
 
-    fn event(&self, event: Event) {
-        lock(&self.events).push(event);
+    fn event(&self, epoch: u64, event: Event) {
+        lock(&self.events).push((epoch, event));
         (self.waker)();
     }
 
@@ -383,13 +384,13 @@ impl Shared {
                         other => break other.map_err(|error| error.to_string()),
                     }
                 };
-                self.event(Event::Rotated { at, result });
+                self.event(epoch, Event::Rotated { at, result });
                 self.history_due();
             }
             SlowJob::Install { base, epoch } => {
                 let at = base.at;
                 let result = self.install(base, epoch).map_err(|error| error.to_string());
-                self.event(Event::BaseInstalled { at, result });
+                self.event(epoch, Event::BaseInstalled { at, result });
                 self.history_due();
             }
             SlowJob::Index { marks, epoch } => {
@@ -599,6 +600,9 @@ impl Shared {
         self.sync_failed_at.store(NEVER, Ordering::Relaxed);
         self.epoch.store(epoch, Ordering::Release);
         drop(sink);
+        if folder.manifest.base().is_some() {
+            self.event(epoch, Event::BaseInstalled { at: offset, result: Ok(()) });
+        }
         let _ = folder.remove_dead();
         Ok(())
     }

@@ -157,7 +157,7 @@ impl Server {
                 }),
                 // A base about to be in force is worth the moment that it takes.
                 can_fork: !self.snapshots.running()
-                    && !self.snapshots.installing
+                    && (!self.snapshots.installing || self.log.is_failing())
                     && self.in_exec.is_none(),
             };
             let now = self.now_u64();
@@ -187,7 +187,7 @@ impl Server {
     }
 
     /// Full syncs may have the log's new base, unless a newer save is there or it holds commands.
-    pub(super) fn serve_base(&mut self, at: Offset) {
+    pub(in crate::server) fn serve_base(&mut self, at: Offset) {
         let newest = self.snapshots.base.as_ref().is_none_or(|held| held.at < at);
         if let Some(path) = self.log.base_path()
             && newest

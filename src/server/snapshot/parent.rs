@@ -323,9 +323,11 @@ impl Server {
         if *self.log.histories() != histories {
             return Err(std::io::Error::other("the data was replaced meanwhile"));
         }
+        let at = base.at;
         self.log
             .start_disk(self.log_options(), base, db)
             .map_err(|e| std::io::Error::other(e.to_string()))?;
+        self.serve_base(at);
         log_notice!("The log is on disk from offset {} on", self.log.end());
         Ok(())
     }

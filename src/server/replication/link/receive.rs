@@ -204,8 +204,8 @@ impl Server {
         let followers = self.repl.node.adopted(place.0);
         let histories = self.repl.node.histories();
         self.histories = histories;
-        self.snapshots.base = None;
         let on_disk = self.log.is_on_disk();
+        (self.snapshots.base, self.snapshots.installing) = (None, on_disk);
         let base = NewBase { path: rdb.path.clone(), at: place.1, rdb: true, keep: false };
         self.log.reset(histories, place.1, stream_db, on_disk.then_some(base));
         if !on_disk && !rdb.in_memory {
