@@ -7,7 +7,8 @@
 use crate::differential::random_write;
 use crate::support::dataset::first_difference;
 use crate::support::{
-    Client, PATIENCE, Proxy, Random, Server, Value, dataset, env_number, eventually, server,
+    Client, PATIENCE, Proxy, Random, Server, Value, caught_up, dataset, env_number, eventually,
+    server,
 };
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -273,6 +274,31 @@ fn a_replica_started_alone_takes_a_name_of_its_own() {
         assert!(eventually(PATIENCE, || same(&replica)));
         crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
     }
+}
+
+/// A folder that was copied after a clean shutdown is another place of the same history, and two may write
+/// there from then on: the copy takes a name of its own, and a replica of the original goes on with either.
+#[test]
+fn a_copy_of_a_closed_log_takes_a_name_of_its_own() {
+    let with_log = || Server::varve().arg("--appendonly", "yes").arg("--appendfsync", "always");
+    let mut original = with_log().start();
+    let replica = Server::varve().replica_of(original.port()).start();
+    original.client().ok(&["SET", "key", "common"]);
+    caught_up(&original, &replica);
+    let name = original.info("master_replid");
+    original.terminate();
+    let copy = with_log().with_file(&original.dir().join("appendonlydir")).start();
+    assert_ne!(copy.info("master_replid"), name, "two go on under one name");
+    assert_eq!(copy.info("master_replid2"), name);
+    copy.client().ok(&["SET", "key", "of the copy"]);
+    follow(&replica, copy.port());
+    caught_up(&copy, &replica);
+    assert_eq!(copy.info("sync_full"), "0", "{}", copy.log());
+    original.restart();
+    assert_eq!(original.info("master_replid"), name);
+    original.client().ok(&["SET", "key", "of the original"]);
+    follow(&replica, original.port());
+    caught_up(&original, &replica);
 }
 
 /// With `repl-diskless-load swapdb` clients are served the old data until the new are whole, with a

@@ -181,7 +181,10 @@ impl Recovered {
             histories,
             own: true,
             boot: String::new(),
-            folder: 0,
+            folder: options
+                .disk
+                .dir_identity(&options.dir)
+                .map_err(Error::io("stat", &options.dir))?,
             fsync: Fsync::No,
             pool: None,
             closed: Some(start),
@@ -375,13 +378,17 @@ impl Recovered {
         self.replayed
     }
 
-    /// Whether nothing was lost that anybody can have seen: the log was closed in good order; or
-    /// the kernel that had all of it still runs; or every acknowledged byte was synced. A folder
-    /// that was copied proves nothing: others may have seen what came after the copy.
+    /// Whether this is all that anybody can have seen of the history: the log was closed in good
+    /// order; or the kernel that had all of it still runs; or every acknowledged byte was synced. A
+    /// folder that was copied proves nothing: others may have seen what came after the copy.
     pub fn is_lossless(&self) -> bool {
-        let always = self.manifest.state.as_ref().is_some_and(|state| state.fsync == Fsync::Always);
+        let Some(state) = &self.manifest.state else { return false };
         let kernel_has_all = self.same_boot && self.pool_is_whole;
-        self.is_closed() || (self.same_place && (kernel_has_all || always))
+        self.same_place
+            && match state.closed {
+                Some(_) => self.is_closed(),
+                None => kernel_has_all || state.fsync == Fsync::Always,
+            }
     }
 
     /// Whether this node took the log's current name itself, rather than from a primary that may go on

@@ -45,7 +45,9 @@ impl World {
         self.note(|_| format!("node {at} is to follow {parent}"));
         let now_ms = self.now_ms;
         let server = &mut self.servers[at];
-        server.parent = Some(parent);
+        if server.parent.replace(parent).is_none() {
+            server.wrote = Some(server.node.histories().current);
+        }
         server.waits.clear();
         let followers = server.node.follow("node", parent as u16);
         let config = link_config(at, parent);

@@ -56,9 +56,9 @@ impl Rules {
         let backwards = history == last_history && end < last_end;
         self.check(!backwards, || format!("node {at} went back from {last_end} to {end}"));
         // What nobody was told of may be forgotten, and other bytes may come in its place.
-        let told = match server.parent {
-            None => server.log.released().min(end),
-            Some(_) => end,
+        let told = match server.parent.is_none() || server.wrote == Some(history) {
+            true => server.log.released().min(end),
+            false => end,
         };
         let from = if history == server.seen.0 { server.seen.1.0 } else { 0 };
         let marks = data.marks_after(from).iter();

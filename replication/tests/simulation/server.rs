@@ -85,6 +85,9 @@ pub struct Server {
     pub waits: Vec<Wait>,
     /// Whom the configuration names as primary.
     pub parent: Option<usize>,
+    /// The history that it wrote itself, when it last became a replica: what it had not released of that
+    /// was told to nobody.
+    pub wrote: Option<HistoryId>,
     pub disk_full: bool,
     /// Whether it says that it can roll back; Redis does not.
     pub rolls_back: bool,
@@ -166,6 +169,7 @@ impl Server {
             base: (Arc::new(Data::default().encode()), Offset(0)),
             waits: vec![],
             parent: None,
+            wrote: None,
             disk_full: false,
             rolls_back: !random.one_in(6),
             told: 0,
