@@ -58,7 +58,7 @@ pub use block::Block;
 pub use disk::{Disk, OsDisk};
 pub use error::Error;
 pub use folder::{NewBase, SegmentInfo};
-pub use lock::{DirLock, LOCK_FILE, lock_dir};
+pub use lock::{DirLock, LOCK_FILE, is_locked, lock_dir};
 pub use reader::SegmentReader;
 pub use recover::{Base, BaseKind, Recovered, Replayed, recover};
 pub use rollback::{NotRolledBack, roll_back};
@@ -138,9 +138,9 @@ pub struct Options {
     pub history_ttl: Duration,
     /// How many blocks of 64 KiB the pool has; 0 for none.
     pub pool_blocks: usize,
-    /// Whether [`recover`] may append to the last segment what is in the pool of a process that was
-    /// killed. Only for who has the folder to itself ([`lock_dir`]).
-    pub take_pool: bool,
+    /// Whether this process has the folder to itself ([`lock_dir`]). If not, [`recover`] changes nothing,
+    /// and reads what a daemon may be writing as it is at one moment.
+    pub alone: bool,
     /// Without threads every job is done by the call that asks for it: for simulations.
     pub threads: bool,
     pub disk: Arc<dyn Disk>,
@@ -159,7 +159,7 @@ impl Options {
             history_bytes: 1 << 30,
             history_ttl: Duration::from_secs(24 * 3600),
             pool_blocks: pool::MOST_BLOCKS,
-            take_pool: true,
+            alone: true,
             threads: true,
             disk: Arc::new(OsDisk),
         }
