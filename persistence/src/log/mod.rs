@@ -188,8 +188,6 @@ pub struct Stats {
     pub pending_syncs: u64,
     /// `aof_delayed_fsync`.
     pub delayed_syncs: u64,
-    /// Memory of the tail, in bytes.
-    pub memory: usize,
     /// The oldest offset in memory.
     pub first_in_memory: Offset,
     /// The oldest offset in a live segment, if the log is on disk.
@@ -816,12 +814,16 @@ impl Log {
         self.stop_disk()
     }
 
+    /// What is allocated for the tail, in bytes: its blocks, and the places where commands begin in them.
+    pub fn memory(&self) -> usize {
+        self.tail.memory() + self.places.memory()
+    }
+
     /// Figures for `INFO` and for deciding on a new base.
     pub fn stats(&self) -> Stats {
-        let memory = self.tail.memory();
         let first_in_memory = self.tail.first();
         let Some(disk) = &self.on_disk else {
-            return Stats { memory, first_in_memory, ..Stats::default() };
+            return Stats { first_in_memory, ..Stats::default() };
         };
         let shared = &disk.writer.shared;
         let log = self.tail.end().0.saturating_sub(disk.log_start.0);
@@ -835,7 +837,6 @@ impl Log {
             unwritten_bytes: self.tail.end().0.saturating_sub(disk.written().0),
             pending_syncs: u64::from(shared.syncing.load(Ordering::Relaxed)),
             delayed_syncs: disk.syncs.delayed,
-            memory,
             first_in_memory,
             first_live: segments.iter().find(|s| !s.is_history).map(|s| s.start),
             first_in_history: history.clone().next().map(|s| s.start),
