@@ -3,15 +3,19 @@
 
 use clap::{Parser, Subcommand};
 use std::error::Error;
+use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 use varve_persistence::log::disk::{Contents, Disk};
 use varve_persistence::log::manifest::{Entry, Manifest};
 use varve_persistence::log::replay::{Command, Reading, Stop, Words, without_zeros};
-use varve_persistence::log::{self, BaseKind, Options, OsDisk, index, lz4, recover};
+use varve_persistence::log::{self, BaseKind, Options, OsDisk, Recovered, index, lz4, recover};
 use varve_persistence::offset::Offset;
 use varve_persistence::rdb;
 
@@ -19,6 +23,10 @@ type Failure = Box<dyn Error>;
 
 /// What the name of a folder's manifest ends in.
 const MANIFEST: &str = ".manifest";
+/// How often a folder is looked at in which a daemon writes and something seems wrong, at the most...
+const LOOKS: u32 = 5;
+/// ... and the time between: what the daemon changes in more than one step is done by then.
+const BETWEEN: Duration = Duration::from_secs(1);
 
 #[derive(Parser)]
 #[command(version, about = "Looks at the files of a Varve log. Changes nothing.")]
@@ -79,11 +87,10 @@ struct File {
 }
 
 impl File {
-    fn open(path: &Path) -> Result<File, Failure> {
+    fn open(path: &Path, entry: Option<&Entry>) -> Result<File, Failure> {
         let context = |e: io::Error| format!("{}: {e}", path.display());
         let name = path.file_name().unwrap_or_default();
-        let entry = entry_of(path);
-        let db = entry.as_ref().map_or(0, |entry| entry.db);
+        let db = entry.map_or(0, |entry| entry.db);
         if lz4::is_name(name) {
             let mut file = lz4::Compressed::open(&OsDisk, path).map_err(context)?;
             let mut bytes = vec![0; (file.end() - file.start()) as usize];
@@ -132,7 +139,7 @@ fn manifest_in(folder: &Path) -> Result<PathBuf, Failure> {
 }
 
 fn show(path: &Path, whole: bool, (from, to): (u64, u64)) -> Result<(), Failure> {
-    let file = File::open(path)?;
+    let file = File::open(path, entry_of(path).as_ref())?;
     let mut out = BufWriter::new(io::stdout().lock());
     let what = if file.start.is_some() { "offset" } else { "byte" };
     writeln!(out, "# {}: {what} after the command, database, command", path.display())?;
@@ -146,16 +153,21 @@ fn show(path: &Path, whole: bool, (from, to): (u64, u64)) -> Result<(), Failure>
         Ok::<(), io::Error>(())
     });
     out.flush()?;
-    let place = |position: usize| format!("{}: byte {position}", path.display());
-    match outcome {
-        Ok(_) => Ok(()),
-        Err(Stop::Refused(error)) => Err(error.into()),
-        Err(Stop::Cut { position, .. }) => {
-            Err(format!("{}: the file ends inside the command that begins here", place(position))
-                .into())
+    outcome.map(|_| ()).map_err(|stop| explain(path, stop, file.start))
+}
+
+/// Why a file was not read to its end, and where that is; `start` is the offset of its first byte.
+fn explain(path: &Path, stop: Stop<io::Error>, start: Option<Offset>) -> Failure {
+    let (position, what) = match stop {
+        Stop::Refused(error) => return error.into(),
+        Stop::Cut { position, .. } => {
+            (position, "the file ends inside the command that begins here".to_owned())
         }
-        Err(Stop::Damaged { position, what }) => Err(format!("{}: {what}", place(position)).into()),
-    }
+        Stop::Damaged { position, what } => (position, what),
+    };
+    let offset = start.map(|start| format!(" (offset {})", start + position as u64));
+    let offset = offset.unwrap_or_default();
+    format!("{}: byte {position}{offset}: {what}", path.display()).into()
 }
 
 fn print(out: &mut impl Write, command: &Command<'_>, whole: bool) -> io::Result<()> {
@@ -169,81 +181,162 @@ fn print(out: &mut impl Write, command: &Command<'_>, whole: bool) -> io::Result
     writeln!(out)
 }
 
+/// Reads everything. While a daemon writes, what seems wrong may be what it is just changing: it counts when two
+/// looks say the same, one after the other.
 fn check(folder: &Path) -> Result<(), Failure> {
     let manifest = manifest_in(folder)?;
-    let name = manifest.file_name().unwrap_or_default().as_bytes();
-    let name = name.strip_suffix(MANIFEST.as_bytes()).unwrap_or(name).to_vec();
-    let mut options = Options::new(folder.to_owned(), std::ffi::OsString::from_vec(name));
-    options.load_truncated = false; // a cut end is told, and left
-    options.take_pool = false; // it may be a daemon's that runs
-    let mut found = recover(&options)?.ok_or("there is no log")?;
-    match found.histories() {
-        Some(histories) => {
-            println!("history   {}", histories.current);
-            for (former, upto) in histories.former() {
-                println!("before    {former} up to offset {upto}");
-            }
+    let context = |e: io::Error| format!("{}: {e}", folder.display());
+    let around = folder.canonicalize().map_err(context)?.parent().map(Path::to_owned);
+    let runs = || around.as_deref().is_some_and(log::is_locked);
+    let mut before = None;
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        let mut look = Look { runs: runs(), ..Look::default() };
+        let result = look.at(folder, &manifest);
+        let wrong = (look.notes.clone(), result.as_ref().err().map(|why| why.to_string()));
+        let is_sure = wrong == Default::default() || looks == LOOKS || !(look.runs || runs());
+        if is_sure || before.as_ref() == Some(&wrong) {
+            io::stdout().write_all(look.text.as_bytes())?;
+            return result;
         }
-        None => println!("history   none: the folder is Redis's"),
+        before = Some(wrong);
+        thread::sleep(BETWEEN);
     }
-    if let Some(base) = found.base().cloned() {
-        let keys = match base.kind {
-            BaseKind::Aof => None,
-            BaseKind::Rdb | BaseKind::RdbThenAof => Some(check_rdb(&base.path)?),
-        };
-        let mut commands = 0;
-        if base.kind != BaseKind::Rdb {
-            let at = keys.map_or(0, |(_, end)| end as u64);
-            commands = found.replay_base::<log::Error>(at, &mut |_| Ok(()))?.commands;
-        }
-        let (keys, path) = (keys.map_or(0, |(keys, _)| keys), base.path.display());
-        println!("base      {path} at offset {}: {keys} keys, {commands} commands", base.offset);
-    }
-    let start = found.start();
-    match found.replay::<log::Error>(&mut |_| Ok(())) {
-        Ok(log::Replayed { end, commands, .. }) => {
-            println!("segments  offset {start} to {end}: {commands} commands");
-        }
-        // What a killed process leaves, or what one that runs has not finished.
-        Err(log::Error::Truncated { path, position, dropped }) => {
-            println!("segments  offset {start} to {}", found.end());
-            println!(
-                "note      {}: the last {dropped} bytes, from byte {position} on, are no whole \
-                 command: a start with aof-load-truncated yes cuts them off",
-                path.display()
-            );
-        }
-        Err(other) => return Err(other.into()),
-    }
-    let kept = Manifest::parse(&fs::read(&manifest)?);
-    let kept = kept.map_err(|(line, what)| format!("{}:{line}: {what}", manifest.display()))?;
-    for base in kept.old_bases().into_iter().rev() {
-        let (path, at) = (folder.join(&base.name), base.start.unwrap_or_default());
-        let bytes = OsDisk.map(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let keys = if bytes.starts_with(b"REDIS") { check_rdb(&path)?.0 } else { 0 };
-        println!("old base  {} at offset {at}: {keys} keys", path.display());
-    }
-    for entry in kept.kept() {
-        let path = folder.join(&entry.name);
-        let commands = count(&path)?;
-        let (start, end) = (entry.start.unwrap_or_default(), entry.end.unwrap_or_default());
-        println!("history   {} offset {start} to {end}: {commands} commands", path.display());
-    }
-    for note in found.notes() {
-        println!("note      {note}");
-    }
-    Ok(())
 }
 
-/// How many commands a file of the history has; it ends between two.
-fn count(path: &Path) -> Result<u64, Failure> {
-    let file = File::open(path)?;
-    let end = entry_of(path).map_or(file.bytes.len(), |entry| entry.covers() as usize);
-    let bytes = file.bytes.get(..end).ok_or_else(|| format!("{}: it is short", path.display()))?;
+/// What one look at a log's folder shows.
+#[derive(Default)]
+struct Look {
+    /// Whether a daemon has the folder.
+    runs: bool,
+    /// What is there.
+    text: String,
+    /// What an operator should know of it.
+    notes: Vec<String>,
+}
+
+impl Look {
+    fn at(&mut self, folder: &Path, manifest: &Path) -> Result<(), Failure> {
+        let name = manifest.file_name().unwrap_or_default().as_bytes();
+        let name = name.strip_suffix(MANIFEST.as_bytes()).unwrap_or(name).to_vec();
+        let mut options = Options::new(folder.to_owned(), OsString::from_vec(name));
+        options.load_truncated = false; // a cut end is told, and left
+        options.alone = false;
+        let mut found = recover(&options)?.ok_or("there is no log")?;
+        self.notes.extend_from_slice(found.notes());
+        if self.runs {
+            writeln!(
+                self.text,
+                "daemon    runs: base and segments are as they were at one moment"
+            )?;
+        }
+        match found.histories() {
+            Some(histories) => {
+                writeln!(self.text, "history   {}", histories.current)?;
+                for (former, upto) in histories.former() {
+                    writeln!(self.text, "before    {former} up to offset {upto}")?;
+                }
+            }
+            None => writeln!(self.text, "history   none: the folder is Redis's")?,
+        }
+        self.base_and_segments(&mut found)?;
+        self.history(folder, manifest)?;
+        for note in found.waiting().into_iter().chain(self.notes.iter().map(String::as_str)) {
+            writeln!(self.text, "note      {note}")?;
+        }
+        Ok(())
+    }
+
+    fn base_and_segments(&mut self, found: &mut Recovered) -> Result<(), Failure> {
+        if let Some(base) = found.base().cloned() {
+            let keys = match base.kind {
+                BaseKind::Aof => None,
+                BaseKind::Rdb | BaseKind::RdbThenAof => {
+                    Some(check_rdb(&base.path, &found.contents(&base.path)?)?)
+                }
+            };
+            let mut commands = 0;
+            if base.kind != BaseKind::Rdb {
+                let at = keys.map_or(0, |(_, end)| end as u64);
+                commands = found.replay_base::<log::Error>(at, &mut |_| Ok(()))?.commands;
+            }
+            let (keys, path) = (keys.map_or(0, |(keys, _)| keys), base.path.display());
+            let at = base.offset;
+            writeln!(
+                self.text,
+                "base      {path} at offset {at}: {keys} keys, {commands} commands"
+            )?;
+        }
+        let (start, mut commands) = (found.start(), 0);
+        let result = found.replay::<log::Error>(&mut |_| {
+            commands += 1;
+            Ok(())
+        });
+        let (end, cut) = match result {
+            Ok(replayed) => (replayed.end, None),
+            // What a killed process leaves, or what one that runs has not finished.
+            Err(log::Error::Truncated { path, position, dropped }) => {
+                let path = path.display();
+                let what =
+                    format!("{path}: the last {dropped} bytes, from byte {position} on, are");
+                (Offset(found.end().0 - dropped), Some(what))
+            }
+            Err(other) => return Err(other.into()),
+        };
+        writeln!(self.text, "segments  offset {start} to {end}: {commands} commands")?;
+        if let Some(what) = cut {
+            let rest = match (found.waiting(), self.runs) {
+                (Some(_), _) => "what follows is in the pool",
+                (None, true) => "what follows is not there yet",
+                (None, false) => "a start with aof-load-truncated yes cuts them off",
+            };
+            writeln!(self.text, "note      {what} no whole command: {rest}")?;
+        }
+        Ok(())
+    }
+
+    /// Looks at old bases and older segments, which a daemon may take away at any time.
+    fn history(&mut self, folder: &Path, manifest: &Path) -> Result<(), Failure> {
+        let kept = Manifest::parse(&fs::read(manifest)?);
+        let kept = kept.map_err(|(line, what)| format!("{}:{line}: {what}", manifest.display()))?;
+        let old_bases = kept.old_bases().into_iter().rev();
+        for entry in old_bases.chain(kept.kept()) {
+            let path = folder.join(&entry.name);
+            let outcome = match entry.is_old_base() {
+                true => check_old_base(&path, entry),
+                false => check_kept(&path, entry),
+            };
+            match outcome {
+                Ok(line) => writeln!(self.text, "{line}")?,
+                Err(_) if self.runs && entry_of(&path).as_ref() != Some(entry) => {
+                    let path = path.display();
+                    writeln!(self.text, "gone      {path}: removed or compressed meanwhile")?;
+                }
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_old_base(path: &Path, entry: &Entry) -> Result<String, Failure> {
+    let bytes = OsDisk.map(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let keys = if bytes.starts_with(b"REDIS") { check_rdb(path, &bytes)?.0 } else { 0 };
+    let at = entry.start.unwrap_or_default();
+    Ok(format!("old base  {} at offset {at}: {keys} keys", path.display()))
+}
+
+/// Reads a segment of the history; it ends between two commands.
+fn check_kept(path: &Path, entry: &Entry) -> Result<String, Failure> {
+    let file = File::open(path, Some(entry))?;
+    let covers = entry.covers();
+    let bytes = file.bytes.get(..covers as usize);
+    let bytes = bytes.ok_or_else(|| format!("{}: it is short", path.display()))?;
     let (start, records) = (file.start.unwrap_or_default(), &*file.records);
     let records: Vec<_> = records
         .iter()
-        .filter(|record| record.start.0 + u64::from(record.len) <= start.0 + end as u64)
+        .filter(|record| record.start.0 + u64::from(record.len) <= start.0 + covers)
         .copied()
         .collect();
     let reading = Reading { path, bytes, start, records: &records, db: file.db };
@@ -252,15 +345,15 @@ fn count(path: &Path) -> Result<u64, Failure> {
         commands += 1;
         Ok::<(), io::Error>(())
     });
-    outcome.map_err(|stop| format!("{}: {stop:?}", path.display()))?;
-    Ok(commands)
+    outcome.map_err(|stop| explain(path, stop, file.start))?;
+    let (path, end) = (path.display(), entry.end.unwrap_or_default());
+    Ok(format!("history   {path} offset {start} to {end}: {commands} commands"))
 }
 
 /// Reads a whole RDB file: how many keys it has, and where it ends.
-fn check_rdb(path: &Path) -> Result<(u64, usize), Failure> {
+fn check_rdb(path: &Path, bytes: &[u8]) -> Result<(u64, usize), Failure> {
     let context = |e: rdb::Error| format!("{}: byte {}: {}", path.display(), e.offset, e.text);
-    let bytes = OsDisk.map(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let mut reader = rdb::Reader::new(&bytes).map_err(context)?;
+    let mut reader = rdb::Reader::new(bytes).map_err(context)?;
     let mut keys = 0;
     while let Some(item) = reader.next().map_err(context)? {
         keys += u64::from(matches!(item, rdb::Item::Key { .. }));

@@ -160,7 +160,7 @@ impl Server {
             startup: self.startup_memory,
             clients_normal: call.reply.memory() as u64,
             clients_replicas: 0,
-            tail: self.log.stats().memory as u64,
+            tail: self.log.memory() as u64,
             tables: Vec::new(),
             keys: 0,
         };

@@ -66,7 +66,7 @@ fn eviction_ns(tenacity: u32) -> Option<u64> {
 impl Server {
     /// Bytes that count against `maxmemory`: all but the log's tail, which has its own limit.
     pub fn counted_memory(&self) -> u64 {
-        allocator::used().saturating_sub(self.log.stats().memory as u64)
+        allocator::used().saturating_sub(self.log.memory() as u64)
     }
 
     /// Evicts if memory is short, for as long as `maxmemory-eviction-tenacity` allows. Whether memory

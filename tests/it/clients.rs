@@ -2,7 +2,8 @@
 //! secrets, subscriptions, blocked clients, and how that is counted.
 
 use crate::support::client::encode;
-use crate::support::{PATIENCE, Server, Value, caught_up, eventually};
+use crate::support::server::info;
+use crate::support::{Command, PATIENCE, Server, Value, caught_up, eventually};
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -430,6 +431,35 @@ fn eviction_takes_no_more_than_was_asked_for() {
         assert!(held > most / 2, "after {i} keys, {held} are left of {most}");
     }
     assert!(server.number("evicted_keys") > 0);
+}
+
+/// What the log's tail keeps for replicas is no data: with its list of places it was, and what of it is the
+/// pool's was taken off what data there are, though it is not allocated.
+#[test]
+fn the_logs_tail_does_not_count_for_maxmemory_and_all_else_does() {
+    for on_disk in ["no", "yes"] {
+        let server = Server::varve()
+            .arg("--appendonly", on_disk)
+            .arg("--auto-aof-rewrite-percentage", "0")
+            .arg("--repl-backlog-size", "64mb")
+            .start();
+        let mut client = server.client();
+        let mut counted = |commands: usize| {
+            let set = Command::new(&["SET", "key", &"v".repeat(1000)]);
+            for _ in 0..commands / 100 {
+                assert!(client.pipeline(&vec![set.clone(); 100]).iter().all(|r| !r.is_error()));
+            }
+            let mut number = |field| info(&mut client, field).parse::<u64>().unwrap();
+            number("used_memory") - number("mem_not_counted_for_evict")
+        };
+        let before = counted(1000);
+        let after = counted(60_000);
+        assert!(before > 300_000, "appendonly {on_disk}: {before}");
+        assert!(
+            after.abs_diff(before) < 40_000,
+            "appendonly {on_disk}: {before} before, {after} after"
+        );
+    }
 }
 
 /// A reply would have been taken for a part of the history.

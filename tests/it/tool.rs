@@ -1,15 +1,17 @@
 //! The story: an operator looks at a log's files, of a daemon that runs, of one that was killed, and of
 //! one whose disk flipped a bit.
 
-use crate::support::{PATIENCE, Server, eventually};
+use crate::support::writers::rewrite;
+use crate::support::{Client, Command, PATIENCE, Server, eventually};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::Command;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Runs `varve`: whether it succeeded, and what it printed, errors included.
 fn varve(args: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_varve")).args(args).output().unwrap();
+    let output = process::Command::new(env!("CARGO_BIN_EXE_varve")).args(args).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(text).unwrap())
 }
@@ -72,4 +74,118 @@ fn varve_looks_at_a_log_and_changes_nothing() {
     assert!(!good && text.contains("is damaged at byte 0"), "{text}");
     let (good, text) = varve(&["check", "/nonexistent"]);
     assert!(!good && text.contains("/nonexistent"), "{text}");
+}
+
+/// The number after `before` in a text.
+fn number_after(text: &str, before: &str) -> Option<u64> {
+    let (_, rest) = text.split_once(before)?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// The daemon appends, moves what it appended to a segment, begins segments, compresses and removes, while its
+/// folder is looked at. Each look finds a log that is whole, and in it all that had been acknowledged.
+#[test]
+fn a_busy_daemons_folder_is_whole_whenever_it_is_looked_at() {
+    let server = Server::varve()
+        .arg("--appendonly", "yes")
+        .arg("--auto-aof-rewrite-percentage", "0")
+        .arg("--repl-history-size", "300kb")
+        .start();
+    let folder = server.dir().join("appendonlydir");
+    let ended = AtomicBool::new(false);
+    let mut wrong = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut client = server.client();
+            for nth in 0.. {
+                let (key, value) = (format!("key:{}", nth % 1000), "v".repeat(nth % 500));
+                let turn = vec![Command::new(&["SET", &key, &value]); 16];
+                if ended.load(Relaxed) {
+                    return;
+                }
+                assert!(client.pipeline(&turn).iter().all(|reply| !reply.is_error()));
+            }
+        });
+        for nth in 0..60 {
+            if nth % 3 == 0 {
+                rewrite(server.port());
+            }
+            let acknowledged = server.number("master_repl_offset");
+            let (good, text) = varve(&["check", folder.to_str().unwrap()]);
+            let told =
+                ["not whole", "left out", "cuts them off"].iter().any(|part| text.contains(part));
+            if !good || told {
+                wrong.push(text);
+                continue;
+            }
+            let segments = text.split_once("segments  offset ").map_or("", |(_, rest)| rest);
+            let end = number_after(segments, " to ").unwrap_or(0)
+                + number_after(&text, ": the last ").unwrap_or(0)
+                + number_after(&text, ".pool\" has ").unwrap_or(0);
+            if end < acknowledged || !text.contains("daemon    runs") {
+                wrong.push(format!("{acknowledged} was acknowledged: {text}"));
+            }
+        }
+        ended.store(true, Relaxed);
+    });
+    assert!(wrong.is_empty(), "{} looks: {}", wrong.len(), wrong.join("\n"));
+}
+
+/// A bit flips in what a running daemon will not write again: in a live segment that another follows, because
+/// a child still saves, and in the history.
+#[test]
+fn damage_in_a_running_daemons_folder_is_told() {
+    let server = Server::varve()
+        .arg("--appendonly", "yes")
+        .arg("--auto-aof-rewrite-percentage", "0")
+        .start();
+    let mut client = server.client();
+    let folder = server.dir().join("appendonlydir");
+    let write = |client: &mut Client| {
+        for nth in 0..200 {
+            client.ok(&["SET", &format!("key:{nth}"), &"v".repeat(1000)]);
+        }
+    };
+    write(&mut client);
+    server.rewrite();
+    let history = folder.join("appendonly.aof.1.incr.aof.lz4");
+    assert!(eventually(PATIENCE, || history.exists()), "the first segment is not compressed");
+    write(&mut client);
+    client.ok(&["CONFIG", "SET", "rdb-key-save-delay", "1000000"]);
+    client.ok(&["BGREWRITEAOF"]);
+    let manifest = || fs::read_to_string(folder.join("appendonly.aof.manifest")).unwrap();
+    let next = || manifest().contains("appendonly.aof.3.incr.aof seq 3 type i");
+    assert!(eventually(PATIENCE, next), "no segment follows: {}", manifest());
+    client.ok(&["SET", "after", "it"]);
+
+    let folder = folder.to_str().unwrap();
+    let (good, text) = varve(&["check", folder]);
+    assert!(good && text.contains("daemon    runs"), "{text}");
+    let sealed = Path::new(folder).join("appendonly.aof.2.incr.aof");
+    let told = with_a_flipped_bit(&sealed, 150_000, || varve(&["check", folder]));
+    let (false, text) = told else { panic!("{told:?}") };
+    let position = number_after(&text, "appendonly.aof.2.incr.aof\" is damaged at byte ").unwrap();
+    assert!((150_000 - 65_535..=150_000).contains(&position), "{text}");
+    let start = number_after(&manifest(), ".2.incr.aof seq 2 type i startoffset ").unwrap();
+    assert!(text.contains(&format!("(offset {})", start + position)), "{text}");
+
+    let told = with_a_flipped_bit(&history, 100, || varve(&["check", folder]));
+    let (false, text) = told else { panic!("{told:?}") };
+    assert!(text.contains("appendonly.aof.1.incr.aof.lz4: it is damaged at byte 0"), "{text}");
+    let (good, text) = varve(&["check", folder]);
+    assert!(good, "{text}");
+}
+
+/// What `look` says while a bit of a file is another.
+fn with_a_flipped_bit<T>(path: &Path, position: u64, look: impl FnOnce() -> T) -> T {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let flip = || {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, position).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], position).unwrap();
+    };
+    flip();
+    let said = look();
+    flip();
+    said
 }

@@ -223,6 +223,11 @@ impl Places {
         }
     }
 
+    /// What is allocated for them, in bytes.
+    pub fn memory(&self) -> usize {
+        self.0.capacity() * size_of::<(Offset, u32)>()
+    }
+
     /// The last one that is not beyond `offset`, or else the first.
     fn before(&self, offset: Offset) -> Option<(Offset, u32)> {
         let after = self.0.partition_point(|(at, _)| *at <= offset);

@@ -45,6 +45,9 @@ unsafe impl Sync for Block {}
 unsafe impl Send for Block {}
 
 impl Block {
+    /// What a block that is shared takes beside its [`BLOCK_BYTES`]: itself and the two counts of its `Arc`.
+    pub const OVERHEAD: usize = size_of::<Block>() + 2 * size_of::<usize>();
+
     /// The offset of the block's first byte.
     pub fn start(&self) -> Offset {
         self.start

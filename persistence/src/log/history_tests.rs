@@ -584,8 +584,9 @@ fn a_start_gives_up_history_for_what_the_pool_has() {
     let disk = bench.disk.after_kill(bench.disk.ops());
     disk.set_space(Some(50));
     let options = |disk: &Arc<FakeDisk>| Options { pool_blocks: 2, ..options(disk) };
-    let look = recover(&Options { take_pool: false, ..options(&disk) }).unwrap().unwrap();
-    assert!(look.notes().len() == 1 && look.notes()[0].contains("has"), "{:?}", look.notes());
+    let look = recover(&Options { alone: false, ..options(&disk) }).unwrap().unwrap();
+    assert_eq!(look.notes(), [""; 0]);
+    assert!(look.waiting().is_some_and(|told| told.contains("has")), "{:?}", look.waiting());
     assert_eq!((disk.ops(), look.end()), (0, written));
     let mut found = recover(&options(&disk)).unwrap().unwrap();
     let removed = |note: &String| note.contains(": the disk is full");

@@ -36,6 +36,12 @@ pub fn lock_dir(dir: &Path, patience: Duration) -> Result<DirLock, Error> {
     }
 }
 
+/// Whether a daemon has `dir`. Looking takes the lock for a moment if nobody has it.
+pub fn is_locked(dir: &Path) -> bool {
+    let Ok(file) = File::open(dir.join(LOCK_FILE)) else { return false };
+    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,7 +51,9 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("varve-lock-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let now = Duration::ZERO;
+        assert!(!is_locked(&dir));
         let lock = lock_dir(&dir, now).unwrap();
+        assert!(is_locked(&dir));
         assert!(matches!(lock_dir(&dir, now), Err(Error::Locked { .. })));
         let ends = std::thread::spawn(move || {
             std::thread::sleep(3 * RETRY);

@@ -58,7 +58,7 @@ pub use block::Block;
 pub use disk::{Disk, OsDisk};
 pub use error::Error;
 pub use folder::{NewBase, SegmentInfo};
-pub use lock::{DirLock, LOCK_FILE, lock_dir};
+pub use lock::{DirLock, LOCK_FILE, is_locked, lock_dir};
 pub use reader::SegmentReader;
 pub use recover::{Base, BaseKind, Recovered, Replayed, recover};
 pub use rollback::{NotRolledBack, roll_back};
@@ -138,9 +138,9 @@ pub struct Options {
     pub history_ttl: Duration,
     /// How many blocks of 64 KiB the pool has; 0 for none.
     pub pool_blocks: usize,
-    /// Whether [`recover`] may append to the last segment what is in the pool of a process that was
-    /// killed. Only for who has the folder to itself ([`lock_dir`]).
-    pub take_pool: bool,
+    /// Whether this process has the folder to itself ([`lock_dir`]). If not, [`recover`] changes nothing,
+    /// and reads what a daemon may be writing as it is at one moment.
+    pub alone: bool,
     /// Without threads every job is done by the call that asks for it: for simulations.
     pub threads: bool,
     pub disk: Arc<dyn Disk>,
@@ -159,7 +159,7 @@ impl Options {
             history_bytes: 1 << 30,
             history_ttl: Duration::from_secs(24 * 3600),
             pool_blocks: pool::MOST_BLOCKS,
-            take_pool: true,
+            alone: true,
             threads: true,
             disk: Arc::new(OsDisk),
         }
@@ -188,8 +188,6 @@ pub struct Stats {
     pub pending_syncs: u64,
     /// `aof_delayed_fsync`.
     pub delayed_syncs: u64,
-    /// Memory of the tail, in bytes.
-    pub memory: usize,
     /// The oldest offset in memory.
     pub first_in_memory: Offset,
     /// The oldest offset in a live segment, if the log is on disk.
@@ -819,12 +817,16 @@ impl Log {
         self.stop_disk()
     }
 
+    /// What is allocated for the tail, in bytes: its blocks, and the places where commands begin in them.
+    pub fn memory(&self) -> usize {
+        self.tail.memory() + self.places.memory()
+    }
+
     /// Figures for `INFO` and for deciding on a new base.
     pub fn stats(&self) -> Stats {
-        let memory = self.tail.memory();
         let first_in_memory = self.tail.first();
         let Some(disk) = &self.on_disk else {
-            return Stats { memory, first_in_memory, ..Stats::default() };
+            return Stats { first_in_memory, ..Stats::default() };
         };
         let shared = &disk.writer.shared;
         let log = self.tail.end().0.saturating_sub(disk.log_start.0);
@@ -838,7 +840,6 @@ impl Log {
             unwritten_bytes: self.tail.end().0.saturating_sub(disk.written().0),
             pending_syncs: u64::from(shared.syncing.load(Ordering::Relaxed)),
             delayed_syncs: disk.syncs.delayed,
-            memory,
             first_in_memory,
             first_live: segments.iter().find(|s| !s.is_history).map(|s| s.start),
             first_in_history: history.clone().next().map(|s| s.start),

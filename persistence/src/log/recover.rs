@@ -4,7 +4,7 @@
 //! segments over it; [`super::Log::resume`] goes on from there. Folders that Redis made are taken
 //! as they are, single files from before Redis 7 too.
 
-use super::disk::{Contents, Disk, write_all_at};
+use super::disk::{Contents, Disk, read_exact_at, write_all_at};
 use super::error::Error;
 use super::folder::Folder;
 use super::history::TEMPORARY;
@@ -15,6 +15,7 @@ use super::replay::{Command, Reading, Stop, without_zeros};
 use super::writer::lock;
 use super::{Fsync, Options, aside, index};
 use crate::offset::{Histories, HistoryId, Offset};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -72,6 +73,9 @@ pub struct Recovered {
     same_boot: bool,
     /// Whether the pool of a process that was killed had all that it should.
     pool_is_whole: bool,
+    /// Base and segments as they were found, for who is not alone with them.
+    held: HashMap<PathBuf, Arc<Contents>>,
+    waiting: Option<String>,
     notes: Vec<String>,
 }
 
@@ -87,20 +91,34 @@ pub(super) fn read_manifest(options: &Options) -> Result<Option<Manifest>, Error
     parsed.map(Some).map_err(|(line, what)| Error::Manifest { path, line, what })
 }
 
-/// Finds the log in a folder; `None` if it has none. Changes nothing but this: a single-file AOF
-/// beside the folder moves into it as its base, as Redis 7 does it; and what a process that was killed
-/// left in its pool is appended to the last segment, for which history is given up if the disk is full.
+/// Finds the log in a folder; `None` if it has none. Who is alone with it changes nothing but this: a
+/// single-file AOF beside the folder moves into it as its base, as Redis 7 does it; and what a process that
+/// was killed left in its pool is appended to the last segment, for which history is given up if the disk
+/// is full.
 pub fn recover(options: &Options) -> Result<Option<Recovered>, Error> {
-    let manifest = match read_manifest(options)? {
+    loop {
+        let manifest = read_manifest(options)?;
+        let found = find(options, manifest.clone());
+        // A daemon may have ended the last segment meanwhile, or removed what was named.
+        if options.alone || read_manifest(options)? == manifest {
+            return found;
+        }
+    }
+}
+
+fn find(options: &Options, manifest: Option<Manifest>) -> Result<Option<Recovered>, Error> {
+    let manifest = match manifest {
         Some(manifest) => {
             // Redis names the file there first, and may have been stopped before it moved it.
-            if manifest.base().is_some_and(|base| base.name == options.base_name)
+            if options.alone
+                && manifest.base().is_some_and(|base| base.name == options.base_name)
                 && options.disk.open(&options.dir.join(&options.base_name)).is_err()
             {
                 move_single_file(options)?;
             }
             manifest
         }
+        None if !options.alone => return Ok(None),
         None => match adopt_single_file(options)? {
             Some(manifest) => manifest,
             None => return Ok(None),
@@ -108,9 +126,14 @@ pub fn recover(options: &Options) -> Result<Option<Recovered>, Error> {
     };
     let start = manifest.base().and_then(|base| base.start).unwrap_or_default();
     let mut recovered = Recovered::from_parts(options, manifest, start);
+    // Before the segments: what is moved there meanwhile is then seen twice, instead of nowhere.
+    let pool = recovered.read_pool();
     recovered.open_base()?;
     recovered.measure_segments()?;
-    recovered.take_from_pool(options)?;
+    if !options.alone {
+        recovered.hold()?;
+    }
+    recovered.take_from_pool(options, pool.as_deref())?;
     recovered.check_history();
     Ok(Some(recovered))
 }
@@ -163,6 +186,8 @@ impl Recovered {
             last_len: 0,
             end,
             replayed: true,
+            held: HashMap::new(),
+            waiting: None,
             notes: Vec::new(),
         }
     }
@@ -252,17 +277,43 @@ impl Recovered {
         Ok(())
     }
 
+    /// Keeps base and segments as they are. A daemon may remove what is sealed, but does not change it; its
+    /// last segment it writes, and cuts when the next has begun, so that one is copied.
+    fn hold(&mut self) -> Result<(), Error> {
+        let mut held = HashMap::new();
+        let sealed = self.manifest.segments().filter(|entry| entry.end.is_some());
+        let sealed = sealed.map(|entry| self.dir.join(&entry.name));
+        for path in self.base.iter().map(|base| base.path.clone()).chain(sealed) {
+            let contents = self.contents(&path)?;
+            held.insert(path, contents);
+        }
+        if let Some(last) = self.manifest.segments().find(|entry| entry.end.is_none()) {
+            let path = self.dir.join(&last.name);
+            let bytes = read_first(&*self.disk, &path, Some(self.last_len));
+            let bytes = bytes.map_err(Error::io("read", &path))?;
+            held.insert(path, Arc::new(Contents::Owned(bytes)));
+        }
+        self.held = held;
+        Ok(())
+    }
+
+    /// A copy of the pool's file, if a part of the log may be there. Its records and tags come before the
+    /// blocks: what is in one that counts was there before the record, and stays until a segment has it.
+    fn read_pool(&self) -> Option<Vec<u8>> {
+        self.pool_stream().filter(|_| self.same_place)?;
+        read_first(&*self.disk, &self.pool_path, None).ok()
+    }
+
     /// Appends to the last segment what a process that was killed had not put there. After a power cut, too,
     /// that is appended if the pool has it whole, which it need not have then.
-    fn take_from_pool(&mut self, options: &Options) -> Result<(), Error> {
+    fn take_from_pool(&mut self, options: &Options, pool: Option<&[u8]>) -> Result<(), Error> {
         let (Some(stream), true) = (self.pool_stream(), self.same_place) else { return Ok(()) };
         let Some(entry) = self.manifest.segments().next_back() else { return Ok(()) };
         let (path, start) = (self.dir.join(&entry.name), entry.start.unwrap_or_default());
         let found = {
-            let segment = self.disk.map(&path).map_err(Error::io("read", &path))?;
+            let segment = self.contents(&path)?;
             let segment = &segment[..segment.len().min(self.last_len as usize)];
-            let contents = self.disk.map(&self.pool_path).ok();
-            let pool = contents.as_deref().and_then(|contents| Found::open(contents, stream));
+            let pool = pool.and_then(|contents| Found::open(contents, stream));
             pool.and_then(|pool| what_is_missing(segment, start, &pool, self.same_boot))
         };
         let (pool, end) = (&self.pool_path, self.end);
@@ -278,8 +329,8 @@ impl Recovered {
             return Ok(());
         };
         let n = bytes.len() as u64;
-        if n > 0 && !options.take_pool {
-            self.notes.push(format!("{pool:?} has {n} bytes that {path:?} does not have yet"));
+        if n > 0 && !options.alone {
+            self.waiting = Some(format!("{pool:?} has {n} bytes that {path:?} does not have yet"));
         } else if n > 0 {
             let (disk, manifest) = (self.disk.clone(), self.manifest.clone());
             let mut folder = Folder::new(disk, &self.dir, &options.base_name, manifest);
@@ -339,6 +390,11 @@ impl Recovered {
     /// What an operator should know that is no reason not to start: a line each.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What a start would take from the pool, in words.
+    pub fn waiting(&self) -> Option<&str> {
+        self.waiting.as_deref()
     }
 
     /// The snapshot to load first, if there is one; without it the dataset is empty at
@@ -410,8 +466,12 @@ impl Recovered {
         }
     }
 
-    fn map(&self, path: &Path) -> Result<Contents, Error> {
-        self.disk.map(path).map_err(Error::io("read", path))
+    /// The bytes of the base or of a segment; where a daemon may be at work, as they were when they were found.
+    pub fn contents(&self, path: &Path) -> Result<Arc<Contents>, Error> {
+        match self.held.get(path) {
+            Some(held) => Ok(held.clone()),
+            None => self.disk.map(path).map(Arc::new).map_err(Error::io("read", path)),
+        }
     }
 
     /// Gives the commands of a base to `apply`, from `position` on.
@@ -424,7 +484,7 @@ impl Recovered {
             let (end, db) = (self.end, 0);
             return Ok(Replayed { end, commands: 0, db, dropped: 0 });
         };
-        let contents = self.map(&base.path)?;
+        let contents = self.contents(&base.path)?;
         let alone = self.manifest.segments().next().is_none();
         let bytes = if alone { without_zeros(&contents) } else { &contents };
         let zeros = (contents.len() - bytes.len()) as u64;
@@ -446,7 +506,7 @@ impl Recovered {
         let mut total = Replayed { end: self.end, commands: 0, db: 0, dropped: 0 };
         for (i, entry) in entries.iter().enumerate() {
             let path = self.dir.join(&entry.name);
-            let contents = self.map(&path)?;
+            let contents = self.contents(&path)?;
             let start = entry.start.unwrap_or_default();
             let len = entry.end.map_or(self.last_len, |end| end - start);
             let bytes = contents.get(..len as usize).ok_or_else(|| Error::Damaged {
@@ -558,6 +618,14 @@ fn what_is_missing(
     // log's.
     let len = without_zeros(segment).len();
     continued(len).or_else(|| continued(segment.len()).filter(|_| same_boot))
+}
+
+/// A copy of a file, or of its first `bytes`.
+fn read_first(disk: &dyn Disk, path: &Path, bytes: Option<u64>) -> io::Result<Vec<u8>> {
+    let file = disk.open(path)?;
+    let mut contents = vec![0; bytes.map_or_else(|| file.size(), Ok)? as usize];
+    read_exact_at(&*file, &mut contents, 0)?;
+    Ok(contents)
 }
 
 /// What a base's name and its first bytes say of it.

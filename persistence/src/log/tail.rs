@@ -51,6 +51,8 @@ pub struct Tail {
     pool: Option<Arc<Pool>>,
     /// How many of the oldest blocks are known to be in memory of their own.
     own_blocks: usize,
+    /// How many of all are the pool's.
+    pooled_blocks: usize,
     /// Where the segment begins that the next bytes are for: that byte is at a page's beginning.
     segment_start: Offset,
     /// All before it outlives the process: the end of a turn.
@@ -73,6 +75,7 @@ impl Tail {
             spare: None,
             pool: None,
             own_blocks: 0,
+            pooled_blocks: 0,
             segment_start: start,
             safe: start,
             noted: start,
@@ -141,9 +144,12 @@ impl Tail {
         self.blocks[0].start()
     }
 
-    /// The memory that the blocks take, in bytes.
+    /// What is allocated for the blocks, in bytes. The bytes of the pool's blocks are not: they are a file's.
     pub fn memory(&self) -> usize {
-        (self.blocks.len() + usize::from(self.spare.is_some())) * BLOCK_BYTES
+        let blocks = self.blocks.len() + usize::from(self.spare.is_some());
+        blocks * Block::OVERHEAD
+            + (blocks - self.pooled_blocks) * BLOCK_BYTES
+            + self.blocks.capacity() * size_of::<Arc<Block>>()
     }
 
     /// How many bytes are kept at least.
@@ -189,6 +195,7 @@ impl Tail {
             let spare = spare.and_then(|block| BlockWriter::reuse(block, start, skip));
             spare.unwrap_or_else(|| BlockWriter::new(start, skip))
         });
+        self.pooled_blocks += usize::from(self.writer.is_pooled());
         self.blocks.push_back(self.writer.share());
     }
 
@@ -197,6 +204,7 @@ impl Tail {
         let floor = Offset(self.end.0.saturating_sub(self.keep_bytes)).min(needed);
         while self.blocks.len() > 1 && self.blocks[1].start() <= floor {
             self.spare = self.blocks.pop_front().filter(|block| !block.is_pooled());
+            self.pooled_blocks -= usize::from(self.spare.is_none());
             self.own_blocks = self.own_blocks.saturating_sub(1);
         }
     }
@@ -212,6 +220,7 @@ impl Tail {
             let block = &mut self.blocks[self.own_blocks];
             if block.is_pooled() {
                 *block = block.copy();
+                self.pooled_blocks -= 1;
             }
             self.own_blocks += 1;
         }
@@ -247,8 +256,36 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fake::FakeDisk;
     use super::*;
     use proptest::prelude::*;
+    use std::path::Path;
+
+    /// What the pool had of the tail counted as allocated, so up to 16 MiB of data did not for `maxmemory`.
+    #[test]
+    fn memory_is_what_is_allocated_for_the_blocks() {
+        let mut tail = Tail::new(Offset(0), 0);
+        let counted = |tail: &Tail| {
+            let own = tail.blocks.iter().chain(&tail.spare).filter(|block| !block.is_pooled());
+            let fixed = (tail.blocks.len() + usize::from(tail.spare.is_some())) * Block::OVERHEAD;
+            own.count() * BLOCK_BYTES + fixed + tail.blocks.capacity() * 8
+        };
+        assert_eq!(tail.memory(), counted(&tail));
+        let pool = Pool::open(&*FakeDisk::new(1), Path::new("p"), 4, 7, Offset(0)).unwrap();
+        tail.set_pool(Some(pool), Offset(0), Offset(0));
+        let mut seen = Vec::new();
+        for nth in 1..=12 {
+            tail.append(&[b'x'; BLOCK_BYTES]);
+            if nth > 8 {
+                tail.relieve_pool(tail.end());
+                tail.trim(Offset((nth - 8) * 3 * BLOCK_BYTES as u64));
+            }
+            assert_eq!(tail.memory(), counted(&tail), "after {nth} blocks");
+            seen.push((tail.pooled_blocks, tail.blocks.len()));
+        }
+        assert_eq!((seen[0], seen[7]), ((1, 2), (4, 9)));
+        assert!(seen.last().is_some_and(|(pooled, _)| (1..4).contains(pooled)), "{seen:?}");
+    }
 
     proptest! {
         #[test]

@@ -554,9 +554,10 @@ fn a_disk_without_room_for_what_the_pool_has_is_told_and_costs_nothing() {
     assert!(log.written() < log.released() && log.released() == log.end());
     let disk = disk.after_kill(disk.ops());
     disk.set_space(Some(0));
-    let look = Options { take_pool: false, ..options(&disk) };
+    let look = Options { alone: false, ..options(&disk) };
     let found = recover(&look).unwrap().unwrap();
-    assert!(found.notes()[0].contains(&format!("has {} bytes", log.end())));
+    assert!(found.waiting().unwrap().contains(&format!("has {} bytes", log.end())));
+    assert_eq!(found.notes(), [""; 0]);
     assert_eq!(found.end(), Offset(0));
     for space in [0, 20] {
         disk.set_space(Some(space));
@@ -567,6 +568,32 @@ fn a_disk_without_room_for_what_the_pool_has_is_told_and_costs_nothing() {
     let mut found = recover(&options(&disk)).unwrap().unwrap();
     let replayed = found.replay::<Error>(&mut |_| Ok(())).unwrap();
     assert_eq!((replayed.end, replayed.commands, found.is_lossless()), (log.end(), 1, true));
+}
+
+/// Who looks on does not see it when the daemon goes on with another segment, cuts the one that was the last,
+/// and removes it.
+#[test]
+fn what_is_found_beside_a_running_log_stays_as_it_was() {
+    let disk = FakeDisk::new(1);
+    let none_kept = Options { history_bytes: 0, ..options(&disk) };
+    let mut log = Log::create(none_kept, Histories::new(id(1)), Offset(0), no_waker()).unwrap();
+    for value in ["b", "c", "d"] {
+        log.append_command(0, &["SET", "a", value]);
+    }
+    log.flush();
+    let look = || recover(&Options { alone: false, ..options(&disk) }).unwrap().unwrap();
+    let (mut found, end) = (look(), log.end());
+    let at = log.begin_rotation();
+    disk.put(Path::new("new.rdb"), b"REDIS");
+    log.install_base(NewBase { path: "new.rdb".into(), at, rdb: true, keep: false });
+    log.append_command(0, &["SET", "a", "e"]);
+    log.flush();
+    assert!(disk.contents(&Path::new(DIR).join("a.aof.1.incr.aof")).is_none());
+    let replayed = found.replay::<Error>(&mut |_| Ok(())).unwrap();
+    assert_eq!((replayed.end, replayed.commands, found.notes()), (end, 3, &[][..]));
+    let mut found = look();
+    let replayed = found.replay::<Error>(&mut |_| Ok(())).unwrap();
+    assert_eq!((replayed.end, replayed.commands, found.notes()), (log.end(), 1, &[][..]));
 }
 
 /// After a power cut, pages of the pool's file may come back that an earlier process left there: each start
