@@ -30,7 +30,7 @@ fn main() -> ExitCode {
                 }
             };
             return match server::start::run(loaded) {
-                Ok(()) => ExitCode::SUCCESS,
+                Ok(code) => code,
                 Err(why) => {
                     log_warning!("{why}");
                     ExitCode::FAILURE

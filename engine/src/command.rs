@@ -53,6 +53,41 @@ pub mod flag {
     ];
 }
 
+/// What a command may do to a key, as bits; the names are those of `COMMAND GETKEYSANDFLAGS`. One of the
+/// first four is always there.
+pub mod access {
+    /// Reads the value and changes it.
+    pub const RW: u32 = 1 << 0;
+    /// Only reads it.
+    pub const RO: u32 = 1 << 1;
+    /// Overwrites it, whatever it was.
+    pub const OW: u32 = 1 << 2;
+    /// Removes it.
+    pub const RM: u32 = 1 << 3;
+    /// What the value holds is told to the client, or copied; not only that it is there, its type or size.
+    pub const ACCESS: u32 = 1 << 4;
+    /// Changes what the value holds, or how long it lives.
+    pub const UPDATE: u32 = 1 << 5;
+    /// Adds to it, and changes nothing that was there.
+    pub const INSERT: u32 = 1 << 6;
+    /// Takes out some of it, or all.
+    pub const DELETE: u32 = 1 << 7;
+    /// It depends on the command's words, and this is the most that it may do.
+    pub const VARIABLE: u32 = 1 << 8;
+
+    pub const NAMES: &[(u32, &str)] = &[
+        (RW, "RW"),
+        (RO, "RO"),
+        (OW, "OW"),
+        (RM, "RM"),
+        (ACCESS, "access"),
+        (UPDATE, "update"),
+        (INSERT, "insert"),
+        (DELETE, "delete"),
+        (VARIABLE, "variable_flags"),
+    ];
+}
+
 /// ACL categories, as bits. `read`, `write`, `fast`, `slow`, `admin`, `dangerous`, `blocking` and
 /// `pubsub` follow from the flags and are not named in a [`Spec`].
 pub mod category {
@@ -180,6 +215,11 @@ pub struct Spec {
     /// ACL categories beyond those that follow from the flags.
     pub categories: u32,
     pub keys: Keys,
+    /// What it may do to its first key, as bits of [`access`], and to the others if that is not the same.
+    pub key: u32,
+    pub other_keys: Option<u32>,
+    /// What a command with these words does to its first key.
+    pub key_by_words: Option<fn(&Args<'_>) -> u32>,
     pub group: &'static str,
     pub since: &'static str,
     pub complexity: &'static str,
@@ -194,16 +234,52 @@ impl Spec {
         categories: u32,
         keys: Keys,
     ) -> Spec {
+        let key = match flags & flag::WRITE {
+            0 => access::RO | access::ACCESS,
+            _ => access::RW | access::ACCESS | access::UPDATE,
+        };
         Spec {
             name,
             arity,
             flags,
             categories,
             keys,
+            key,
+            other_keys: None,
+            key_by_words: None,
             group: "",
             since: "",
             complexity: "",
             summary: "",
+        }
+    }
+
+    /// What it may do to its keys, if that is not to read all of what they hold, or to read it and to
+    /// change it when the command writes.
+    pub const fn key(mut self, access: u32) -> Spec {
+        self.key = access;
+        self
+    }
+
+    /// What it may do to the keys after the first, if that is something else.
+    pub const fn other_keys(mut self, access: u32) -> Spec {
+        self.other_keys = Some(access);
+        self
+    }
+
+    /// `of` says what it does to its first key, as that depends on its words.
+    pub const fn key_by_words(mut self, of: fn(&Args<'_>) -> u32) -> Spec {
+        self.key |= access::VARIABLE;
+        self.key_by_words = Some(of);
+        self
+    }
+
+    /// What a command with these arguments may do to the `n`th of its keys, as bits of [`access`].
+    pub fn access(&self, n: usize, args: &Args<'_>) -> u32 {
+        match (n, self.key_by_words) {
+            (0, Some(of)) => of(args),
+            (0, None) => self.key,
+            _ => self.other_keys.unwrap_or(self.key),
         }
     }
 

@@ -148,6 +148,9 @@ pub(crate) struct Mark {
     pub end: u64,
 }
 
+/// A connection whose requests are held is read until this much waits.
+const HELD_INPUT: usize = 1024 * 1024;
+
 impl<S> Conn<S> {
     /// The descriptor, for socket options and for a child.
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -174,6 +177,11 @@ impl<S> Conn<S> {
     /// Memory held for it, the session's own apart.
     pub fn memory(&self) -> usize {
         size_of::<Conn<S>>() + self.input.memory() + self.output.memory()
+    }
+
+    /// Whether it is held, and so much waits that nothing more is read.
+    pub fn is_full(&self) -> bool {
+        self.hold && self.input.pending() > HELD_INPUT
     }
 
     /// Whether no more requests are to be served.

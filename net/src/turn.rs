@@ -18,8 +18,6 @@ pub const READ_BUDGET: usize = 256 * 1024;
 pub const WRITE_BUDGET: usize = 1024 * 1024;
 /// With less output than this, a connection that feeds is asked for more.
 pub const LOW_WATER: usize = 64 * 1024;
-/// A connection whose requests are held is read until this much waits.
-const HELD_INPUT: usize = 1024 * 1024;
 /// Connections that one listener accepts in a turn.
 const ACCEPTS: usize = 256;
 /// How long a listener rests when the process has no descriptors left.
@@ -327,9 +325,9 @@ fn serve<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
             conn.close_asap = true;
             break;
         }
-        let held = conn.hold && conn.input.pending() > HELD_INPUT;
-        conn.eof |= held && conn.read_closed;
-        if !conn.readable || conn.pause_read || conn.connecting || conn.ending() || held {
+        let full = conn.is_full();
+        conn.eof |= full && conn.read_closed;
+        if !conn.readable || conn.pause_read || conn.connecting || conn.ending() || full {
             break;
         }
         if conn.budget == 0 {

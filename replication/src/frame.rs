@@ -25,6 +25,8 @@ pub struct Unit {
     pub len: usize,
     /// Whether the unit has a `REPLCONF GETACK` in it.
     pub getack: bool,
+    /// Whether it is more than a `PING`, a `SELECT` or a `REPLCONF`, none of which changes data.
+    pub writes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ enum Command {
     Multi,
     Exec,
     Replconf,
+    /// `PING`, `SELECT`
+    Harmless,
 }
 
 /// The place of one reader in a stream of commands.
@@ -176,6 +180,8 @@ impl Framer {
         if self.arg == 0 {
             self.command = match arg.len() {
                 4 if arg.eq_ignore_ascii_case(b"EXEC") => Command::Exec,
+                4 if arg.eq_ignore_ascii_case(b"PING") => Command::Harmless,
+                6 if arg.eq_ignore_ascii_case(b"SELECT") => Command::Harmless,
                 5 if arg.eq_ignore_ascii_case(b"MULTI") => Command::Multi,
                 8 if arg.eq_ignore_ascii_case(b"REPLCONF") => Command::Replconf,
                 _ => Command::Other,
@@ -189,12 +195,13 @@ impl Framer {
         match self.command {
             Command::Multi => self.in_multi = true,
             Command::Exec => self.in_multi = false,
-            Command::Other | Command::Replconf => {}
+            Command::Other | Command::Replconf | Command::Harmless => {}
         }
         if self.in_multi {
             return None;
         }
-        let unit = Unit { len: self.pos, getack: self.getack };
+        let writes = !matches!(self.command, Command::Replconf | Command::Harmless);
+        let unit = Unit { len: self.pos, getack: self.getack, writes };
         self.pos = 0;
         self.getack = false;
         Some(unit)
@@ -247,6 +254,19 @@ mod tests {
         assert!(!framer.next(PING).unwrap().unwrap().getack);
         let set = command(&[b"SET", b"REPLCONF", b"GETACK"]);
         assert!(!framer.next(&set).unwrap().unwrap().getack);
+    }
+
+    #[test]
+    fn what_changes_no_data_is_known() {
+        let mut framer = Framer::default();
+        let mut writes = |unit: &[u8]| framer.next(unit).unwrap().unwrap().writes;
+        assert!(!writes(PING) && !writes(GETACK) && !writes(&command(&[b"select", b"1"])));
+        assert!(
+            writes(&command(&[b"SET", b"PING", b"x"]))
+                && writes(&command(&[b"PUBLISH", b"c", b"m"]))
+        );
+        let group = [command(&[b"MULTI"]), PING.to_vec(), command(&[b"EXEC"])].concat();
+        assert!(writes(&group));
     }
 
     #[test]

@@ -38,6 +38,9 @@
 //! ask again. A link that breaks is no answer, and is made anew. If it broke when everything was said
 //! but the answer, the other side may be a primary by now, and says so when it is asked again.
 //!
+//! The caller may hold the stream back ([`Replica::hold`]). The link lives on, and acknowledgements go on,
+//! while what the primary sends waits in the buffer, in the sockets and in its log.
+//!
 //! The command stream leaves as whole units only (see [`crate::frame`]), so the place that is asked
 //! for after a cut is always the end of the replica's log.
 
@@ -47,7 +50,7 @@ use std::ops::Range;
 use varve_persistence::offset::{HistoryId, Offset};
 
 use crate::file::{FileId, Part};
-use crate::frame::Framer;
+use crate::frame::{Framer, Unit};
 use crate::output::Level;
 use crate::transfer::{Event, Transfer};
 use crate::wire::{ProtocolError, command, printable};
@@ -164,6 +167,16 @@ enum Step {
     Psync,
 }
 
+/// What of the stream is held back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hold {
+    #[default]
+    Nothing,
+    /// The first unit that changes data, and all that follows it.
+    Writes,
+    All,
+}
+
 #[derive(Debug)]
 enum State {
     Stopped,
@@ -216,6 +229,9 @@ pub struct Replica {
     synced: Option<Offset>,
     state: State,
     framer: Framer,
+    hold: Hold,
+    /// The unit that the buffer begins with, which is held back.
+    held: Option<Unit>,
     /// Whether this connection's primary was told that we read compressed frames.
     offered_lz4: bool,
     /// The reply that was read last is the last thing that is not compressed.
@@ -247,6 +263,8 @@ impl Replica {
             synced: None,
             state: State::Waiting { until_ms: now_ms },
             framer: Framer::default(),
+            hold: Hold::Nothing,
+            held: None,
             offered_lz4: false,
             frames_begin: false,
             acks: true,
@@ -341,6 +359,21 @@ impl Replica {
         }
     }
 
+    /// Holds the stream back, or lets it go on with the next [`Replica::bytes`].
+    pub fn hold(&mut self, hold: Hold) {
+        self.hold = hold;
+    }
+
+    /// Whether [`Replica::bytes`] consumes nothing because the stream is held back.
+    pub fn is_holding(&self) -> bool {
+        self.is_up()
+            && match self.hold {
+                Hold::Nothing => false,
+                Hold::Writes => self.held.is_some(),
+                Hold::All => true,
+            }
+    }
+
     /// How many bytes the buffer must hold before [`Replica::bytes`] can go on, 0 if it would consume
     /// nothing now: stop reading then.
     pub fn wanted(&self) -> usize {
@@ -370,8 +403,8 @@ impl Replica {
         }
     }
 
-    /// The connection was closed by the other side or failed. What was buffered of it is lost: no
-    /// whole unit can be among it.
+    /// The connection was closed by the other side or failed. What was buffered of it is lost: whole
+    /// units are among it only if they were held back, and are asked for again.
     pub fn closed(&mut self, now_ms: u64, out: &mut Vec<Output>) {
         match &mut self.state {
             State::Stopped | State::Waiting { .. } => {}
@@ -415,7 +448,8 @@ impl Replica {
         }
     }
 
-    /// Bytes came over a compressed link, which may be no whole frame yet.
+    /// Bytes came that are not handed in yet: over a compressed link they may be no whole frame, and the
+    /// stream may be held back.
     pub fn heard(&mut self, now_ms: u64) {
         if self.wanted() > 0 {
             self.heard_ms = now_ms;
@@ -613,6 +647,7 @@ impl Replica {
 
     fn up(&mut self, now_ms: u64, out: &mut Vec<Output>) {
         self.framer = Framer::default();
+        self.held = None;
         self.rollbacks_asked = 0;
         self.state = State::Streaming { since_ms: now_ms };
         out.push(Output::LinkUp);
@@ -755,7 +790,18 @@ impl Replica {
     ) -> Result<Option<usize>, ProtocolError> {
         let (mut start, mut end) = (base, base);
         let result = loop {
-            match self.framer.next(&buf[end..]) {
+            if self.hold == Hold::All {
+                break Ok((end > base).then_some(end - base));
+            }
+            let next = match self.held.take() {
+                Some(unit) => Ok(Some(unit)),
+                None => self.framer.next(&buf[end..]),
+            };
+            match next {
+                Ok(Some(unit)) if unit.writes && self.hold == Hold::Writes => {
+                    self.held = Some(unit);
+                    break Ok((end > base).then_some(end - base));
+                }
                 Ok(Some(unit)) => {
                     if unit.getack {
                         // As in Redis, the answer names what was held before the question came.

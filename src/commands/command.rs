@@ -7,7 +7,7 @@ use super::Done;
 use crate::server::Server;
 use crate::server::dispatch::Call;
 use crate::server::registry::{CommandId, ServerHandler};
-use varve_engine::command::{Command, Keys, Spec, category, flag, flag::*};
+use varve_engine::command::{Command, Keys, Spec, access, category, flag, flag::*};
 use varve_engine::{Args, Error, Reply, glob};
 
 /// A command or a container, with its own name.
@@ -131,12 +131,6 @@ fn flags_of(spec: &Spec) -> u32 {
     }
 }
 
-/// What a command may do to its keys. The table says whether it writes, not which key gets what: so
-/// a writing command may do anything to all of them.
-fn access_of(spec: &Spec) -> &'static [&'static str] {
-    if spec.has(WRITE) { &["RW", "access", "update"] } else { &["RO", "access"] }
-}
-
 fn put_key_specs(reply: &mut Reply, spec: &Spec) {
     /// Where the keys end, seen from where they begin.
     enum Find {
@@ -144,18 +138,22 @@ fn put_key_specs(reply: &mut Reply, spec: &Spec) {
         Counted,
         Unknown,
     }
-    let parts = match spec.keys {
-        Keys::None => vec![],
-        Keys::Range(first, last, step) => {
-            let last = if last < 0 { last } else { last - first };
-            vec![(first, Find::Range { last, step })]
-        }
-        Keys::Counted(at) => vec![(at as i32, Find::Counted)],
-        Keys::AndCounted(first, at) => {
-            vec![(first as i32, Find::Range { last: 0, step: 1 }), (at as i32, Find::Counted)]
-        }
-        Keys::Special(_) => vec![(0, Find::Unknown)],
+    let range = |first: i32, last: i32, step: i32| {
+        let last = if last < 0 { last } else { last - first };
+        (first, Find::Range { last, step })
     };
+    let one = |at: i32| range(at, at, 1);
+    let others = spec.other_keys;
+    let parts = match (spec.keys, others) {
+        (Keys::None, _) => vec![],
+        (Keys::Range(first, last, step), None) => vec![range(first, last, step)],
+        (Keys::Range(first, last, step), _) => vec![one(first), range(first + step, last, step)],
+        (Keys::Counted(at), _) => vec![(at as i32, Find::Counted)],
+        (Keys::AndCounted(first, at), _) => vec![one(first as i32), (at as i32, Find::Counted)],
+        (Keys::Special(_), None) => vec![(0, Find::Unknown)],
+        (Keys::Special(_), _) => vec![one(1), (0, Find::Unknown)],
+    };
+    let accesses = [spec.key, others.unwrap_or(spec.key)];
     let typed = |reply: &mut Reply, kind: &str, numbers: &[(&str, i32)]| {
         reply.map(2);
         reply.bulk(b"type");
@@ -168,11 +166,10 @@ fn put_key_specs(reply: &mut Reply, spec: &Spec) {
         }
     };
     reply.array(parts.len());
-    for (begin, find) in parts {
+    for ((begin, find), access) in parts.into_iter().zip(accesses) {
         reply.map(3);
         reply.bulk(b"flags");
-        reply.set(access_of(spec).len());
-        access_of(spec).iter().for_each(|f| reply.simple(f));
+        put_names(reply, access, access::NAMES, "");
         reply.bulk(b"begin_search");
         match find {
             Find::Unknown => typed(reply, "unknown", &[]),
@@ -306,11 +303,11 @@ fn getkeys(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 fn getkeysandflags(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let (spec, keys) = keys_of(s, args)?;
     call.reply.array(keys.len());
-    for i in keys {
+    for (n, i) in keys.into_iter().enumerate() {
         call.reply.array(2);
         call.reply.bulk(&args[i + 2]);
-        call.reply.set(access_of(spec).len());
-        access_of(spec).iter().for_each(|f| call.reply.simple(f));
+        let access = spec.access(n, &args.skip(2));
+        put_names(call.reply, access, access::NAMES, "");
     }
     Ok(())
 }

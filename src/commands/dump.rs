@@ -1,7 +1,7 @@
 //! Values as portable bytes: they are RDB's, so they live where RDB is known.
 
 use super::Done;
-use varve_engine::command::{Command, Ctx, Handler, Keys, Spec, category, flag::*};
+use varve_engine::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
 use varve_engine::keyspace::{Origin, event};
 use varve_engine::num::parse_int;
 use varve_engine::{Args, Error};
@@ -97,6 +97,6 @@ fn restore(ctx: &mut Ctx, args: &mut Args) -> Done {
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<Handler>] = &[
     Command { run: dump, spec: Spec::new("dump", 2, READONLY, category::KEYSPACE, Keys::ONE).doc("generic", "2.6.0", "O(N) in the value's size", "Gives a value as bytes that RESTORE takes.") },
-    Command { run: restore, spec: Spec::new("restore", -4, WRITE | DENYOOM, category::KEYSPACE | category::DANGEROUS, Keys::ONE).doc("generic", "2.6.0", "O(N) in the value's size", "Sets a key to a value that DUMP gave.") },
-    Command { run: restore, spec: Spec::new("restore-asking", -4, WRITE | DENYOOM | ASKING, category::KEYSPACE | category::DANGEROUS, Keys::ONE).doc("server", "3.0.0", "O(N) in the value's size", "RESTORE, as cluster nodes say it.") },
+    Command { run: restore, spec: Spec::new("restore", -4, WRITE | DENYOOM, category::KEYSPACE | category::DANGEROUS, Keys::ONE).key(OW | UPDATE).doc("generic", "2.6.0", "O(N) in the value's size", "Sets a key to a value that DUMP gave.") },
+    Command { run: restore, spec: Spec::new("restore-asking", -4, WRITE | DENYOOM | ASKING, category::KEYSPACE | category::DANGEROUS, Keys::ONE).key(OW | UPDATE).doc("server", "3.0.0", "O(N) in the value's size", "RESTORE, as cluster nodes say it.") },
 ];

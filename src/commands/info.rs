@@ -467,7 +467,7 @@ impl Server {
                 false => t.add("master_last_io_seconds_ago", -1),
             }
             t.flag("master_sync_in_progress", machine.is_syncing());
-            t.add("slave_read_repl_offset", end);
+            t.add("slave_read_repl_offset", self.received_offset(call.net));
             t.add("slave_repl_offset", end);
             if machine.is_syncing() {
                 let progress = machine.progress();

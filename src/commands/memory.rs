@@ -6,7 +6,7 @@ use crate::allocator;
 use crate::server::Server;
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
-use varve_engine::command::{Command, Keys, Spec, flag::*};
+use varve_engine::command::{Command, Keys, Spec, access::*, flag::*};
 use varve_engine::num::parse_int;
 use varve_engine::{Args, Error};
 
@@ -174,7 +174,7 @@ const fn spec(name: &'static str, arity: i32, flags: u32) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: usage, spec: Spec::new("memory|usage", -3, READONLY, 0, Keys::Range(2, 2, 1)).doc("server", "4.0.0", "O(N) in the nodes of the value", "Tells the bytes that a key takes.") },
+    Command { run: usage, spec: Spec::new("memory|usage", -3, READONLY, 0, Keys::Range(2, 2, 1)).key(RO).doc("server", "4.0.0", "O(N) in the nodes of the value", "Tells the bytes that a key takes.") },
     Command { run: stats, spec: spec("memory|stats", 2, 0).doc("server", "4.0.0", "O(N) in the connections", "Shows what takes how much memory.") },
     Command { run: purge, spec: spec("memory|purge", 2, 0).doc("server", "4.0.0", "By allocator", "Gives unused memory back to the system.") },
     Command { run: doctor, spec: spec("memory|doctor", 2, 0).doc("server", "4.0.0", "O(N) in the connections", "Says what looks wrong about memory.") },

@@ -267,6 +267,7 @@ impl Server {
     /// What nothing holds any more runs now, in the order in which it came.
     pub fn let_go(&mut self, net: &mut Net<Client>) {
         self.hold();
+        self.let_stream_go(net);
         for id in std::mem::take(&mut self.paused) {
             let Some(conn) = net.conn(id) else { continue };
             let Some(Blocked { on: BlockedOn::Pause { command, .. }, .. }) = &conn.session.blocked

@@ -101,6 +101,8 @@ pub struct Server {
     pub cron: cron::Cron,
     pub shutdown: Option<start::Shutdown>,
     pub stopping: bool,
+    /// The process ends at once, as a second `SIGINT` wants it.
+    pub insisted: bool,
     /// Whether the log could not be written when it was last looked at.
     pub log_failing: bool,
     /// How many clients there are: replicas, the primary and children are not among them.

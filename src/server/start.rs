@@ -10,13 +10,16 @@ use crate::config::Config;
 use crate::config::load::{Loaded, Origin};
 use crate::config::types::AppendFsync;
 use crate::{log_notice, log_warning, logger};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use varve_engine::{Error, Keyspace};
@@ -28,7 +31,52 @@ use varve_persistence::offset::{Histories, Offset};
 pub struct Shutdown {
     pub save: Option<bool>,
     pub force: bool,
+    /// Whether a signal has asked for it: one more `SIGINT`, and the process ends at once.
+    pub by_signal: bool,
     pub deadline_ms: i64,
+}
+
+/// Listens for the `SIGINT` that is to end a shutdown's save, while the loop reads no signals.
+pub struct Insistence {
+    /// Only what has come since: the `SIGINT` that began the shutdown was read. `None` if no shutdown
+    /// saves.
+    interrupts: Option<SignalFd>,
+    by_signal: Cell<bool>,
+    came: Cell<bool>,
+}
+
+impl Insistence {
+    pub fn on(shutdown: Option<&Shutdown>) -> Insistence {
+        let interrupts = shutdown.and_then(|_| signal_fd(&[Signal::SIGINT]).ok());
+        let by_signal = Cell::new(shutdown.is_some_and(|s| s.by_signal));
+        Insistence { interrupts, by_signal, came: Cell::new(false) }
+    }
+
+    /// Waits for so long, or until the signal is there. Whether it has come.
+    pub fn came_within(&self, time: Duration) -> bool {
+        if self.came.get() {
+            return true;
+        }
+        let Some(interrupts) = &self.interrupts else {
+            std::thread::sleep(time);
+            return false;
+        };
+        if !time.is_zero() {
+            let mut fds = [PollFd::new(interrupts.as_fd(), PollFlags::POLLIN)];
+            let _ = ppoll(&mut fds, Some(time.into()), None);
+        }
+        if let Ok(Some(_)) = interrupts.read_signal() {
+            match self.by_signal.replace(true) {
+                true => self.came.set(true),
+                false => log_scheduled("SIGINT"),
+            }
+        }
+        self.came.get()
+    }
+}
+
+fn log_scheduled(signal: &str) {
+    log_warning!("Received {signal} scheduling shutdown...");
 }
 
 const NOT_SHUT_DOWN: Error = Error::new("ERR Errors trying to SHUTDOWN. Check logs.");
@@ -45,9 +93,9 @@ pub struct Process {
     lock: log::DirLock,
 }
 
-/// Runs the daemon until it is told to stop. The error is for the log file, or for standard error
-/// before there is one.
-pub fn run(loaded: Loaded) -> Result<(), String> {
+/// Runs the daemon until it is told to stop, and says how the process is to end. The error is for the
+/// log file, or for standard error before there is one.
+pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     let mut cfg = loaded.config;
     if cfg.daemonize {
         daemonize()?;
@@ -128,8 +176,11 @@ pub fn run(loaded: Loaded) -> Result<(), String> {
         Log::in_memory(server.histories, Offset(0), 1, Arc::new(|| {})),
     );
     log.close().map_err(|e| format!("The log could not be closed in good order: {e}"))?;
+    if server.insisted {
+        return Ok(ExitCode::FAILURE);
+    }
     log_warning!("Varve is now ready to exit, bye bye...");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Layers of sediment, and what a newcomer wants to know.
@@ -215,10 +266,12 @@ pub fn raise_file_limit(cfg: &mut Config) {
 }
 
 fn signals() -> Result<SignalFd, String> {
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD] {
-        set.add(signal);
-    }
+    signal_fd(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD])
+}
+
+/// A descriptor to read these signals from, which are blocked.
+fn signal_fd(signals: &[Signal]) -> Result<SignalFd, String> {
+    let set: SigSet = signals.iter().copied().collect();
     set.thread_block().map_err(|e| format!("Can't block signals: {e}"))?;
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
     SignalFd::with_flags(&set, flags).map_err(|e| format!("Can't make a signalfd: {e}"))
@@ -340,6 +393,7 @@ impl Server {
             cron: Default::default(),
             shutdown: None,
             stopping: false,
+            insisted: false,
             log_failing: false,
             clients: 0,
             process: None,
@@ -452,22 +506,38 @@ impl Server {
                         libc::SIGINT => ("SIGINT", self.cfg.shutdown_on_sigint),
                         _ => ("SIGTERM", self.cfg.shutdown_on_sigterm),
                     };
-                    log_warning!("Received {name} scheduling shutdown...");
+                    let again = self.shutdown.as_ref().is_some_and(|s| s.by_signal);
+                    if again && signal == libc::SIGINT {
+                        self.insist();
+                        continue;
+                    }
+                    log_scheduled(name);
                     let save = match (flags.save, flags.nosave) {
                         (true, _) => Some(true),
                         (_, true) => Some(false),
                         _ => None,
                     };
-                    if self.shutdown.is_some() || self.loading.is_some() {
-                        // Asked twice, or nothing to save yet: at once.
+                    if self.loading.is_some() {
+                        // Nothing to save yet: at once.
                         self.stopping = true;
-                        continue;
+                    } else if let Some(shutdown) = &mut self.shutdown {
+                        shutdown.by_signal = true;
+                    } else {
+                        let _ = self.begin_shutdown(net, save, flags.now, flags.force, true);
                     }
-                    let _ = self.begin_shutdown(net, save, flags.now, flags.force);
                 }
                 _ => {}
             }
         }
+    }
+
+    /// Ends the process at once: without the waiting, and without the save.
+    pub fn insist(&mut self) {
+        log_warning!("You insist... exiting now.");
+        self.kill_child();
+        crate::service::stopping();
+        self.insisted = true;
+        self.stopping = true;
     }
 
     /// Begins to stop: first the replicas get what they lack, within `shutdown-timeout`.
@@ -477,9 +547,11 @@ impl Server {
         save: Option<bool>,
         now: bool,
         force: bool,
+        by_signal: bool,
     ) -> Result<(), Error> {
         let wait_ms = if now { 0 } else { self.cfg.shutdown_timeout as i64 * 1000 };
-        let shutdown = Shutdown { save, force, deadline_ms: self.clock.now_ms() + wait_ms };
+        let deadline_ms = self.clock.now_ms() + wait_ms;
+        let shutdown = Shutdown { save, force, by_signal, deadline_ms };
         self.shutdown = Some(shutdown);
         // Writes stop, so that there is an end to wait for.
         if self.try_finish_shutdown(net)? {
@@ -495,7 +567,7 @@ impl Server {
 
     /// Once a round: whether the time to end has come.
     pub fn start_round(&mut self, net: &mut Net<Client>) {
-        if self.shutdown.is_some() && self.try_finish_shutdown(net).is_err() {
+        if self.shutdown.is_some() && !self.stopping && self.try_finish_shutdown(net).is_err() {
             log_warning!(
                 "Errors trying to shut down the server. Check the logs for more information."
             );
@@ -525,7 +597,11 @@ impl Server {
         if save {
             log_notice!("Saving the final RDB snapshot before exiting.");
             crate::service::status(self, "Saving");
-            if let Err(why) = self.save_now()
+            let saved = self.save_now();
+            if self.insisted {
+                return Ok(true);
+            }
+            if let Err(why) = saved
                 && !force
             {
                 log_warning!("Error trying to save the DB, can't exit: {why}");
@@ -569,7 +645,7 @@ impl Server {
         now: bool,
         force: bool,
     ) -> Result<(), Error> {
-        self.begin_shutdown(call.net, save, now, force)?;
+        self.begin_shutdown(call.net, save, now, force, false)?;
         if !self.stopping {
             self.block(call, BlockedOn::Shutdown, None);
         }

@@ -29,6 +29,7 @@ mod history;
 mod interop;
 mod migrate;
 mod pages;
+mod pause;
 mod powercut;
 mod protocol;
 mod replication;

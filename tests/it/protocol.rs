@@ -308,6 +308,108 @@ fn replies_have_the_bytes_of_redis_in_both_protocols() {
     }
 }
 
+/// What `COMMAND INFO` says of a command: its arity, and its key specifications without their notes.
+fn arity_and_keys(client: &mut Client, name: &str) -> Option<(i64, Vec<Vec<Value>>)> {
+    let Value::Array(infos) = client.cmd(&["COMMAND", "INFO", name]) else { return None };
+    let Value::Array(info) = &infos[0] else { return None };
+    let Value::Array(specs) = &info[8] else { panic!("{name}: {info:?}") };
+    let without_notes = |spec: &Value| match spec {
+        Value::Array(fields) if fields[0] == Value::bulk("notes") => fields[2..].to_vec(),
+        Value::Array(fields) => fields.clone(),
+        _ => panic!("{name}: {spec:?}"),
+    };
+    Some((info[1].int(), specs.iter().map(without_notes).collect()))
+}
+
+/// Which of a command's arguments are keys, and what it may do to them, for every command that both have:
+/// with as many arguments as it must have and some more, and with the words that it depends on.
+#[test]
+fn commands_are_said_to_do_to_their_keys_what_redis_says() {
+    // Said in less detail; channels are no keys.
+    const OTHERWISE: [&str; 6] =
+        ["sort", "sort_ro", "migrate", "spublish", "ssubscribe", "sunsubscribe"];
+    let servers = both();
+    let [mut varve, mut redis] = [servers[0].client(), servers[1].client()];
+    let Value::Array(names) = varve.cmd(&["COMMAND", "LIST"]) else { panic!("a list of names") };
+    let mut commands = Vec::new();
+    for name in &names {
+        let name = name.text();
+        let (arity, keys) = arity_and_keys(&mut varve, &name).unwrap();
+        // Redis 7.0 does not have all, and some take more since then.
+        let Some((same, theirs)) = arity_and_keys(&mut redis, &name) else { continue };
+        assert!(keys == theirs || OTHERWISE.contains(&&name[..]), "{name}: {keys:?}, {theirs:?}");
+        if arity != same {
+            continue;
+        }
+        let words: Vec<&str> = name.split('|').collect();
+        let more = if arity < 0 { 3 } else { 0 };
+        // Redis 7.0 wants at least one argument, later ones do not.
+        let least = arity.unsigned_abs().max(2) as usize;
+        for len in least..=least + more {
+            // A number that counts keys is 1 as well.
+            let ones = vec!["1"; len - words.len()];
+            commands.push([&words[..], &ones].concat().join(" "));
+        }
+    }
+    assert!(commands.len() > 400, "{} commands", commands.len());
+    let by_words = [
+        "SET k v",
+        "SET k get",
+        "SET k v GET",
+        "SET k v NX EX 10 get KEEPTTL",
+        "SET k v PX get",
+        "BITFIELD k",
+        "BITFIELD k GET u8 0",
+        "BITFIELD k OVERFLOW SAT get u8 0 GET u4 #1",
+        "BITFIELD k GET u8 0 SET u8 0 1",
+        "BITFIELD k INCRBY u8 0 1 GET u8 0",
+        "BITFIELD k GET u8",
+        "BITFIELD k OVERFLOW",
+        "BITFIELD k set",
+        "BITFIELD_RO k GET u8 0",
+        "SORT k",
+        "SORT k BY w_* LIMIT 0 10 GET # GET o_* DESC ALPHA STORE to",
+        "SORT k STORE a STORE b",
+        "SORT k STORE",
+        "SORT k BY store GET store LIMIT store store",
+        "SORT_RO k BY w_* GET #",
+        "SORT_RO k STORE to",
+        "MIGRATE host 6379 k 0 1000",
+        "MIGRATE host 6379 k 0 1000 COPY REPLACE",
+        "MIGRATE host 6379  0 1000 KEYS a b c",
+        "MIGRATE host 6379  0 1000 COPY REPLACE KEYS a b",
+        "BITOP AND to a b c",
+        "ZUNIONSTORE to 2 a b WEIGHTS 1 2",
+        "ZDIFFSTORE to 3 a b",
+        "LMPOP 2 a b LEFT",
+        "BLMPOP 0 2 a b LEFT",
+        "SINTERSTORE to a b c",
+        "ZRANGESTORE to from 0 -1",
+        "COPY a b DB 1 REPLACE",
+        "MSET a 1 b 2",
+        "MSET a 1 b",
+        "OBJECT FREQ k",
+        "XYZZY k",
+        "GET a b",
+        "MGET a b c",
+        "PING a",
+        "ZRANK k m",
+    ];
+    commands.extend(by_words.map(String::from));
+    let mut different = Vec::new();
+    for command in &commands {
+        for about in ["GETKEYS", "GETKEYSANDFLAGS"] {
+            let words: Vec<&str> =
+                ["COMMAND", about].into_iter().chain(command.split(' ')).collect();
+            let (ours, theirs) = (varve.cmd(&words), redis.cmd(&words));
+            if ours != theirs {
+                different.push(format!("{about} {command}\n  {ours:?}\n  {theirs:?}"));
+            }
+        }
+    }
+    assert!(different.is_empty(), "Varve's answer, then Redis's:\n{}", different.join("\n"));
+}
+
 #[test]
 fn hello_negotiates_the_protocol() {
     let server = Server::start();

@@ -4,7 +4,7 @@
 //! beyond it is 0.
 
 use super::util::{int, is};
-use crate::command::{Command, Ctx, Handler, Keys, Spec, category, flag::*};
+use crate::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
 use crate::keyspace::event;
 use crate::num::parse_int;
 use crate::{Args, Error};
@@ -449,6 +449,20 @@ fn bitfield(ctx: &mut Ctx, args: &mut Args) -> Done {
     Ok(())
 }
 
+/// What `BITFIELD` does to its key: if it has nothing but `GET`s it only reads. What it will refuse may
+/// as well be a write.
+fn bitfield_access(args: &Args) -> u32 {
+    let mut i = 2;
+    while let Some(word) = args.get(i) {
+        i += match word {
+            w if is(w, "get") && i + 2 < args.len() => 3,
+            w if is(w, "overflow") && i + 1 < args.len() => 2,
+            _ => return RW | ACCESS | UPDATE,
+        };
+    }
+    RO | ACCESS
+}
+
 fn bitfield_ro(ctx: &mut Ctx, args: &mut Args) -> Done {
     let operations = operations(ctx, args)?;
     if operations.iter().any(|(_, action, _)| !matches!(action, Action::Get)) {
@@ -468,8 +482,8 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command { run: getbit, spec: spec("getbit", 3, READONLY | FAST, Keys::ONE).doc("bitmap", "2.2.0", "O(1)", "Gives one bit of a string.") },
     Command { run: bitcount, spec: spec("bitcount", -2, READONLY, Keys::ONE).doc("bitmap", "2.6.0", "O(N) in the bytes looked at", "Counts the bits of a string that are 1.") },
     Command { run: bitpos, spec: spec("bitpos", -3, READONLY, Keys::ONE).doc("bitmap", "2.8.7", "O(N) in the bytes looked at", "Finds the first bit of a string that is 1, or 0.") },
-    Command { run: bitop, spec: spec("bitop", -4, WRITE | DENYOOM, Keys::Range(2, -1, 1)).doc("bitmap", "2.6.0", "O(N) in the bytes of all strings", "Combines strings bit by bit and keeps the result under a key.") },
-    Command { run: bitfield, spec: spec("bitfield", -2, WRITE | DENYOOM, Keys::ONE).doc("bitmap", "3.2.0", "O(1) an operation", "Reads and changes integers of any width in a string.") },
+    Command { run: bitop, spec: spec("bitop", -4, WRITE | DENYOOM, Keys::Range(2, -1, 1)).key(OW | UPDATE).other_keys(RO | ACCESS).doc("bitmap", "2.6.0", "O(N) in the bytes of all strings", "Combines strings bit by bit and keeps the result under a key.") },
+    Command { run: bitfield, spec: spec("bitfield", -2, WRITE | DENYOOM, Keys::ONE).key_by_words(bitfield_access).doc("bitmap", "3.2.0", "O(1) an operation", "Reads and changes integers of any width in a string.") },
     Command { run: bitfield_ro, spec: spec("bitfield_ro", -2, READONLY | FAST, Keys::ONE).doc("bitmap", "6.0.0", "O(1) an operation", "Reads integers of any width in a string.") },
 ];
 

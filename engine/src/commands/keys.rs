@@ -2,7 +2,7 @@
 
 use super::scan::Scan;
 use super::util::{int, is};
-use crate::command::{Command, Ctx, Handler, Keys, Spec, category, flag::*};
+use crate::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
 use crate::entry::Entry;
 use crate::keyspace::{AccessClock, Origin, event};
 use crate::{Args, Error, glob};
@@ -508,34 +508,34 @@ const SUB: Keys = Keys::Range(2, 2, 1);
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<Handler>] = &[
-    Command { run: del, spec: spec("del", -2, WRITE, Keys::ALL).doc("generic", "1.0.0", "O(N) in the keys, plus the elements of large values", "Removes keys with their values.") },
-    Command { run: unlink, spec: spec("unlink", -2, WRITE | FAST, Keys::ALL).doc("generic", "4.0.0", "O(1) a key; the memory is freed elsewhere", "Removes keys now and frees their memory later.") },
-    Command { run: exists, spec: spec("exists", -2, READONLY | FAST, Keys::ALL).doc("generic", "1.0.0", "O(N) in the keys", "Counts how many of the keys are there.") },
-    Command { run: type_of, spec: spec("type", 2, READONLY | FAST, Keys::ONE).doc("generic", "1.0.0", "O(1)", "Tells the type of a key's value.") },
+    Command { run: del, spec: spec("del", -2, WRITE, Keys::ALL).key(RM | DELETE).doc("generic", "1.0.0", "O(N) in the keys, plus the elements of large values", "Removes keys with their values.") },
+    Command { run: unlink, spec: spec("unlink", -2, WRITE | FAST, Keys::ALL).key(RM | DELETE).doc("generic", "4.0.0", "O(1) a key; the memory is freed elsewhere", "Removes keys now and frees their memory later.") },
+    Command { run: exists, spec: spec("exists", -2, READONLY | FAST, Keys::ALL).key(RO).doc("generic", "1.0.0", "O(N) in the keys", "Counts how many of the keys are there.") },
+    Command { run: type_of, spec: spec("type", 2, READONLY | FAST, Keys::ONE).key(RO).doc("generic", "1.0.0", "O(1)", "Tells the type of a key's value.") },
     Command { run: keys, spec: dangerous("keys", 2, READONLY, N).doc("generic", "1.0.0", "O(N) in the keys of the database", "Lists the keys that match a pattern.") },
     Command { run: scan, spec: spec("scan", -2, READONLY, N).doc("generic", "2.8.0", "O(1) a call, O(N) for the whole database", "Walks through the keys of the database a few at a time.") },
     Command { run: randomkey, spec: spec("randomkey", 1, READONLY, N).doc("generic", "1.0.0", "O(1)", "Picks a key at random.") },
-    Command { run: rename, spec: spec("rename", 3, WRITE, Keys::TWO).doc("generic", "1.0.0", "O(1), plus freeing what stood under the new name", "Gives a key another name, over whatever has that name.") },
-    Command { run: renamenx, spec: spec("renamenx", 3, WRITE | FAST, Keys::TWO).doc("generic", "1.0.0", "O(1)", "Gives a key another name if that is free.") },
+    Command { run: rename, spec: spec("rename", 3, WRITE, Keys::TWO).key(RW | ACCESS | DELETE).other_keys(OW | UPDATE).doc("generic", "1.0.0", "O(1), plus freeing what stood under the new name", "Gives a key another name, over whatever has that name.") },
+    Command { run: renamenx, spec: spec("renamenx", 3, WRITE | FAST, Keys::TWO).key(RW | ACCESS | DELETE).other_keys(OW | INSERT).doc("generic", "1.0.0", "O(1)", "Gives a key another name if that is free.") },
     Command { run: move_key, spec: spec("move", 3, WRITE | FAST, Keys::ONE).doc("generic", "1.0.0", "O(1)", "Moves a key to another database.") },
-    Command { run: copy, spec: spec("copy", -3, WRITE | DENYOOM, Keys::TWO).doc("generic", "6.2.0", "O(N) in the elements of the value", "Copies a value to another key.") },
-    Command { run: expire, spec: spec("expire", -3, WRITE | FAST, Keys::ONE).doc("generic", "1.0.0", "O(1)", "Sets how many seconds a key still lives.") },
-    Command { run: pexpire, spec: spec("pexpire", -3, WRITE | FAST, Keys::ONE).doc("generic", "2.6.0", "O(1)", "Sets how many milliseconds a key still lives.") },
-    Command { run: expireat, spec: spec("expireat", -3, WRITE | FAST, Keys::ONE).doc("generic", "1.2.0", "O(1)", "Sets the Unix second at which a key expires.") },
-    Command { run: pexpireat, spec: spec("pexpireat", -3, WRITE | FAST, Keys::ONE).doc("generic", "2.6.0", "O(1)", "Sets the Unix millisecond at which a key expires.") },
+    Command { run: copy, spec: spec("copy", -3, WRITE | DENYOOM, Keys::TWO).key(RO | ACCESS).other_keys(OW | UPDATE).doc("generic", "6.2.0", "O(N) in the elements of the value", "Copies a value to another key.") },
+    Command { run: expire, spec: spec("expire", -3, WRITE | FAST, Keys::ONE).key(RW | UPDATE).doc("generic", "1.0.0", "O(1)", "Sets how many seconds a key still lives.") },
+    Command { run: pexpire, spec: spec("pexpire", -3, WRITE | FAST, Keys::ONE).key(RW | UPDATE).doc("generic", "2.6.0", "O(1)", "Sets how many milliseconds a key still lives.") },
+    Command { run: expireat, spec: spec("expireat", -3, WRITE | FAST, Keys::ONE).key(RW | UPDATE).doc("generic", "1.2.0", "O(1)", "Sets the Unix second at which a key expires.") },
+    Command { run: pexpireat, spec: spec("pexpireat", -3, WRITE | FAST, Keys::ONE).key(RW | UPDATE).doc("generic", "2.6.0", "O(1)", "Sets the Unix millisecond at which a key expires.") },
     Command { run: ttl, spec: spec("ttl", 2, READONLY | FAST, Keys::ONE).doc("generic", "1.0.0", "O(1)", "Tells how many seconds a key still lives.") },
     Command { run: pttl, spec: spec("pttl", 2, READONLY | FAST, Keys::ONE).doc("generic", "2.6.0", "O(1)", "Tells how many milliseconds a key still lives.") },
     Command { run: expiretime, spec: spec("expiretime", 2, READONLY | FAST, Keys::ONE).doc("generic", "7.0.0", "O(1)", "Tells the Unix second at which a key expires.") },
     Command { run: pexpiretime, spec: spec("pexpiretime", 2, READONLY | FAST, Keys::ONE).doc("generic", "7.0.0", "O(1)", "Tells the Unix millisecond at which a key expires.") },
-    Command { run: persist, spec: spec("persist", 2, WRITE | FAST, Keys::ONE).doc("generic", "2.2.0", "O(1)", "Lets a key live for ever.") },
-    Command { run: touch, spec: spec("touch", -2, READONLY | FAST, Keys::ALL).doc("generic", "3.2.1", "O(N) in the keys", "Counts the keys that are there and marks them as just used.") },
+    Command { run: persist, spec: spec("persist", 2, WRITE | FAST, Keys::ONE).key(RW | UPDATE).doc("generic", "2.2.0", "O(1)", "Lets a key live for ever.") },
+    Command { run: touch, spec: spec("touch", -2, READONLY | FAST, Keys::ALL).key(RO).doc("generic", "3.2.1", "O(N) in the keys", "Counts the keys that are there and marks them as just used.") },
     Command { run: dbsize, spec: spec("dbsize", 1, READONLY | FAST, N).doc("server", "1.0.0", "O(1)", "Counts the keys of the database.") },
     Command { run: flushdb, spec: dangerous("flushdb", -1, WRITE, N).doc("server", "1.0.0", "O(N) in the keys of the database", "Empties the database.") },
     Command { run: flushall, spec: dangerous("flushall", -1, WRITE, N).doc("server", "1.0.0", "O(N) in all keys", "Empties all databases.") },
     Command { run: swapdb, spec: dangerous("swapdb", 3, WRITE | FAST, N).doc("server", "4.0.0", "O(N) in the clients that watch or wait for keys", "Exchanges two databases.") },
-    Command { run: object_encoding, spec: spec("object|encoding", 3, READONLY, SUB).doc("generic", "2.2.3", "O(1)", "Tells how a value is kept in memory.") },
-    Command { run: object_refcount, spec: spec("object|refcount", 3, READONLY, SUB).doc("generic", "2.2.3", "O(1)", "Tells how many references to a value there are.") },
-    Command { run: object_idletime, spec: spec("object|idletime", 3, READONLY, SUB).doc("generic", "2.2.3", "O(1)", "Tells how many seconds ago a key was last used.") },
-    Command { run: object_freq, spec: spec("object|freq", 3, READONLY, SUB).doc("generic", "4.0.0", "O(1)", "Tells the access counter of a key.") },
+    Command { run: object_encoding, spec: spec("object|encoding", 3, READONLY, SUB).key(RO).doc("generic", "2.2.3", "O(1)", "Tells how a value is kept in memory.") },
+    Command { run: object_refcount, spec: spec("object|refcount", 3, READONLY, SUB).key(RO).doc("generic", "2.2.3", "O(1)", "Tells how many references to a value there are.") },
+    Command { run: object_idletime, spec: spec("object|idletime", 3, READONLY, SUB).key(RO).doc("generic", "2.2.3", "O(1)", "Tells how many seconds ago a key was last used.") },
+    Command { run: object_freq, spec: spec("object|freq", 3, READONLY, SUB).key(RO).doc("generic", "4.0.0", "O(1)", "Tells the access counter of a key.") },
     Command { run: object_help, spec: spec("object|help", 2, LOADING | STALE, N).doc("generic", "6.2.0", "O(1)", "Lists the subcommands.") },
 ];

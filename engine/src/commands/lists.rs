@@ -2,7 +2,7 @@
 
 use super::blocking::{until, wait};
 use super::util::{int, is, range, reply_entry};
-use crate::command::{Command, Ctx, Handler, Keys, OnTimeout, Spec, category, flag::*};
+use crate::command::{Command, Ctx, Handler, Keys, OnTimeout, Spec, access::*, category, flag::*};
 use crate::entry::{Entry, Payload};
 use crate::keyspace::{Keyspace, event};
 use crate::listpack;
@@ -558,28 +558,28 @@ const ALL_BUT_LAST: Keys = Keys::Range(1, -2, 1);
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<Handler>] = &[
-    Command { run: lpush, spec: spec("lpush", -3, WRITE | DENYOOM | FAST, Keys::ONE).doc("list", "1.0.0", "O(1) for each element", "Adds elements to the head of a list, which is made if need be.") },
-    Command { run: rpush, spec: spec("rpush", -3, WRITE | DENYOOM | FAST, Keys::ONE).doc("list", "1.0.0", "O(1) for each element", "Adds elements to the tail of a list, which is made if need be.") },
-    Command { run: lpushx, spec: spec("lpushx", -3, WRITE | DENYOOM | FAST, Keys::ONE).doc("list", "2.2.0", "O(1) for each element", "Adds elements to the head of a list if there is one.") },
-    Command { run: rpushx, spec: spec("rpushx", -3, WRITE | DENYOOM | FAST, Keys::ONE).doc("list", "2.2.0", "O(1) for each element", "Adds elements to the tail of a list if there is one.") },
-    Command { run: lpop, spec: spec("lpop", -2, WRITE | FAST, Keys::ONE).doc("list", "1.0.0", "O(N) in the elements returned", "Takes elements from the head of a list.") },
-    Command { run: rpop, spec: spec("rpop", -2, WRITE | FAST, Keys::ONE).doc("list", "1.0.0", "O(N) in the elements returned", "Takes elements from the tail of a list.") },
-    Command { run: llen, spec: spec("llen", 2, READONLY | FAST, Keys::ONE).doc("list", "1.0.0", "O(1)", "Counts the elements of a list.") },
+    Command { run: lpush, spec: spec("lpush", -3, WRITE | DENYOOM | FAST, Keys::ONE).key(RW | INSERT).doc("list", "1.0.0", "O(1) for each element", "Adds elements to the head of a list, which is made if need be.") },
+    Command { run: rpush, spec: spec("rpush", -3, WRITE | DENYOOM | FAST, Keys::ONE).key(RW | INSERT).doc("list", "1.0.0", "O(1) for each element", "Adds elements to the tail of a list, which is made if need be.") },
+    Command { run: lpushx, spec: spec("lpushx", -3, WRITE | DENYOOM | FAST, Keys::ONE).key(RW | INSERT).doc("list", "2.2.0", "O(1) for each element", "Adds elements to the head of a list if there is one.") },
+    Command { run: rpushx, spec: spec("rpushx", -3, WRITE | DENYOOM | FAST, Keys::ONE).key(RW | INSERT).doc("list", "2.2.0", "O(1) for each element", "Adds elements to the tail of a list if there is one.") },
+    Command { run: lpop, spec: spec("lpop", -2, WRITE | FAST, Keys::ONE).key(RW | ACCESS | DELETE).doc("list", "1.0.0", "O(N) in the elements returned", "Takes elements from the head of a list.") },
+    Command { run: rpop, spec: spec("rpop", -2, WRITE | FAST, Keys::ONE).key(RW | ACCESS | DELETE).doc("list", "1.0.0", "O(N) in the elements returned", "Takes elements from the tail of a list.") },
+    Command { run: llen, spec: spec("llen", 2, READONLY | FAST, Keys::ONE).key(RO).doc("list", "1.0.0", "O(1)", "Counts the elements of a list.") },
     Command { run: lindex, spec: spec("lindex", 3, READONLY, Keys::ONE).doc("list", "1.0.0", "O(N) in the nodes up to the element", "Gives the element at an index.") },
-    Command { run: linsert, spec: spec("linsert", 5, WRITE | DENYOOM, Keys::ONE).doc("list", "2.2.0", "O(N) in the elements up to the pivot", "Puts an element before or after the first one that equals a pivot.") },
+    Command { run: linsert, spec: spec("linsert", 5, WRITE | DENYOOM, Keys::ONE).key(RW | INSERT).doc("list", "2.2.0", "O(N) in the elements up to the pivot", "Puts an element before or after the first one that equals a pivot.") },
     Command { run: lrange, spec: spec("lrange", 4, READONLY, Keys::ONE).doc("list", "1.0.0", "O(S+N): the way to the start, and the elements returned", "Gives the elements between two indexes.") },
-    Command { run: lrem, spec: spec("lrem", 4, WRITE, Keys::ONE).doc("list", "1.0.0", "O(N+M): the elements, and those removed", "Takes out elements that equal a value, from either end on.") },
-    Command { run: lset, spec: spec("lset", 4, WRITE | DENYOOM, Keys::ONE).doc("list", "1.0.0", "O(N) in the nodes up to the element", "Overwrites the element at an index.") },
-    Command { run: ltrim, spec: spec("ltrim", 4, WRITE, Keys::ONE).doc("list", "1.0.0", "O(N) in the elements removed", "Keeps what is between two indexes and drops the rest.") },
+    Command { run: lrem, spec: spec("lrem", 4, WRITE, Keys::ONE).key(RW | DELETE).doc("list", "1.0.0", "O(N+M): the elements, and those removed", "Takes out elements that equal a value, from either end on.") },
+    Command { run: lset, spec: spec("lset", 4, WRITE | DENYOOM, Keys::ONE).key(RW | UPDATE).doc("list", "1.0.0", "O(N) in the nodes up to the element", "Overwrites the element at an index.") },
+    Command { run: ltrim, spec: spec("ltrim", 4, WRITE, Keys::ONE).key(RW | DELETE).doc("list", "1.0.0", "O(N) in the elements removed", "Keeps what is between two indexes and drops the rest.") },
     Command { run: lpos, spec: spec("lpos", -3, READONLY, Keys::ONE).doc("list", "6.0.6", "O(N) in the elements compared", "Finds where a value stands in a list.") },
-    Command { run: lmove, spec: spec("lmove", 5, WRITE | DENYOOM, Keys::TWO).doc("list", "6.2.0", "O(1)", "Takes an element from one end of a list and adds it to an end of another.") },
-    Command { run: rpoplpush, spec: spec("rpoplpush", 3, WRITE | DENYOOM, Keys::TWO).doc("list", "1.2.0", "O(1)", "Takes the tail of a list and makes it the head of another; LMOVE can do the same.") },
-    Command { run: lmpop, spec: spec("lmpop", -4, WRITE | MOVABLE_KEYS, Keys::Counted(1)).doc("list", "7.0.0", "O(N+M): the keys, and the elements returned", "Takes elements from the first of several lists that has any.") },
-    Command { run: blpop, spec: spec("blpop", -3, WRITE | NOSCRIPT | BLOCKING, ALL_BUT_LAST).doc("list", "2.0.0", "O(N) in the keys", "Takes the head of the first of several lists that has one, or waits for it.") },
-    Command { run: brpop, spec: spec("brpop", -3, WRITE | NOSCRIPT | BLOCKING, ALL_BUT_LAST).doc("list", "2.0.0", "O(N) in the keys", "Takes the tail of the first of several lists that has one, or waits for it.") },
-    Command { run: blmove, spec: spec("blmove", 6, WRITE | DENYOOM | NOSCRIPT | BLOCKING, Keys::TWO).doc("list", "6.2.0", "O(1)", "Moves an element between the ends of two lists, or waits until there is one.") },
-    Command { run: brpoplpush, spec: spec("brpoplpush", 4, WRITE | DENYOOM | NOSCRIPT | BLOCKING, Keys::TWO).doc("list", "2.2.0", "O(1)", "Moves the tail of a list to the head of another, or waits until there is one; BLMOVE can do the same.") },
-    Command { run: blmpop, spec: spec("blmpop", -5, WRITE | BLOCKING | MOVABLE_KEYS, Keys::Counted(2)).doc("list", "7.0.0", "O(N+M): the keys, and the elements returned", "Takes elements from the first of several lists that has any, or waits for some.") },
+    Command { run: lmove, spec: spec("lmove", 5, WRITE | DENYOOM, Keys::TWO).key(RW | ACCESS | DELETE).other_keys(RW | INSERT).doc("list", "6.2.0", "O(1)", "Takes an element from one end of a list and adds it to an end of another.") },
+    Command { run: rpoplpush, spec: spec("rpoplpush", 3, WRITE | DENYOOM, Keys::TWO).key(RW | ACCESS | DELETE).other_keys(RW | INSERT).doc("list", "1.2.0", "O(1)", "Takes the tail of a list and makes it the head of another; LMOVE can do the same.") },
+    Command { run: lmpop, spec: spec("lmpop", -4, WRITE | MOVABLE_KEYS, Keys::Counted(1)).key(RW | ACCESS | DELETE).doc("list", "7.0.0", "O(N+M): the keys, and the elements returned", "Takes elements from the first of several lists that has any.") },
+    Command { run: blpop, spec: spec("blpop", -3, WRITE | NOSCRIPT | BLOCKING, ALL_BUT_LAST).key(RW | ACCESS | DELETE).doc("list", "2.0.0", "O(N) in the keys", "Takes the head of the first of several lists that has one, or waits for it.") },
+    Command { run: brpop, spec: spec("brpop", -3, WRITE | NOSCRIPT | BLOCKING, ALL_BUT_LAST).key(RW | ACCESS | DELETE).doc("list", "2.0.0", "O(N) in the keys", "Takes the tail of the first of several lists that has one, or waits for it.") },
+    Command { run: blmove, spec: spec("blmove", 6, WRITE | DENYOOM | NOSCRIPT | BLOCKING, Keys::TWO).key(RW | ACCESS | DELETE).other_keys(RW | INSERT).doc("list", "6.2.0", "O(1)", "Moves an element between the ends of two lists, or waits until there is one.") },
+    Command { run: brpoplpush, spec: spec("brpoplpush", 4, WRITE | DENYOOM | NOSCRIPT | BLOCKING, Keys::TWO).key(RW | ACCESS | DELETE).other_keys(RW | INSERT).doc("list", "2.2.0", "O(1)", "Moves the tail of a list to the head of another, or waits until there is one; BLMOVE can do the same.") },
+    Command { run: blmpop, spec: spec("blmpop", -5, WRITE | BLOCKING | MOVABLE_KEYS, Keys::Counted(2)).key(RW | ACCESS | DELETE).doc("list", "7.0.0", "O(N+M): the keys, and the elements returned", "Takes elements from the first of several lists that has any, or waits for some.") },
 ];
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::scan::Scan;
 use super::util::{int, is};
-use crate::command::{Command, Ctx, Handler, Keys, Spec, category, flag::*};
+use crate::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
 use crate::entry::Payload;
 use crate::keyspace::{Keyspace, Limits, event};
 use crate::listpack::Entry;
@@ -505,22 +505,22 @@ const fn spec(name: &'static str, arity: i32, flags: u32, keys: Keys) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<Handler>] = &[
-    Command { run: sadd, spec: spec("sadd", -3, WRITE | DENYOOM | FAST, Keys::ONE).doc("set", "1.0.0", "O(N) in the members given", "Puts members into a set, which is made if there is none.") },
-    Command { run: srem, spec: spec("srem", -3, WRITE | FAST, Keys::ONE).doc("set", "1.0.0", "O(N) in the members given", "Takes members out of a set.") },
-    Command { run: smove, spec: spec("smove", 4, WRITE | FAST, Keys::TWO).doc("set", "1.0.0", "O(1)", "Takes a member out of one set and puts it into another.") },
-    Command { run: sismember, spec: spec("sismember", 3, READONLY | FAST, Keys::ONE).doc("set", "1.0.0", "O(1)", "Says whether a set has a member.") },
+    Command { run: sadd, spec: spec("sadd", -3, WRITE | DENYOOM | FAST, Keys::ONE).key(RW | INSERT).doc("set", "1.0.0", "O(N) in the members given", "Puts members into a set, which is made if there is none.") },
+    Command { run: srem, spec: spec("srem", -3, WRITE | FAST, Keys::ONE).key(RW | DELETE).doc("set", "1.0.0", "O(N) in the members given", "Takes members out of a set.") },
+    Command { run: smove, spec: spec("smove", 4, WRITE | FAST, Keys::TWO).key(RW | ACCESS | DELETE).other_keys(RW | INSERT).doc("set", "1.0.0", "O(1)", "Takes a member out of one set and puts it into another.") },
+    Command { run: sismember, spec: spec("sismember", 3, READONLY | FAST, Keys::ONE).key(RO).doc("set", "1.0.0", "O(1)", "Says whether a set has a member.") },
     Command { run: smismember, spec: spec("smismember", -3, READONLY | FAST, Keys::ONE).doc("set", "6.2.0", "O(N) in the members asked for", "Says of each of several members whether a set has it.") },
-    Command { run: scard, spec: spec("scard", 2, READONLY | FAST, Keys::ONE).doc("set", "1.0.0", "O(1)", "Counts the members of a set.") },
+    Command { run: scard, spec: spec("scard", 2, READONLY | FAST, Keys::ONE).key(RO).doc("set", "1.0.0", "O(1)", "Counts the members of a set.") },
     Command { run: smembers, spec: spec("smembers", 2, READONLY, Keys::ONE).doc("set", "1.0.0", "O(N) in the set", "Gives all members of a set.") },
-    Command { run: spop, spec: spec("spop", -2, WRITE | FAST, Keys::ONE).doc("set", "1.0.0", "O(N) in the members taken", "Takes random members out of a set and gives them.") },
+    Command { run: spop, spec: spec("spop", -2, WRITE | FAST, Keys::ONE).key(RW | ACCESS | DELETE).doc("set", "1.0.0", "O(N) in the members taken", "Takes random members out of a set and gives them.") },
     Command { run: srandmember, spec: spec("srandmember", -2, READONLY, Keys::ONE).doc("set", "1.0.0", "O(N) in the members returned", "Gives random members of a set, which keeps them.") },
     Command { run: sinter, spec: spec("sinter", -2, READONLY, Keys::ALL).doc("set", "1.0.0", "O(N*M) in the smallest set and the number of sets", "Gives the members that all sets have.") },
     Command { run: sintercard, spec: spec("sintercard", -3, READONLY | MOVABLE_KEYS, Keys::Counted(1)).doc("set", "7.0.0", "O(N*M) in the smallest set and the number of sets", "Counts the members that all sets have, up to a limit.") },
-    Command { run: sinterstore, spec: spec("sinterstore", -3, WRITE | DENYOOM, Keys::ALL).doc("set", "1.0.0", "O(N*M) in the smallest set and the number of sets", "Keeps the members that all sets have under a key.") },
+    Command { run: sinterstore, spec: spec("sinterstore", -3, WRITE | DENYOOM, Keys::ALL).key(RW | UPDATE).other_keys(RO | ACCESS).doc("set", "1.0.0", "O(N*M) in the smallest set and the number of sets", "Keeps the members that all sets have under a key.") },
     Command { run: sunion, spec: spec("sunion", -2, READONLY, Keys::ALL).doc("set", "1.0.0", "O(N) in all members", "Gives the members that any of the sets has.") },
-    Command { run: sunionstore, spec: spec("sunionstore", -3, WRITE | DENYOOM, Keys::ALL).doc("set", "1.0.0", "O(N) in all members", "Keeps the members that any of the sets has under a key.") },
+    Command { run: sunionstore, spec: spec("sunionstore", -3, WRITE | DENYOOM, Keys::ALL).key(OW | UPDATE).other_keys(RO | ACCESS).doc("set", "1.0.0", "O(N) in all members", "Keeps the members that any of the sets has under a key.") },
     Command { run: sdiff, spec: spec("sdiff", -2, READONLY, Keys::ALL).doc("set", "1.0.0", "O(N) in all members", "Gives the members that the first set has and no other.") },
-    Command { run: sdiffstore, spec: spec("sdiffstore", -3, WRITE | DENYOOM, Keys::ALL).doc("set", "1.0.0", "O(N) in all members", "Keeps the members that the first set has and no other under a key.") },
+    Command { run: sdiffstore, spec: spec("sdiffstore", -3, WRITE | DENYOOM, Keys::ALL).key(OW | UPDATE).other_keys(RO | ACCESS).doc("set", "1.0.0", "O(N) in all members", "Keeps the members that the first set has and no other under a key.") },
     Command { run: sscan, spec: spec("sscan", -3, READONLY, Keys::ONE).doc("set", "2.8.0", "O(1) a call, O(N) for a whole walk", "Walks over the members of a set, some a call.") },
 ];
 

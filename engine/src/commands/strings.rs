@@ -1,7 +1,7 @@
 //! Strings: whole values, ranges and counters.
 
 use super::util::{int, is, range};
-use crate::command::{Command, Ctx, Handler, Keys, Spec, category, flag::*};
+use crate::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
 use crate::entry::{Payload, Str};
 use crate::keyspace::event;
 use crate::num::{Extended, parse_int};
@@ -140,6 +140,14 @@ fn set(ctx: &mut Ctx, args: &mut Args) -> Done {
         ctx.reply.ok();
     }
     Ok(())
+}
+
+/// What `SET` does to its key: with `GET` it also tells what was there.
+fn set_access(args: &Args) -> u32 {
+    match args.iter().skip(3).any(|word| is(word, "get")) {
+        true => RW | ACCESS | UPDATE,
+        false => OW | UPDATE,
+    }
 }
 
 fn setnx(ctx: &mut Ctx, args: &mut Args) -> Done {
@@ -525,19 +533,19 @@ const fn spec(name: &'static str, arity: i32, flags: u32, keys: Keys) -> Spec {
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<Handler>] = &[
     Command { run: get, spec: spec("get", 2, READONLY | FAST, Keys::ONE).doc("string", "1.0.0", "O(1)", "Gives the string at a key.") },
-    Command { run: set, spec: spec("set", -3, WRITE | DENYOOM, Keys::ONE).doc("string", "1.0.0", "O(1)", "Sets a key to a string, whatever it held.") },
-    Command { run: setnx, spec: spec("setnx", 3, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "1.0.0", "O(1)", "Sets a key to a string if the key is free.") },
-    Command { run: setex, spec: spec("setex", 4, WRITE | DENYOOM, Keys::ONE).doc("string", "2.0.0", "O(1)", "Sets a key to a string for so many seconds.") },
-    Command { run: psetex, spec: spec("psetex", 4, WRITE | DENYOOM, Keys::ONE).doc("string", "2.6.0", "O(1)", "Sets a key to a string for so many milliseconds.") },
+    Command { run: set, spec: spec("set", -3, WRITE | DENYOOM, Keys::ONE).key_by_words(set_access).doc("string", "1.0.0", "O(1)", "Sets a key to a string, whatever it held.") },
+    Command { run: setnx, spec: spec("setnx", 3, WRITE | DENYOOM | FAST, Keys::ONE).key(OW | INSERT).doc("string", "1.0.0", "O(1)", "Sets a key to a string if the key is free.") },
+    Command { run: setex, spec: spec("setex", 4, WRITE | DENYOOM, Keys::ONE).key(OW | UPDATE).doc("string", "2.0.0", "O(1)", "Sets a key to a string for so many seconds.") },
+    Command { run: psetex, spec: spec("psetex", 4, WRITE | DENYOOM, Keys::ONE).key(OW | UPDATE).doc("string", "2.6.0", "O(1)", "Sets a key to a string for so many milliseconds.") },
     Command { run: getset, spec: spec("getset", 3, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "1.0.0", "O(1)", "Sets a key to a string and gives what it held.") },
-    Command { run: getdel, spec: spec("getdel", 2, WRITE | FAST, Keys::ONE).doc("string", "6.2.0", "O(1)", "Gives the string at a key and removes the key.") },
+    Command { run: getdel, spec: spec("getdel", 2, WRITE | FAST, Keys::ONE).key(RW | ACCESS | DELETE).doc("string", "6.2.0", "O(1)", "Gives the string at a key and removes the key.") },
     Command { run: getex, spec: spec("getex", -2, WRITE | FAST, Keys::ONE).doc("string", "6.2.0", "O(1)", "Gives the string at a key and changes when it expires.") },
     Command { run: mget, spec: spec("mget", -2, READONLY | FAST, Keys::ALL).doc("string", "1.0.0", "O(N) in the keys", "Gives the strings at several keys.") },
-    Command { run: mset, spec: spec("mset", -3, WRITE | DENYOOM, Keys::Range(1, -1, 2)).doc("string", "1.0.1", "O(N) in the keys", "Sets several keys at once.") },
-    Command { run: msetnx, spec: spec("msetnx", -3, WRITE | DENYOOM, Keys::Range(1, -1, 2)).doc("string", "1.0.1", "O(N) in the keys", "Sets several keys at once if all of them are free.") },
-    Command { run: append, spec: spec("append", 3, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "2.0.0", "O(1) amortised", "Adds bytes to the end of a string.") },
-    Command { run: strlen, spec: spec("strlen", 2, READONLY | FAST, Keys::ONE).doc("string", "2.2.0", "O(1)", "Gives the length of a string.") },
-    Command { run: setrange, spec: spec("setrange", 4, WRITE | DENYOOM, Keys::ONE).doc("string", "2.2.0", "O(1), plus the bytes written", "Overwrites part of a string from an offset on.") },
+    Command { run: mset, spec: spec("mset", -3, WRITE | DENYOOM, Keys::Range(1, -1, 2)).key(OW | UPDATE).doc("string", "1.0.1", "O(N) in the keys", "Sets several keys at once.") },
+    Command { run: msetnx, spec: spec("msetnx", -3, WRITE | DENYOOM, Keys::Range(1, -1, 2)).key(OW | INSERT).doc("string", "1.0.1", "O(N) in the keys", "Sets several keys at once if all of them are free.") },
+    Command { run: append, spec: spec("append", 3, WRITE | DENYOOM | FAST, Keys::ONE).key(RW | INSERT).doc("string", "2.0.0", "O(1) amortised", "Adds bytes to the end of a string.") },
+    Command { run: strlen, spec: spec("strlen", 2, READONLY | FAST, Keys::ONE).key(RO).doc("string", "2.2.0", "O(1)", "Gives the length of a string.") },
+    Command { run: setrange, spec: spec("setrange", 4, WRITE | DENYOOM, Keys::ONE).key(RW | UPDATE).doc("string", "2.2.0", "O(1), plus the bytes written", "Overwrites part of a string from an offset on.") },
     Command { run: getrange, spec: spec("getrange", 4, READONLY, Keys::ONE).doc("string", "2.4.0", "O(N) in the bytes returned", "Gives part of a string.") },
     Command { run: getrange, spec: spec("substr", 4, READONLY, Keys::ONE).doc("string", "1.0.0", "O(N) in the bytes returned", "Gives part of a string; the old name of GETRANGE.") },
     Command { run: incr, spec: spec("incr", 2, WRITE | DENYOOM | FAST, Keys::ONE).doc("string", "1.0.0", "O(1)", "Adds one to a number.") },

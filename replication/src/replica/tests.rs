@@ -417,6 +417,47 @@ fn a_full_sync_by_size() {
 }
 
 #[test]
+fn a_stream_that_is_held_back_waits_and_the_link_lives() {
+    let set = wire::command(&[b"SET", b"k", b"v"]);
+    let mut caller = Caller::streaming();
+    caller.replica.hold(Hold::Writes);
+    caller.feed(&[PING, GETACK, &set, PING].concat());
+    assert_eq!(caller.stream, [PING, GETACK].concat(), "what changes nothing is not held");
+    let at = 100 + caller.stream.len() as u64;
+    assert_eq!(caller.sent(), ack(114), "what was held before the question");
+    assert!(caller.replica.is_holding());
+    for now in (1000..200_000).step_by(1000) {
+        caller.replica.heard(now);
+        caller.tick(now);
+        assert_eq!(caller.sent(), ack(at));
+    }
+    caller.feed(PING);
+    caller.replica.hold(Hold::All);
+    caller.feed(&set);
+    assert_eq!(caller.buffer, [&set, PING, PING, &set].concat());
+    caller.replica.hold(Hold::Nothing);
+    caller.feed(b"");
+    assert_eq!(caller.stream, [PING, GETACK, &set, PING, PING, &set].concat());
+    assert!(!caller.replica.is_holding() && caller.buffer.is_empty());
+    assert_eq!(caller.events(), "");
+}
+
+#[test]
+fn a_stream_may_be_held_back_before_it_begins_and_when_its_link_breaks() {
+    let set = wire::command(&[b"SET", b"k", b"v"]);
+    let mut caller = Caller::asking(Some((id(1), Offset(100))));
+    caller.replica.hold(Hold::All);
+    caller.feed(&[b"+CONTINUE\r\n", PING].concat());
+    assert!(caller.stream.is_empty() && caller.replica.is_holding());
+    caller.replica.hold(Hold::Writes);
+    caller.feed(&set);
+    assert_eq!((&caller.stream[..], &caller.buffer[..]), (PING, &set[..]));
+    caller.closed();
+    assert!(!caller.replica.is_holding());
+    assert_eq!(caller.replica.place(), Some((id(1), Offset(114))), "it asks for what it held back");
+}
+
+#[test]
 fn sync_is_the_last_resort_and_knows_no_offsets() {
     let mut caller = Caller::asking(None);
     caller.feed(b"-ERR unknown command 'PSYNC', with args beginning with: '?' '-1' \r\n");

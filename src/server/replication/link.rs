@@ -7,6 +7,7 @@ use super::super::Server;
 use super::super::client::{Client, Kind};
 use super::super::progress::Progress;
 use super::super::pubsub::Listening;
+use super::HEARD_LATELY;
 use crate::config::Config;
 use crate::config::types::{Primary as PrimaryAddress, PropagationError, ReplCompression};
 use crate::logger::{self, Role};
@@ -19,7 +20,7 @@ use varve_engine::hasher::hash;
 use varve_net::{Conn, ConnId, Net};
 use varve_persistence::offset::{HistoryId, Offset};
 use varve_replication::output::Level;
-use varve_replication::replica::{self, Replica};
+use varve_replication::replica::{self, Hold, Replica};
 
 /// This server as a replica: the link's machine and what it is receiving.
 pub struct Link {
@@ -156,6 +157,13 @@ impl Server {
         let now = self.now_u64();
         let synced = self.log.synced();
         let Some(link) = &mut self.repl.link else { return };
+        // Of a stream that is held back, some is read and the rest cannot come.
+        if link.machine.is_holding()
+            && let Some(conn) = link.conn.and_then(|id| net.conn(id))
+            && (conn.is_full() || conn.last_read.elapsed() < HEARD_LATELY)
+        {
+            link.machine.heard(now);
+        }
         let mut out = std::mem::take(&mut self.repl.outputs);
         link.machine.set_synced(synced);
         link.machine.tick(now, &mut out);
@@ -208,7 +216,7 @@ impl Server {
         let mut decoded = 0;
         conn.pause_read = false;
         loop {
-            let synced = self.log.synced();
+            let (synced, hold) = (self.log.synced(), self.stream_hold());
             let Some(link) = &mut self.repl.link else { return };
             if link.conn != Some(conn.id) {
                 conn.close_asap = true;
@@ -220,6 +228,7 @@ impl Server {
                 return;
             }
             link.machine.set_synced(synced);
+            link.machine.hold(hold);
             let mut out = std::mem::take(&mut self.repl.outputs);
             let compressed = conn.session.decoder.is_some();
             let taken = link.machine.bytes(received(conn), now, &mut out);
@@ -233,6 +242,10 @@ impl Server {
                 }
             }
             if conn.close_asap {
+                return;
+            }
+            if self.repl.link.as_ref().is_some_and(|link| link.machine.is_holding()) {
+                conn.hold = true;
                 return;
             }
             if conn.session.decoder.is_none() {
@@ -251,6 +264,37 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// What `CLIENT PAUSE` holds back of the primary's stream.
+    fn stream_hold(&self) -> Hold {
+        match &self.pause {
+            Some(pause) if pause.until_ms <= self.clock.now_ms() => Hold::Nothing,
+            Some(pause) if pause.all => Hold::All,
+            Some(_) => Hold::Writes,
+            None => Hold::Nothing,
+        }
+    }
+
+    /// Goes on with the stream if it was held back.
+    pub fn let_stream_go(&mut self, net: &mut Net<Client>) {
+        if let Some(id) = self.repl.link.as_ref().and_then(|link| link.conn)
+            && let Some(conn) = net.conn_mut(id)
+            && conn.hold
+        {
+            // What was decoded of it waits too, and nothing else may come for long.
+            (conn.hold, conn.again) = (false, true);
+            net.resume(id);
+        }
+    }
+
+    /// Up to where the primary's stream has come, whether applied or not. On a compressed link that is
+    /// as far as it is decoded.
+    pub fn received_offset(&self, net: &Net<Client>) -> Offset {
+        let end = self.log.end();
+        let link = self.repl.link.as_ref().filter(|link| link.machine.is_up());
+        let conn = link.and_then(|link| net.conn(link.conn?));
+        conn.map_or(end, |conn| Offset(end.0 + received(conn).len() as u64))
     }
 
     /// Decodes the next frame of a compressed link. Returns the bytes that it held, 0 if none is

@@ -9,7 +9,7 @@ use super::{OnDisk, Purpose, Running, sync_dir};
 use crate::server::Server;
 use crate::server::client::{Client, Kind};
 use crate::server::progress::{Progress, Unit};
-use crate::server::start::fsync;
+use crate::server::start::{Insistence, fsync};
 use crate::server::writeback::Writeback;
 use crate::{log_notice, log_warning, service};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -64,20 +64,36 @@ impl Server {
         let mut options = self.save_options(self.cfg.rdb_version);
         options.aof_base = false;
         let mut buffers = rdb::Buffers::new();
+        let insistence = Insistence::on(self.shutdown.as_ref());
+        let goes_on = || match insistence.came_within(Duration::ZERO) {
+            true => Err(std::io::Error::other("SIGINT came again")),
+            false => Ok(()),
+        };
+        let key_delay = Duration::from_micros(self.cfg.rdb_key_save_delay.into());
         let result = File::create(&temp).and_then(|mut file| {
             let on = self.cfg.rdb_save_incremental_fsync;
             let mut writeback = Writeback::new(file.as_raw_fd(), on);
             let mut write = |bytes: &[u8]| {
+                goes_on()?;
                 file.write_all(bytes)?;
                 writeback.wrote(bytes.len())
             };
-            rdb::save(&self.ks, &options, &mut buffers, &mut write, &mut |_| {})?;
+            let mut progress = |_| {
+                if !key_delay.is_zero() {
+                    insistence.came_within(key_delay);
+                }
+            };
+            rdb::save(&self.ks, &options, &mut buffers, &mut write, &mut progress)?;
             file.sync_all()?;
+            goes_on()?;
             std::fs::rename(&temp, &self.cfg.dbfilename)?;
             sync_dir(Path::new("."))
         });
         if let Err(error) = result {
             let _ = std::fs::remove_file(&temp);
+            if insistence.came_within(Duration::ZERO) {
+                self.insist();
+            }
             return Err(error.to_string());
         }
         self.saved(self.ks.dirty, started.elapsed().as_secs() as i64);

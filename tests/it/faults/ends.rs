@@ -4,7 +4,7 @@ use super::*;
 use crate::support::client::encode;
 use crate::support::{dataset, env_number};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Many keys in little time: `keys` strings of 100 bytes.
 fn populate(client: &mut Client, keys: usize) {
@@ -51,6 +51,7 @@ fn list_holds(client: &mut Client, key: &str, acknowledged: usize) {
 fn a_start_right_after_a_kill_is_not_in_the_way_of_the_dead() {
     let folder = Folder::new();
     let mut args = vec!["--dir", text(folder.path()), "--appendonly", "yes", "--save", ""];
+    args.extend(["--auto-aof-rewrite-percentage", "0"]); // the test's own child is the only one
     let mut daemon = Attempt::new(&args);
     let mut client = daemon.serving();
     populate(&mut client, 1_500_000);
@@ -113,6 +114,91 @@ fn sigterm_under_load_ends_in_good_order() {
 #[test]
 fn sigint_under_load_ends_in_good_order() {
     ends_under_load(libc::SIGINT);
+}
+
+/// An operator does not want to wait for the save that a shutdown has begun. Only a second `SIGINT` cuts it
+/// short: of the save nothing stays, and of what was acknowledged everything.
+#[test]
+fn a_second_sigint_cuts_the_save_short() {
+    for first in [libc::SIGINT, libc::SIGTERM] {
+        let mut server = Server::varve().arg("--appendonly", "yes").start();
+        let mut client = server.client();
+        populate(&mut client, 5_000);
+        client.ok(&["CONFIG", "SET", "save", "3600 1", "rdb-key-save-delay", "10000"]);
+        client.ok(&["SET", "last", "write"]);
+        server.signal(first);
+        let saves = || temp_files(&server.dir()).iter().any(|path| text(path).ends_with(".rdb"));
+        assert!(eventually(PATIENCE, saves), "{}", server.log());
+        let began = Instant::now();
+        server.signal(libc::SIGTERM);
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(saves(), "a second SIGTERM ends nothing: {}", server.log());
+        server.signal(libc::SIGINT);
+        assert_eq!(server.wait_end().code(), Some(1), "{}", server.log());
+        assert!(began.elapsed() < Duration::from_secs(20), "it saved: {}", server.log());
+        assert!(server.log().contains("You insist... exiting now."), "{}", server.log());
+        assert_eq!(temp_files(&server.dir()), Vec::<PathBuf>::new());
+        assert!(!server.dir().join("dump.rdb").exists());
+        server.restart();
+        let mut client = server.client();
+        assert_eq!(client.cmd(&["DBSIZE"]).int(), 5_001);
+        assert_eq!(client.cmd(&["GET", "last"]), Value::bulk("write"));
+    }
+}
+
+/// `SHUTDOWN` is no signal: the first `SIGINT` that comes while it saves is the first.
+#[test]
+fn a_save_that_a_client_asked_for_takes_two_sigints() {
+    let mut server = Server::varve().arg("--appendonly", "yes").start();
+    let mut client = server.client();
+    populate(&mut client, 5_000);
+    client.ok(&["CONFIG", "SET", "rdb-key-save-delay", "10000"]);
+    client.send_raw(b"SHUTDOWN SAVE\r\n");
+    let saves = || temp_files(&server.dir()).iter().any(|path| text(path).ends_with(".rdb"));
+    assert!(eventually(PATIENCE, saves), "{}", server.log());
+    server.signal(libc::SIGINT);
+    let heard = || server.log().contains("Received SIGINT scheduling shutdown...");
+    assert!(eventually(PATIENCE, heard), "{}", server.log());
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(saves(), "it ended nothing: {}", server.log());
+    server.signal(libc::SIGINT);
+    assert_eq!(server.wait_end().code(), Some(1), "{}", server.log());
+    assert_eq!(temp_files(&server.dir()), Vec::<PathBuf>::new());
+}
+
+/// A shutdown waits for a replica that hangs. A second `SIGTERM` changes nothing: without a log on disk, the
+/// save that is to come is all there will be. A second `SIGINT` ends the process, and the child that it has.
+#[test]
+fn a_second_sigint_ends_the_waiting_for_replicas_and_a_second_sigterm_does_not() {
+    let mut server = Server::varve()
+        .arg("--appendonly", "no")
+        .arg("--save", "3600 1")
+        .arg("--shutdown-timeout", "600")
+        .start();
+    let replica = Server::varve().replica_of(server.port()).start();
+    let mut client = server.client();
+    populate(&mut client, 1_000);
+    assert!(eventually(PATIENCE, || replica.info("master_link_status") == "up"));
+    replica.signal(libc::SIGSTOP);
+    client.ok(&["CONFIG", "SET", "rdb-key-save-delay", "10000"]);
+    client.ok(&["SET", "k", "v"]);
+    client.ok(&["BGSAVE"]);
+    let waits =
+        || server.log().to_lowercase().contains("waiting for replicas before shutting down");
+    server.signal(libc::SIGTERM);
+    assert!(eventually(PATIENCE, waits), "{}", server.log());
+    server.signal(libc::SIGTERM);
+    let signals = || server.log().matches("Received SIGTERM").count();
+    assert!(eventually(PATIENCE, || signals() == 2), "{}", server.log());
+    std::thread::sleep(Duration::from_millis(500));
+    client.ok(&["PING"]);
+    server.signal(libc::SIGINT);
+    assert_eq!(server.wait_end().code(), Some(1), "{}", server.log());
+    // Redis leaves its child to itself.
+    if !Server::is_stand_in() {
+        assert!(eventually(PATIENCE, || works_in(&server.dir()) == 0), "a child lives on");
+        assert_eq!(temp_files(&server.dir()), Vec::<PathBuf>::new());
+    }
 }
 
 /// The end comes while a child saves: the child goes, and its file, too.

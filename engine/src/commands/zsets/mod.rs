@@ -17,7 +17,7 @@ mod read;
 mod tests;
 mod write;
 
-use crate::command::{Command, Ctx, Handler, Keys, Spec, category, flag::*};
+use crate::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
 use crate::entry::Payload;
 use crate::keyspace::{Keyspace, event};
 use crate::types::zset::Zset;
@@ -95,14 +95,14 @@ const fn spec(name: &'static str, arity: i32, flags: u32, keys: Keys) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<Handler>] = &[
-    Command { run: write::zadd, spec: spec("zadd", -4, WRITE | DENYOOM | FAST, Keys::ONE).doc("sorted_set", "1.2.0", "O(log N) a member", "Puts members with scores into a sorted set, or changes their scores.") },
+    Command { run: write::zadd, spec: spec("zadd", -4, WRITE | DENYOOM | FAST, Keys::ONE).key(RW | UPDATE).doc("sorted_set", "1.2.0", "O(log N) a member", "Puts members with scores into a sorted set, or changes their scores.") },
     Command { run: write::zincrby, spec: spec("zincrby", 4, WRITE | DENYOOM | FAST, Keys::ONE).doc("sorted_set", "1.2.0", "O(log N)", "Adds to a member's score.") },
-    Command { run: write::zrem, spec: spec("zrem", -3, WRITE | FAST, Keys::ONE).doc("sorted_set", "1.2.0", "O(log N) a member", "Takes members out of a sorted set.") },
-    Command { run: range::zremrangebyrank, spec: spec("zremrangebyrank", 4, WRITE, Keys::ONE).doc("sorted_set", "2.0.0", "O(log N) and the members removed", "Takes out the members at a range of ranks.") },
-    Command { run: range::zremrangebyscore, spec: spec("zremrangebyscore", 4, WRITE, Keys::ONE).doc("sorted_set", "1.2.0", "O(log N) and the members removed", "Takes out the members whose scores lie in a range.") },
-    Command { run: range::zremrangebylex, spec: spec("zremrangebylex", 4, WRITE, Keys::ONE).doc("sorted_set", "2.8.9", "O(log N) and the members removed", "Takes out the members that lie in a range of bytes, all scores being the same.") },
+    Command { run: write::zrem, spec: spec("zrem", -3, WRITE | FAST, Keys::ONE).key(RW | DELETE).doc("sorted_set", "1.2.0", "O(log N) a member", "Takes members out of a sorted set.") },
+    Command { run: range::zremrangebyrank, spec: spec("zremrangebyrank", 4, WRITE, Keys::ONE).key(RW | DELETE).doc("sorted_set", "2.0.0", "O(log N) and the members removed", "Takes out the members at a range of ranks.") },
+    Command { run: range::zremrangebyscore, spec: spec("zremrangebyscore", 4, WRITE, Keys::ONE).key(RW | DELETE).doc("sorted_set", "1.2.0", "O(log N) and the members removed", "Takes out the members whose scores lie in a range.") },
+    Command { run: range::zremrangebylex, spec: spec("zremrangebylex", 4, WRITE, Keys::ONE).key(RW | DELETE).doc("sorted_set", "2.8.9", "O(log N) and the members removed", "Takes out the members that lie in a range of bytes, all scores being the same.") },
     Command { run: range::zrange, spec: spec("zrange", -4, READONLY, Keys::ONE).doc("sorted_set", "1.2.0", "O(log N) and the members returned", "Gives a range of members, by rank, score or bytes.") },
-    Command { run: range::zrangestore, spec: spec("zrangestore", -5, WRITE | DENYOOM, Keys::TWO).doc("sorted_set", "6.2.0", "O(log N) and M log M for the M members stored", "Keeps a range of members under another key.") },
+    Command { run: range::zrangestore, spec: spec("zrangestore", -5, WRITE | DENYOOM, Keys::TWO).key(OW | UPDATE).other_keys(RO | ACCESS).doc("sorted_set", "6.2.0", "O(log N) and M log M for the M members stored", "Keeps a range of members under another key.") },
     Command { run: range::zrevrange, spec: spec("zrevrange", -4, READONLY, Keys::ONE).doc("sorted_set", "1.2.0", "O(log N) and the members returned", "Gives the members at a range of ranks, counted from the highest score.") },
     Command { run: range::zrangebyscore, spec: spec("zrangebyscore", -4, READONLY, Keys::ONE).doc("sorted_set", "1.0.5", "O(log N) and the members returned", "Gives the members whose scores lie in a range.") },
     Command { run: range::zrevrangebyscore, spec: spec("zrevrangebyscore", -4, READONLY, Keys::ONE).doc("sorted_set", "2.2.0", "O(log N) and the members returned", "Gives the members whose scores lie in a range, highest first.") },
@@ -110,24 +110,24 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command { run: range::zrevrangebylex, spec: spec("zrevrangebylex", -4, READONLY, Keys::ONE).doc("sorted_set", "2.8.9", "O(log N) and the members returned", "Gives the members that lie in a range of bytes, last first.") },
     Command { run: range::zcount, spec: spec("zcount", 4, READONLY | FAST, Keys::ONE).doc("sorted_set", "2.0.0", "O(log N)", "Counts the members whose scores lie in a range.") },
     Command { run: range::zlexcount, spec: spec("zlexcount", 4, READONLY | FAST, Keys::ONE).doc("sorted_set", "2.8.9", "O(log N)", "Counts the members that lie in a range of bytes, all scores being the same.") },
-    Command { run: read::zcard, spec: spec("zcard", 2, READONLY | FAST, Keys::ONE).doc("sorted_set", "1.2.0", "O(1)", "Counts the members of a sorted set.") },
+    Command { run: read::zcard, spec: spec("zcard", 2, READONLY | FAST, Keys::ONE).key(RO).doc("sorted_set", "1.2.0", "O(1)", "Counts the members of a sorted set.") },
     Command { run: read::zscore, spec: spec("zscore", 3, READONLY | FAST, Keys::ONE).doc("sorted_set", "1.2.0", "O(1)", "Gives a member's score.") },
     Command { run: read::zmscore, spec: spec("zmscore", -3, READONLY | FAST, Keys::ONE).doc("sorted_set", "6.2.0", "O(N) in the members asked for", "Gives several members' scores.") },
     Command { run: read::zrank, spec: spec("zrank", -3, READONLY | FAST, Keys::ONE).doc("sorted_set", "2.0.0", "O(log N)", "Gives a member's rank, counted from the lowest score.") },
     Command { run: read::zrevrank, spec: spec("zrevrank", -3, READONLY | FAST, Keys::ONE).doc("sorted_set", "2.0.0", "O(log N)", "Gives a member's rank, counted from the highest score.") },
     Command { run: read::zrandmember, spec: spec("zrandmember", -2, READONLY, Keys::ONE).doc("sorted_set", "6.2.0", "O(log N) a member returned", "Gives random members of a sorted set, which keeps them.") },
     Command { run: read::zscan, spec: spec("zscan", -3, READONLY, Keys::ONE).doc("sorted_set", "2.8.0", "O(1) a call, O(N) for a whole walk", "Walks over the members and scores of a sorted set, some a call.") },
-    Command { run: pop::zpopmin, spec: spec("zpopmin", -2, WRITE | FAST, Keys::ONE).doc("sorted_set", "5.0.0", "O(log N) a member", "Takes out the members with the lowest scores.") },
-    Command { run: pop::zpopmax, spec: spec("zpopmax", -2, WRITE | FAST, Keys::ONE).doc("sorted_set", "5.0.0", "O(log N) a member", "Takes out the members with the highest scores.") },
-    Command { run: pop::zmpop, spec: spec("zmpop", -4, WRITE | MOVABLE_KEYS, Keys::Counted(1)).doc("sorted_set", "7.0.0", "O(K) in the keys and O(log N) a member", "Takes members out of the first of several sorted sets that is not empty.") },
-    Command { run: pop::bzpopmin, spec: spec("bzpopmin", -3, WRITE | NOSCRIPT | BLOCKING | FAST, Keys::Range(1, -2, 1)).doc("sorted_set", "5.0.0", "O(log N)", "Takes out the member with the lowest score, and waits until there is one.") },
-    Command { run: pop::bzpopmax, spec: spec("bzpopmax", -3, WRITE | NOSCRIPT | BLOCKING | FAST, Keys::Range(1, -2, 1)).doc("sorted_set", "5.0.0", "O(log N)", "Takes out the member with the highest score, and waits until there is one.") },
-    Command { run: pop::bzmpop, spec: spec("bzmpop", -5, WRITE | BLOCKING | MOVABLE_KEYS, Keys::Counted(2)).doc("sorted_set", "7.0.0", "O(K) in the keys and O(log N) a member", "Takes members out of the first of several sorted sets that is not empty, and waits until there is one.") },
+    Command { run: pop::zpopmin, spec: spec("zpopmin", -2, WRITE | FAST, Keys::ONE).key(RW | ACCESS | DELETE).doc("sorted_set", "5.0.0", "O(log N) a member", "Takes out the members with the lowest scores.") },
+    Command { run: pop::zpopmax, spec: spec("zpopmax", -2, WRITE | FAST, Keys::ONE).key(RW | ACCESS | DELETE).doc("sorted_set", "5.0.0", "O(log N) a member", "Takes out the members with the highest scores.") },
+    Command { run: pop::zmpop, spec: spec("zmpop", -4, WRITE | MOVABLE_KEYS, Keys::Counted(1)).key(RW | ACCESS | DELETE).doc("sorted_set", "7.0.0", "O(K) in the keys and O(log N) a member", "Takes members out of the first of several sorted sets that is not empty.") },
+    Command { run: pop::bzpopmin, spec: spec("bzpopmin", -3, WRITE | NOSCRIPT | BLOCKING | FAST, Keys::Range(1, -2, 1)).key(RW | ACCESS | DELETE).doc("sorted_set", "5.0.0", "O(log N)", "Takes out the member with the lowest score, and waits until there is one.") },
+    Command { run: pop::bzpopmax, spec: spec("bzpopmax", -3, WRITE | NOSCRIPT | BLOCKING | FAST, Keys::Range(1, -2, 1)).key(RW | ACCESS | DELETE).doc("sorted_set", "5.0.0", "O(log N)", "Takes out the member with the highest score, and waits until there is one.") },
+    Command { run: pop::bzmpop, spec: spec("bzmpop", -5, WRITE | BLOCKING | MOVABLE_KEYS, Keys::Counted(2)).key(RW | ACCESS | DELETE).doc("sorted_set", "7.0.0", "O(K) in the keys and O(log N) a member", "Takes members out of the first of several sorted sets that is not empty, and waits until there is one.") },
     Command { run: algebra::zunion, spec: spec("zunion", -3, READONLY | MOVABLE_KEYS, Keys::Counted(1)).doc("sorted_set", "6.2.0", "O(N) in all members and O(M log M) in the result", "Gives the members that any of the sorted sets has, their scores put together.") },
     Command { run: algebra::zinter, spec: spec("zinter", -3, READONLY | MOVABLE_KEYS, Keys::Counted(1)).doc("sorted_set", "6.2.0", "O(N*K) in the smallest and the number of keys, O(M log M) in the result", "Gives the members that all sorted sets have, their scores put together.") },
     Command { run: algebra::zdiff, spec: spec("zdiff", -3, READONLY | MOVABLE_KEYS, Keys::Counted(1)).doc("sorted_set", "6.2.0", "O(N*K) in the first and the number of keys", "Gives the members that the first sorted set has and no other.") },
     Command { run: algebra::zintercard, spec: spec("zintercard", -3, READONLY | MOVABLE_KEYS, Keys::Counted(1)).doc("sorted_set", "7.0.0", "O(N*K) in the smallest and the number of keys", "Counts the members that all sorted sets have, up to a limit.") },
-    Command { run: algebra::zunionstore, spec: spec("zunionstore", -4, WRITE | DENYOOM | MOVABLE_KEYS, Keys::AndCounted(1, 2)).doc("sorted_set", "2.0.0", "O(N) in all members and O(M log M) in the result", "Keeps the members that any of the sorted sets has under a key.") },
-    Command { run: algebra::zinterstore, spec: spec("zinterstore", -4, WRITE | DENYOOM | MOVABLE_KEYS, Keys::AndCounted(1, 2)).doc("sorted_set", "2.0.0", "O(N*K) in the smallest and the number of keys, O(M log M) in the result", "Keeps the members that all sorted sets have under a key.") },
-    Command { run: algebra::zdiffstore, spec: spec("zdiffstore", -4, WRITE | DENYOOM | MOVABLE_KEYS, Keys::AndCounted(1, 2)).doc("sorted_set", "6.2.0", "O(N*K) in the first and the number of keys", "Keeps the members that the first sorted set has and no other under a key.") },
+    Command { run: algebra::zunionstore, spec: spec("zunionstore", -4, WRITE | DENYOOM | MOVABLE_KEYS, Keys::AndCounted(1, 2)).key(OW | UPDATE).other_keys(RO | ACCESS).doc("sorted_set", "2.0.0", "O(N) in all members and O(M log M) in the result", "Keeps the members that any of the sorted sets has under a key.") },
+    Command { run: algebra::zinterstore, spec: spec("zinterstore", -4, WRITE | DENYOOM | MOVABLE_KEYS, Keys::AndCounted(1, 2)).key(OW | UPDATE).other_keys(RO | ACCESS).doc("sorted_set", "2.0.0", "O(N*K) in the smallest and the number of keys, O(M log M) in the result", "Keeps the members that all sorted sets have under a key.") },
+    Command { run: algebra::zdiffstore, spec: spec("zdiffstore", -4, WRITE | DENYOOM | MOVABLE_KEYS, Keys::AndCounted(1, 2)).key(OW | UPDATE).other_keys(RO | ACCESS).doc("sorted_set", "6.2.0", "O(N*K) in the first and the number of keys", "Keeps the members that the first sorted set has and no other under a key.") },
 ];
