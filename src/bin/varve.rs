@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 use varve_persistence::log::disk::{Contents, Disk};
-use varve_persistence::log::manifest::{Entry, Manifest};
+use varve_persistence::log::manifest::{Entry, FileType, Manifest};
 use varve_persistence::log::replay::{Command, Reading, Stop, Words, without_zeros};
 use varve_persistence::log::{self, BaseKind, Options, OsDisk, Recovered, index, lz4, recover};
 use varve_persistence::offset::Offset;
@@ -104,7 +104,12 @@ impl File {
             let (start, bytes) = (Some(file.start()), Contents::Owned(bytes));
             return Ok(File { bytes, start, db, records: Vec::new() });
         }
-        let bytes = OsDisk.map(path).map_err(context)?;
+        // A daemon may be writing the last segment, and cuts it when the next one begins.
+        let is_last = entry.is_some_and(|e| e.kind == FileType::Incr && e.end.is_none());
+        let bytes = match is_last {
+            true => Contents::Owned(fs::read(path).map_err(context)?),
+            false => OsDisk.map(path).map_err(context)?,
+        };
         let start = entry.and_then(|entry| entry.start);
         let records = start.map(|start| index::read(&OsDisk, path, start, bytes.len() as u64));
         Ok(File { bytes, start, db, records: records.unwrap_or_default() })
