@@ -5,7 +5,7 @@
 
 use crate::replication::{Kind, follow, start, synced};
 use crate::support::{
-    Client, PATIENCE, Proxy, Server, Value, assert_same_data, caught_up, eventually,
+    Client, PATIENCE, Proxy, Server, Value, assert_same_data, caught_up, eventually, listen,
 };
 use std::net::TcpListener;
 use std::thread::{self, JoinHandle};
@@ -23,7 +23,7 @@ struct Puppet {
 impl Puppet {
     /// Follows the primary, without acknowledging anything.
     fn of(primary: &Server) -> Puppet {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listen();
         let port = listener.local_addr().unwrap().port().to_string();
         let mut link = primary.client();
         link.ok(&["REPLCONF", "listening-port", &port]);
@@ -297,7 +297,7 @@ fn a_failover_waits_for_a_migration() {
     let primary = start(Kind::Varve);
     let mut replica = Puppet::of(&primary);
     primary.client().ok(&["SET", "key", "value"]);
-    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    let elsewhere = listen();
     let port = elsewhere.local_addr().unwrap().port().to_string();
     let migrating = ask(&primary, &["MIGRATE", "127.0.0.1", &port, "key", "0", "60000"]);
     let mut elsewhere = Client::accept(&elsewhere);

@@ -1,8 +1,7 @@
 //! The story: an operator moves keys from one server to another while clients go on.
 
-use crate::support::{Client, PATIENCE, Server, Value, eventually};
+use crate::support::{Client, PATIENCE, Server, Value, eventually, listen};
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::thread;
 
 fn migrate(source: &Server, port: u16, rest: &[&str]) -> Value {
@@ -86,7 +85,7 @@ fn writes_wait_for_a_slow_target_and_reads_do_not() {
     let source = Server::start();
     source.client().ok(&["SET", "key", "value"]);
     for answers in [true, false] {
-        let target = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listen();
         let port = target.local_addr().unwrap().port().to_string();
         let mut asking = source.client();
         asking.send_raw(format!("MIGRATE 127.0.0.1 {port} key 0 60000\r\n").as_bytes());

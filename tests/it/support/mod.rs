@@ -16,7 +16,7 @@ pub use folder::Folder;
 pub use power::PowerDisk;
 pub use proxy::Proxy;
 pub use random::Random;
-pub use server::{Server, caught_up};
+pub use server::{Server, caught_up, listen};
 pub use value::Value;
 
 use std::time::{Duration, Instant};

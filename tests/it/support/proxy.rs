@@ -1,8 +1,8 @@
 //! A link between two servers that can be cut, paused, throttled and damaged.
 
-use super::{Random, eventually};
+use super::{eventually, listen};
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -32,13 +32,8 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy in front of the server on `upstream`.
     pub fn to(upstream: u16) -> Proxy {
-        let mut random = Random::from_entropy();
-        let (port, listener) = (0..100)
-            .find_map(|_| {
-                let port = 10_000 + random.below(20_000) as u16;
-                Some((port, TcpListener::bind(("127.0.0.1", port)).ok()?))
-            })
-            .expect("a free port for the proxy");
+        let listener = listen();
+        let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared::default());
         let accepting = shared.clone();
         thread::spawn(move || {

@@ -2,6 +2,7 @@
 
 use super::{Client, PATIENCE, Random, assert_same_data, eventually};
 use std::fs::{self, File, OpenOptions};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -295,14 +296,15 @@ impl Drop for Server {
     }
 }
 
-/// A port that nobody listens on, below the ephemeral range, so that no outgoing connection takes
-/// it before a server does.
-pub fn free_port() -> u16 {
+/// Listens on a port below the ephemeral range: no outgoing connection has it, and when it is given up
+/// no other test gets it for the asking.
+pub fn listen() -> TcpListener {
     let mut random = Random::from_entropy();
-    loop {
-        let port = 10_000 + random.below(20_000) as u16;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
+    let mut somewhere = || TcpListener::bind(("127.0.0.1", 10_000 + random.below(20_000) as u16));
+    (0..100).find_map(|_| somewhere().ok()).expect("a free port")
+}
+
+/// A port as [`listen`] finds it, that nobody listens on.
+pub fn free_port() -> u16 {
+    listen().local_addr().unwrap().port()
 }
