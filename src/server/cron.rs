@@ -2,7 +2,7 @@
 
 use super::Server;
 use super::client::{Client, Kind};
-use crate::{allocator, log_notice, log_warning};
+use crate::{allocator, log_notice, log_warning, logger};
 use nix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 use varve_net::Net;
@@ -15,6 +15,8 @@ pub struct Cron {
     next: Option<Instant>,
     /// Where the search for idle clients goes on.
     rounds: u64,
+    /// The Unix second of the last round.
+    second: i64,
     /// `DEBUG SET-ACTIVE-EXPIRE 0`.
     pub no_active_expiry: bool,
 }
@@ -97,7 +99,12 @@ impl Server {
         }
         self.snapshot_round(net);
         self.replication_round(net);
-        self.start_round(net);
+        self.shutdown_round(net);
+        if now_ms / 1000 != self.cron.second {
+            self.cron.second = now_ms / 1000;
+            logger::refresh();
+            crate::service::watchdog();
+        }
     }
 
     /// The active expiry cycle: a quarter of the time between two rounds at the usual effort.

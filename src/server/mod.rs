@@ -13,7 +13,8 @@
 //! | `memory.rs` | `maxmemory` and freeing large values elsewhere |
 //! | `client_eviction.rs` | `maxmemory-clients` |
 //! | `service.rs` | what the event loop asks of the daemon |
-//! | `start.rs` | from a configuration to a running daemon, and its end |
+//! | `start.rs` | from a configuration to a running daemon |
+//! | `stop.rs` | signals, `SHUTDOWN`, and what has to be done before the end |
 //! | `snapshot/` | children that save: `BGSAVE`, the log's base, full syncs |
 //! | `writeback.rs` | syncing a snapshot while it is written |
 //! | `load.rs` | reading a snapshot and the log at start and from a primary |
@@ -36,6 +37,7 @@ pub mod replication;
 pub mod service;
 pub mod snapshot;
 pub mod start;
+pub mod stop;
 pub mod writeback;
 
 use crate::config::Config;
@@ -99,7 +101,7 @@ pub struct Server {
     pub memory: memory::Memory,
     pub client_eviction: client_eviction::ClientEviction,
     pub cron: cron::Cron,
-    pub shutdown: Option<start::Shutdown>,
+    pub shutdown: Option<stop::Shutdown>,
     pub stopping: bool,
     /// The process ends at once, as a second `SIGINT` wants it.
     pub insisted: bool,
@@ -108,7 +110,6 @@ pub struct Server {
     /// How many clients there are: replicas, the primary and children are not among them.
     pub clients: usize,
     process: Option<start::Process>,
-    cron_second: i64,
     /// Commands of the log that were run at start.
     replayed: u64,
     apply_room: OwnedArgs,

@@ -268,8 +268,7 @@ impl Server {
 
     /// What `CLIENT PAUSE` holds back of the primary's stream.
     fn stream_hold(&self) -> Hold {
-        match &self.pause {
-            Some(pause) if pause.until_ms <= self.clock.now_ms() => Hold::Nothing,
+        match self.pause.as_ref().filter(|pause| pause.until_ms > self.clock.now_ms()) {
             Some(pause) if pause.all => Hold::All,
             Some(_) => Hold::Writes,
             None => Hold::Nothing,
