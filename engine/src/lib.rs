@@ -40,6 +40,7 @@
 
 pub mod args;
 pub mod btree;
+mod cache;
 pub mod command;
 pub mod commands;
 pub mod effects;

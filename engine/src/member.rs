@@ -20,6 +20,7 @@ use std::fmt;
 use std::ptr::NonNull;
 
 use crate::btree::TreeKey;
+use crate::cache;
 use crate::table::Slot;
 
 const LEN_AT: usize = 8;
@@ -159,12 +160,7 @@ impl MemberRef {
     /// Asks for the member's first cache line, for loops that know which members come next.
     #[inline]
     pub fn prefetch(&self) {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch reads nothing that the program sees and faults on no address.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch(self.0.as_ptr().cast::<i8>(), _MM_HINT_T0);
-        }
+        cache::prefetch(self.0.as_ptr());
     }
 }
 

@@ -4,8 +4,10 @@
 use super::TreeKey;
 use super::leaf::Leaf;
 use super::node::{
-    Edges, Head, INNER, Node, Slots, Update, attach, fix, kid, kid_mut, make_room, refresh,
+    Edges, Head, INNER, Node, Slots, Update, attach, fix, kid, kid_mut, leaf_mut, make_room,
+    refresh,
 };
+use crate::cache;
 
 /// Children are all of one kind: every leaf is at the same depth.
 enum Kids<K> {
@@ -81,7 +83,7 @@ impl<K: TreeKey> Inner<K> {
         }
         let below = Edges { left: edges.left && i == 0, right: edges.right && i + 1 == head.len() };
         let inserted = match &mut self.kids {
-            Kids::Leaves(kids) => kid_mut(&mut kids[i]).insert(key),
+            Kids::Leaves(kids) => leaf_mut(&mut kids[i]).insert(key),
             Kids::Inners(kids) => kid_mut(&mut kids[i]).insert(key, below),
         };
         if inserted {
@@ -97,7 +99,7 @@ impl<K: TreeKey> Inner<K> {
     pub fn remove(&mut self, key: &K) -> Option<bool> {
         let i = self.head.child_for(key);
         let first = match &mut self.kids {
-            Kids::Leaves(kids) => kid_mut(&mut kids[i]).remove(key)?,
+            Kids::Leaves(kids) => leaf_mut(&mut kids[i]).remove(key)?,
             Kids::Inners(kids) => kid_mut(&mut kids[i]).remove(key)?,
         };
         self.removed_one(i, first);
@@ -172,7 +174,7 @@ impl<K: TreeKey> Inner<K> {
         let leftmost = leftmost && i == 0;
         let next = self.head.keys[..self.head.len()].get(i + 1).or(next);
         let update = match &mut self.kids {
-            Kids::Leaves(kids) => kid_mut(&mut kids[i]).update(old, new, leftmost, next),
+            Kids::Leaves(kids) => leaf_mut(&mut kids[i]).update(old, new, leftmost, next),
             Kids::Inners(kids) => kid_mut(&mut kids[i]).update(old, new, leftmost, next),
         };
         match update {
@@ -194,10 +196,24 @@ impl<K: TreeKey> Inner<K> {
             rank += head.count_before(i);
             match &node.kids {
                 Kids::Leaves(kids) => {
-                    let keys = kid(&kids[i]).keys();
+                    let leaf = kid(&kids[i]);
+                    cache::prefetch_all(leaf);
+                    let keys = leaf.keys();
                     let at = keys.partition_point(before);
                     return (keys, at, rank + at);
                 }
+                Kids::Inners(kids) => node = kid(&kids[i]),
+            }
+        }
+    }
+
+    /// Asks the cache for the leaf that [`Inner::locate`] would search.
+    pub fn prefetch(&self, before: &mut impl FnMut(&K) -> bool) {
+        let mut node = self;
+        loop {
+            let i = node.head.keys[1..node.head.len()].partition_point(&mut *before);
+            match &node.kids {
+                Kids::Leaves(kids) => return cache::prefetch_all(kid(&kids[i])),
                 Kids::Inners(kids) => node = kid(&kids[i]),
             }
         }

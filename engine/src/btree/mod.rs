@@ -214,7 +214,10 @@ impl<K: TreeKey> BTree<K> {
         match update {
             Update::Missing => false,
             Update::Done { .. } => true,
-            Update::Elsewhere => self.remove(old) && self.insert(new),
+            Update::Elsewhere => {
+                self.prefetch(|k| k.less(&new));
+                self.remove(old) && self.insert(new)
+            }
         }
     }
 
@@ -231,6 +234,14 @@ impl<K: TreeKey> BTree<K> {
                 (leaf.keys(), at, at)
             }
             Some(Subtree::Inner(inner)) => inner.locate(&mut before),
+        }
+    }
+
+    /// Asks the cache for the leaf with the first key for which `before` is false, for who is about
+    /// to change something there and has something else to do first.
+    pub fn prefetch(&self, mut before: impl FnMut(&K) -> bool) {
+        if let Some(Subtree::Inner(inner)) = &self.root {
+            inner.prefetch(&mut before);
         }
     }
 

@@ -18,16 +18,15 @@
 //! Chains are dense: only the last bucket has free slots, and a last child holds at least two
 //! entries (with one, that entry sits in the parent's last slot instead).
 
+use crate::cache;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 /// Entries in a whole bucket.
 pub(super) const SLOTS: usize = 7;
-/// What the processor fetches at once.
-pub(super) const CACHE_LINE: usize = 64;
 /// Bytes of a whole bucket, and its alignment.
-pub(super) const BUCKET: usize = CACHE_LINE;
+pub(super) const BUCKET: usize = cache::LINE;
 /// Entries that a bucket with a child holds itself.
 const SLOTS_BESIDE_CHILD: usize = SLOTS - 1;
 const SMALL_SLOTS: usize = 3;
@@ -102,19 +101,6 @@ fn matching_portable(meta: u64, tag: u8) -> u32 {
 #[inline(always)]
 fn present(meta: u64) -> u32 {
     (meta >> 56) as u32 & 0x7f
-}
-
-/// Asks the processor for the cache line at `address`, which need not be valid.
-#[inline(always)]
-pub(super) fn prefetch(address: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::*;
-        // SAFETY: a prefetch is a hint; it never faults, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
 }
 
 impl<T> Bucket<T> {

@@ -35,8 +35,9 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
+use crate::cache::{self, prefetch};
 use crate::hasher;
-use bucket::{Bucket, CACHE_LINE, prefetch, tag_of};
+use bucket::{Bucket, tag_of};
 use memory::Memory;
 pub use resize::{FULL, ResizePolicy, set_resize_policy};
 pub use scan::{IntoIter, Iter, Stats};
@@ -250,7 +251,7 @@ impl<T: Slot> Table<T> {
             // SAFETY: the bucket's iterators give taken slots, and `&self` keeps them taken.
             let address = unsafe { place.as_ref() }.address();
             prefetch(address);
-            prefetch(address.wrapping_add(CACHE_LINE));
+            prefetch(address.wrapping_add(cache::LINE));
         }
     }
 }

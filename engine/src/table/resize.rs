@@ -11,6 +11,7 @@
 
 use super::bucket::tag_of;
 use super::{Slot, Table};
+use crate::cache::prefetch;
 use std::cell::Cell;
 
 /// Entries a bucket, on average, above which the table grows.
@@ -160,7 +161,7 @@ impl<T: Slot> Table<T> {
         // The line after `source` is the next to be split, except where a power of two is reached.
         if source + 2 < self.buckets {
             self.prefetch_entries(self.bucket(source + 1).taken());
-            super::prefetch(self.bucket(source + 2).address());
+            prefetch(self.bucket(source + 2).address());
         }
         true
     }

@@ -39,6 +39,9 @@ fn apply(
     flags: Flags,
     limits: &Limits,
 ) -> Result<Outcome, Error> {
+    if !flags.incr {
+        zset.prefetch(score);
+    }
     let (mut refused, mut nan) = (false, false);
     let (old, new) = zset.update(member, limits, |old| {
         let new = match old {

@@ -52,6 +52,13 @@ impl Large {
         Some((self.tree.rank(&scored(member))?, member.score()))
     }
 
+    /// Asks the cache for the place of a member that is about to get `score`: the tree's leaf comes
+    /// while the table is searched for the member.
+    #[inline]
+    pub fn prefetch(&self, score: f64) {
+        self.tree.prefetch(|key| key.score < score);
+    }
+
     /// Asks `choose` for the member's new score, given the one it has; `None` changes nothing. What
     /// the member had, and what it has now.
     #[inline]

@@ -228,6 +228,14 @@ impl Zset {
         self.update(member, limits, |_| Some(score)).0.is_none()
     }
 
+    /// To be called before [`Zset::update`] where the new score is known: see [`Large::prefetch`].
+    #[inline]
+    pub fn prefetch(&self, score: f64) {
+        if let Zset::Large(large) = self {
+            large.prefetch(score);
+        }
+    }
+
     /// Asks `choose` for a member's new score, given the one it has if it is there; `None` changes
     /// nothing. Returns what the member had, and what it has now. A new score must not be NaN.
     #[inline]
