@@ -69,6 +69,12 @@ fn decode<const W: usize>(raw: &[u8; W]) -> i64 {
 pub struct Intset(Thin<Bytes>);
 
 impl Intset {
+    /// As [`Thin::address`].
+    #[inline]
+    pub fn address(&self) -> *const u8 {
+        self.0.address()
+    }
+
     /// An empty one.
     pub fn new() -> Intset {
         Intset(Thin::zeroed(&header(2, 0)))

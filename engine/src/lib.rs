@@ -38,6 +38,7 @@
 //! | `table/` | the hash table of entries: keyspace, expiry index, large collections |
 //! | `hasher.rs` | the keyed hash of keys, fields and members |
 
+pub mod ahead;
 pub mod args;
 pub mod btree;
 mod cache;

@@ -105,6 +105,12 @@ impl<F: Format, G: Gap> Thin<F, G> {
         Thin { ptr, gap: G::default(), format: PhantomData }
     }
 
+    /// Where the bytes begin, as a hint to the processor's cache: reads nothing of them.
+    #[inline]
+    pub fn address(&self) -> *const u8 {
+        self.ptr.as_ptr()
+    }
+
     /// A copy of `bytes`, which must be as long as their header says.
     pub fn new(bytes: &[u8]) -> Thin<F, G> {
         let mut thin = Thin::zeroed(&bytes[..F::HEAD]);

@@ -1,5 +1,6 @@
 //! What a key can hold.
 
+use crate::table::Fetch;
 use crate::types::{hash::Hash, list::List, set::Set, zset::Zset};
 
 /// A value that does not live in its key's entry.
@@ -65,6 +66,29 @@ impl Value {
             Value::Hash(v) => v.memory(),
             Value::Set(v) => v.memory(),
             Value::Zset(v) => v.memory(),
+        }
+    }
+
+    /// Where its own memory begins, as a hint to the processor's cache.
+    #[inline]
+    pub fn address(&self) -> *const u8 {
+        match self {
+            Value::Str(v) => v.as_ptr(),
+            Value::List(v) => v.address(),
+            Value::Hash(v) => v.address(),
+            Value::Set(v) => v.address(),
+            Value::Zset(v) => v.address(),
+        }
+    }
+
+    /// The table that holds its elements, if it is large.
+    #[inline]
+    pub fn elements(&self) -> Option<&dyn Fetch> {
+        match self {
+            Value::Str(_) | Value::List(_) => None,
+            Value::Hash(v) => v.as_table().map(|t| t as &dyn Fetch),
+            Value::Set(v) => v.as_table().map(|t| t as &dyn Fetch),
+            Value::Zset(v) => v.as_table().map(|t| t as &dyn Fetch),
         }
     }
 

@@ -8,11 +8,9 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
+use varve_engine::ahead::{self, AHEAD, element_at};
 use varve_engine::hasher::hash;
 use varve_net::{Closed, Conn, ConnId, External, Net, OutputLimit, Peer, Service};
-
-/// Requests whose keys are fetched into the cache before the first of them runs.
-const AHEAD: usize = 16;
 
 /// How much may wait to be read by a client that has not shown the password: error replies, no more.
 const UNAUTHENTICATED_OUTPUT: usize = 16 << 10;
@@ -227,29 +225,17 @@ impl Service for Server {
 impl Server {
     /// Fetches what the next requests will touch. How many requests that covers.
     fn prefetch(&self, conn: &Conn<Client>) -> usize {
-        let waiting = conn.input.waiting().min(AHEAD);
-        if waiting >= 2 {
-            let keys = (0..waiting).filter_map(|i| conn.input.peek(i, 1));
-            self.prefetch_keys(conn.session.db, keys.map(hash));
+        let (db, input) = (self.ks.dbs.get(conn.session.db), &conn.input);
+        let waiting = input.waiting().min(AHEAD);
+        if let Some(db) = db
+            && waiting >= 2
+        {
+            let keys: [u64; AHEAD] = std::array::from_fn(|i| input.peek(i, 1).map_or(0, hash));
+            ahead::fetch(db, &keys[..waiting], |i, of| {
+                input.peek(i, element_at(of, input.peek_len(i))).map(hash)
+            });
         }
         waiting
-    }
-
-    /// Fetches what lookups of keys with these hashes will touch: first all buckets, then all
-    /// entries, so that the misses overlap. At most [`AHEAD`] keys.
-    pub fn prefetch_keys(&self, db: usize, hashes: impl Iterator<Item = u64>) {
-        let Some(db) = self.ks.dbs.get(db) else { return };
-        let keys = db.keys();
-        let mut fetched = [0u64; AHEAD];
-        let mut n = 0;
-        for hash in hashes.take(AHEAD) {
-            fetched[n] = hash;
-            keys.prefetch(hash);
-            n += 1;
-        }
-        for &hash in &fetched[..n] {
-            keys.prefetch_entry(hash);
-        }
     }
 
     /// Sets what the loop must know of a connection whose client is of another kind now.

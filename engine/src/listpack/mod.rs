@@ -154,6 +154,12 @@ impl From<Deque> for Listpack {
 }
 
 impl<G: Gap> Owned<G> {
+    /// As [`Thin::address`].
+    #[inline]
+    pub fn address(&self) -> *const u8 {
+        self.0.address()
+    }
+
     /// The bytes allocated.
     pub fn memory(&self) -> usize {
         self.0.memory()

@@ -60,6 +60,24 @@ pub trait Slot {
     }
 }
 
+/// A table whatever it holds, as far as [`crate::ahead`] goes.
+pub trait Fetch {
+    /// See [`Table::prefetch`].
+    fn prefetch(&self, hash: u64);
+    /// See [`Table::prefetch_entry`].
+    fn prefetch_entry(&self, hash: u64);
+}
+
+impl<T: Slot> Fetch for Table<T> {
+    fn prefetch(&self, hash: u64) {
+        Table::prefetch(self, hash);
+    }
+
+    fn prefetch_entry(&self, hash: u64) {
+        Table::prefetch_entry(self, hash);
+    }
+}
+
 /// A hash table of words. `T` must be 8 bytes, which is checked when the program is compiled.
 ///
 /// Every `hash` that a method takes is [`Slot::key_hash`] of the key at hand: the caller computes it
@@ -235,6 +253,17 @@ impl<T: Slot> Table<T> {
         if self.len != 0 {
             prefetch(self.head(hash).address());
         }
+    }
+
+    /// The entry that a lookup of `hash` most likely finds, if any: the first one whose tag fits.
+    #[inline]
+    pub fn guess(&self, hash: u64) -> Option<&T> {
+        if self.len == 0 {
+            return None;
+        }
+        let place = self.head(hash).tagged(tag_of(hash)).next()?;
+        // SAFETY: the bucket's iterators give taken slots, and `&self` keeps them taken.
+        Some(unsafe { place.as_ref() })
     }
 
     /// The stage after [`Table::prefetch`]: asks for the entries that a lookup would compare, two cache

@@ -88,6 +88,15 @@ impl Hash {
         }
     }
 
+    /// Where its own memory begins, for [`crate::ahead`].
+    #[inline]
+    pub fn address(&self) -> *const u8 {
+        match &self.0 {
+            Small(listpack) => listpack.address(),
+            Large(fields) => (&raw const **fields).cast(),
+        }
+    }
+
     /// The fields, if the hash is large.
     pub fn as_table(&self) -> Option<&Table<Field>> {
         match &self.0 {

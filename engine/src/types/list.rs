@@ -79,6 +79,15 @@ impl List {
         }
     }
 
+    /// Where its own memory begins, for [`crate::ahead`].
+    #[inline]
+    pub fn address(&self) -> *const u8 {
+        match &self.0 {
+            Small(listpack) => listpack.address(),
+            Large(quicklist) => (&raw const **quicklist).cast(),
+        }
+    }
+
     /// The elements, if the list is large.
     pub fn as_quicklist(&self) -> Option<&Quicklist> {
         match &self.0 {

@@ -16,6 +16,7 @@ use receive::Receiving;
 use std::io::{self, Write};
 use std::net::ToSocketAddrs;
 use varve_engine::Error;
+use varve_engine::ahead::{self, AHEAD, element_at};
 use varve_engine::hasher::hash;
 use varve_net::{Conn, ConnId, Net};
 use varve_persistence::offset::{HistoryId, Offset};
@@ -506,15 +507,22 @@ impl Server {
         loop {
             if ahead == 0 {
                 // Parsed twice, which is little beside a cache miss for each key.
-                let mut next = rest;
-                let hashes = std::iter::from_fn(|| {
-                    let len = frame.parse(next, &limits).ok()??;
-                    let key = hash(frame.args(next).get(1).unwrap_or_default());
+                let (mut keys, mut starts, mut next) = ([0; AHEAD], [rest; AHEAD], rest);
+                while ahead < AHEAD
+                    && let Ok(Some(len)) = frame.parse(next, &limits)
+                {
+                    keys[ahead] = frame.args(next).get(1).map_or(0, hash);
+                    starts[ahead] = next;
                     next = &next[len..];
                     ahead += 1;
-                    Some(key)
-                });
-                self.prefetch_keys(db, hashes);
+                }
+                if let Some(db) = self.ks.dbs.get(db) {
+                    ahead::fetch(db, &keys[..ahead], |i, of| {
+                        frame.parse(starts[i], &limits).ok()??;
+                        let args = frame.args(starts[i]);
+                        args.get(element_at(of, args.len())).map(hash)
+                    });
+                }
             }
             let Ok(Some(len)) = frame.parse(rest, &limits) else { break };
             ahead = ahead.saturating_sub(1);

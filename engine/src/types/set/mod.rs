@@ -119,6 +119,24 @@ impl Set {
         set
     }
 
+    /// Where its own memory begins, for [`crate::ahead`].
+    #[inline]
+    pub fn address(&self) -> *const u8 {
+        match self {
+            Set::Ints(ints) => ints.address(),
+            Set::Small(listpack) => listpack.address(),
+            Set::Large(members) => (&raw const **members).cast(),
+        }
+    }
+
+    /// The members, if the set is large.
+    pub fn as_table(&self) -> Option<&Table<Member>> {
+        match self {
+            Set::Large(members) => Some(members),
+            _ => None,
+        }
+    }
+
     pub fn as_intset(&self) -> Option<&Intset> {
         match self {
             Set::Ints(ints) => Some(ints),

@@ -39,6 +39,10 @@ impl Large {
         Large { table, tree: BTree::from_sorted(order) }
     }
 
+    pub fn table(&self) -> &Table<Member> {
+        &self.table
+    }
+
     pub fn len(&self) -> usize {
         self.table.len()
     }

@@ -228,6 +228,23 @@ impl Zset {
         self.update(member, limits, |_| Some(score)).0.is_none()
     }
 
+    /// Where its own memory begins, for [`crate::ahead`].
+    #[inline]
+    pub fn address(&self) -> *const u8 {
+        match self {
+            Zset::Small(pairs) => pairs.address(),
+            Zset::Large(large) => (&raw const **large).cast(),
+        }
+    }
+
+    /// The members, if the sorted set is large.
+    pub fn as_table(&self) -> Option<&Table<Member>> {
+        match self {
+            Zset::Small(_) => None,
+            Zset::Large(large) => Some(large.table()),
+        }
+    }
+
     /// To be called before [`Zset::update`] where the new score is known: see [`Large::prefetch`].
     #[inline]
     pub fn prefetch(&self, score: f64) {

@@ -1,0 +1,120 @@
+//! What the next requests will touch, asked of the cache before the first of them runs.
+//!
+//! A request on a key that is in no cache waits for the table's bucket, then for the entry, then
+//! for the value's own memory and, where that is a large hash, set or sorted set, for the bucket of
+//! the element and for the element: each a miss that cannot begin before the last has ended. A batch
+//! of requests goes through these stages side by side, so that each costs about one miss for all.
+//!
+//! Nothing is looked up for certain: a stage takes the first entry whose tag fits, which is the
+//! right one 97 times in a hundred, and what is asked for in vain harms nobody.
+
+use crate::cache::prefetch;
+use crate::entry::Entry;
+use crate::keyspace::Db;
+use crate::table::Fetch;
+use crate::value::Type;
+
+/// The most requests of a batch.
+pub const AHEAD: usize = 16;
+
+/// Which argument of a request with `n` names an element of a value of this type: that of most of
+/// its commands, `ZADD key score member` and `ZINCRBY` being the ones of four.
+pub fn element_at(of: Type, n: usize) -> usize {
+    if of == Type::Zset && n == 4 { 3 } else { 2 }
+}
+
+/// Asks for what requests on the keys with these hashes will touch, at most [`AHEAD`] of them.
+/// `element` gives the hash of the element that the request of that number names, if it names one;
+/// it is asked where the value is large.
+pub fn fetch(db: &Db, keys: &[u64], mut element: impl FnMut(usize, Type) -> Option<u64>) {
+    let keys = &keys[..keys.len().min(AHEAD)];
+    let table = db.keys();
+    // Requests in a row for one key are one as far as the key goes.
+    let is_new = |i: usize| i == 0 || keys[i] != keys[i - 1];
+    for i in (0..keys.len()).filter(|&i| is_new(i)) {
+        table.prefetch(keys[i]);
+    }
+    for i in (0..keys.len()).filter(|&i| is_new(i)) {
+        table.prefetch_entry(keys[i]);
+    }
+    let value_of = |key: u64| {
+        let value = table.guess(key).and_then(Entry::value);
+        value.inspect(|value| prefetch(value.address()))
+    };
+    // A batch is mostly of one kind, and most strings live in their entries: the first key decides.
+    let Some(first) = keys.first().and_then(|&key| value_of(key)) else { return };
+    let mut values = [Some(first); AHEAD];
+    for i in 1..keys.len() {
+        values[i] = if is_new(i) { value_of(keys[i]) } else { values[i - 1] };
+    }
+    let mut elements: [Option<(&dyn Fetch, u64)>; AHEAD] = [None; AHEAD];
+    let mut large = None;
+    for i in 0..keys.len() {
+        if is_new(i) {
+            large = values[i].and_then(|value| Some((value.type_of(), value.elements()?)));
+        }
+        if let Some((of, table)) = large
+            && let Some(hash) = element(i, of)
+        {
+            table.prefetch(hash);
+            elements[i] = Some((table, hash));
+        }
+    }
+    for (table, hash) in elements[..keys.len()].iter().flatten() {
+        table.prefetch_entry(*hash);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Payload;
+    use crate::hasher::hash;
+    use crate::keyspace::Keyspace;
+    use crate::types::{hash::Hash, set::Set, zset::Zset};
+    use crate::value::Value;
+
+    /// The requests whose elements are asked for, among those on `keys`.
+    fn asked(keys: &[&str]) -> Vec<(usize, Type)> {
+        let mut ks = Keyspace::new(1, 1);
+        let mut small = Hash::new();
+        small.insert(b"f", b"v", &ks.limits);
+        for (key, value) in [
+            ("hash", Value::Hash(Hash::with_capacity(1000))),
+            ("set", Value::Set(Set::with_capacity(1000))),
+            ("zset", Value::Zset(Zset::with_capacity(1000))),
+            ("small", Value::Hash(small)),
+            ("long", Value::Str(vec![0; 4096])),
+        ] {
+            ks.add(0, key.as_bytes(), Payload::Value(value), None);
+        }
+        ks.add(0, b"string", Payload::string(b"v"), None);
+        let hashes: Vec<u64> = keys.iter().map(|key| hash(key.as_bytes())).collect();
+        let mut asked = Vec::new();
+        fetch(&ks.dbs[0], &hashes, |i, of| {
+            asked.push((i, of));
+            Some(hash(b"element"))
+        });
+        asked
+    }
+
+    #[test]
+    fn elements_are_asked_for_where_the_value_is_large() {
+        use Type::{Hash, Set, Zset};
+        assert_eq!(asked(&["hash"]), [(0, Hash)]);
+        assert_eq!(asked(&["hash", "hash", "set"]), [(0, Hash), (1, Hash), (2, Set)]);
+        assert_eq!(asked(&["small", "zset", "string", "nothing", "set"]), [(1, Zset), (4, Set)]);
+        assert_eq!(asked(&["long", "hash"]), [(1, Hash)]);
+        assert_eq!(asked(&["string", "hash"]), [], "the first key decides");
+        assert_eq!(asked(&["nothing", "hash"]), []);
+        assert_eq!(asked(&[]), []);
+        assert_eq!(asked(&["set"; AHEAD + 9]).len(), AHEAD, "no more than a batch");
+    }
+
+    #[test]
+    fn a_member_stands_behind_its_score() {
+        assert_eq!(element_at(Type::Zset, 4), 3);
+        assert_eq!(element_at(Type::Zset, 3), 2);
+        assert_eq!(element_at(Type::Hash, 4), 2);
+    }
+}
