@@ -2,7 +2,8 @@
 //!
 //! A thread talks to the target, so nobody waits for it but the client that asked, and clients that want to
 //! write: between the copy and the deletion nothing may change. (With `COPY` nothing is deleted, and
-//! nobody waits.) What did change all the same is kept here, and the client is told.
+//! nobody waits.) What did change all the same is kept here, and the client is told. Within a transaction
+//! the loop itself talks to the target, and everybody waits: nothing may come between its commands.
 
 use super::{Done, dump};
 use crate::log_warning;
@@ -131,13 +132,18 @@ fn migrate(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         call.reply.simple("NOKEY");
         return Ok(());
     }
+    if s.in_exec.is_some() {
+        let outcome = talk(&request, &sent);
+        if let Some(error) = s.give_away(db, request.copy, &keys, outcome) {
+            return Err(error);
+        }
+        call.reply.ok();
+        return Ok(());
+    }
     let (done, outcome) = bounded(1);
     let (waker, copy) = (call.net.waker(), request.copy);
     let work = move || {
-        let count = sent.len();
-        let talked = talk(&request, &sent);
-        let failed = |error| Outcome { taken: vec![false; count], error: Some(error) };
-        let _ = done.send(talked.unwrap_or_else(failed));
+        let _ = done.send(talk(&request, &sent));
         waker.wake();
     };
     std::thread::Builder::new()
@@ -151,7 +157,13 @@ fn migrate(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 }
 
 /// Sends everything to the target and reads its answers.
-fn talk(request: &Request, keys: &[Vec<u8>]) -> Result<Outcome, Error> {
+fn talk(request: &Request, keys: &[Vec<u8>]) -> Outcome {
+    let failed = |error| Outcome { taken: vec![false; keys.len()], error: Some(error) };
+    try_talk(request, keys).unwrap_or_else(failed)
+}
+
+/// As [`talk`]; an error means that the target was given no key.
+fn try_talk(request: &Request, keys: &[Vec<u8>]) -> Result<Outcome, Error> {
     let unreachable = |_| Error::new("IOERR error or timeout connecting to the client");
     let address = (&*request.host, request.port).to_socket_addrs().map_err(unreachable)?;
     let mut stream = Err(io::ErrorKind::AddrNotAvailable.into());
@@ -248,8 +260,14 @@ impl Server {
         }
     }
 
-    fn end_migration(&mut self, net: &mut Net<Client>, migration: Migration, outcome: Outcome) {
-        let Migration { client, db, copy, keys, .. } = migration;
+    /// Deletes what the target took, unless it was to be copied only. The first error.
+    fn give_away(
+        &mut self,
+        db: usize,
+        copy: bool,
+        keys: &[(Vec<u8>, Vec<u8>)],
+        outcome: Outcome,
+    ) -> Option<Error> {
         let mut error = outcome.error;
         let mut gone: Vec<&[u8]> = vec![b"DEL"];
         let taken = keys.iter().zip(outcome.taken).filter(|(_, taken)| *taken);
@@ -267,6 +285,14 @@ impl Server {
         }
         if gone.len() > 1 {
             self.ks.effects.push(db, gone.into_iter());
+        }
+        error
+    }
+
+    fn end_migration(&mut self, net: &mut Net<Client>, migration: Migration, outcome: Outcome) {
+        let Migration { client, db, copy, keys, .. } = migration;
+        let error = self.give_away(db, copy, &keys, outcome);
+        if !self.ks.effects.is_empty() {
             self.append_effects();
         }
         let waits =
@@ -292,5 +318,5 @@ impl Server {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: migrate, spec: Spec::new("migrate", -6, WRITE | NO_MULTI, category::KEYSPACE | category::DANGEROUS, Keys::Special(key_indexes)).key(RW | ACCESS | DELETE).doc("generic", "2.6.0", "O(N) in the values' sizes, and the time that the target takes", "Moves keys to another server.") },
+    Command { run: migrate, spec: Spec::new("migrate", -6, WRITE, category::KEYSPACE | category::DANGEROUS, Keys::Special(key_indexes)).key(RW | ACCESS | DELETE).doc("generic", "2.6.0", "O(N) in the values' sizes, and the time that the target takes", "Moves keys to another server.") },
 ];

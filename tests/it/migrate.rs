@@ -78,6 +78,49 @@ fn what_has_gone_stays_away_after_a_restart() {
     );
 }
 
+/// In a transaction the migration is over when the next command runs, and what it deletes is logged with the rest.
+#[test]
+fn a_transaction_waits_for_its_keys_to_go() {
+    let mut source = Server::varve().arg("--appendonly", "yes").start();
+    let target = Server::redis().start();
+    let port = target.port().to_string();
+    let nobody = listen().local_addr().unwrap().port().to_string();
+    let mut client = source.client();
+    client.ok(&["MULTI"]);
+    for command in [
+        &["SET", "goes", "new"][..],
+        &["MIGRATE", "127.0.0.1", &port, "goes", "0", "5000"],
+        &["EXISTS", "goes"],
+        &["SET", "stays", "1"],
+        &["MIGRATE", "127.0.0.1", &nobody, "stays", "0", "1000"],
+        &["MIGRATE", "127.0.0.1", &port, "missing", "0", "1000"],
+        &["INCR", "stays"],
+    ] {
+        assert_eq!(client.ok(command), Value::Status("QUEUED".into()));
+    }
+    let ok = || Value::Status("OK".into());
+    assert_eq!(
+        client.ok(&["EXEC"]),
+        Value::Array(vec![
+            ok(),
+            ok(),
+            Value::Int(0),
+            ok(),
+            Value::Error("IOERR error or timeout connecting to the client".into()),
+            Value::Status("NOKEY".into()),
+            Value::Int(2),
+        ])
+    );
+    assert_eq!(target.client().ok(&["GET", "goes"]).text(), "new");
+    client.ok(&["SET", "after", "1"]);
+    source.kill9();
+    source.restart();
+    let mut client = source.client();
+    assert_eq!(client.ok(&["EXISTS", "goes"]).int(), 0);
+    assert_eq!(client.ok(&["GET", "stays"]).text(), "2");
+    assert_eq!(client.ok(&["GET", "after"]).text(), "1");
+}
+
 /// The target takes its time. Reads go on, writes wait until the keys have gone or the target has failed,
 /// and nothing is lost either way.
 #[test]
