@@ -5,8 +5,9 @@
 //! the element and for the element: each a miss that cannot begin before the last has ended. A batch
 //! of requests goes through these stages side by side, so that each costs about one miss for all.
 //!
-//! Nothing is looked up for certain: a stage takes the first entry whose tag fits, which is the
-//! right one 97 times in a hundred, and what is asked for in vain harms nobody.
+//! Nothing is looked up for certain: a stage takes the first entry of the bucket whose tag fits. Five
+//! times in six that is the right one (the others are further down their chains), and what is asked
+//! for in vain harms nobody.
 
 use crate::cache::prefetch;
 use crate::entry::Entry;

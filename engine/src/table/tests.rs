@@ -290,8 +290,21 @@ fn an_empty_table_owns_nothing() {
     assert!(!table.rehash_some(10));
     table.prefetch(hash);
     table.prefetch_entry(hash);
+    assert!(table.guess(hash).is_none());
     assert_eq!(table.memory(), 0);
     assert_eq!(size_of::<Table<Number>>(), 64);
+}
+
+/// What is fetched ahead is what will be looked up, but for entries further down a chain and for tags
+/// that two entries share.
+#[test]
+fn a_guess_is_mostly_right() {
+    let n = 100_000;
+    let table = filled(n);
+    let right = |i: &u64| table.guess(number(*i).0).is_some_and(|guess| guess.value() == *i);
+    assert!((0..n).filter(right).count() > n as usize * 3 / 4);
+    let wrong = (n..2 * n).filter(|i| table.guess(number(*i).0).is_some()).count();
+    assert!(wrong < n as usize / 20, "{wrong} keys that are not there seem to be");
 }
 
 /// Two million keys in and out again: no operation changes the array by more than one bucket, and
