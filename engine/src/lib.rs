@@ -37,6 +37,7 @@
 //! | `resp/` | the protocol: reading requests, writing replies |
 //! | `table/` | the hash table of entries: keyspace, expiry index, large collections |
 //! | `hasher.rs` | the keyed hash of keys, fields and members |
+//! | `ahead.rs`, `cache.rs` | what the next requests will touch, asked of the processor's cache early |
 
 pub mod ahead;
 pub mod args;
