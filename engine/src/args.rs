@@ -54,6 +54,7 @@ impl<'a> Args<'a> {
     }
 
     /// The argument at `i`, if there is one.
+    #[inline]
     pub fn get(&self, i: usize) -> Option<&[u8]> {
         let span = self.spans.get(i)?;
         Some(match span.start {
@@ -74,7 +75,13 @@ impl<'a> Args<'a> {
 
     /// All arguments in order, the command's name first.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> + DoubleEndedIterator {
-        (0..self.len()).map(|i| &self[i])
+        self.rest(0)
+    }
+
+    /// The arguments from the `n`th on, of which there may be none.
+    #[inline]
+    pub fn rest(&self, n: usize) -> impl ExactSizeIterator<Item = &[u8]> + DoubleEndedIterator {
+        (n..self.len()).map(|i| &self[i])
     }
 
     /// The same arguments from `n` on: `CONFIG GET x` seen as `GET x`.
@@ -86,6 +93,7 @@ impl<'a> Args<'a> {
 impl Index<usize> for Args<'_> {
     type Output = [u8];
 
+    #[inline]
     fn index(&self, i: usize) -> &[u8] {
         self.get(i).expect("arity was checked against the command table")
     }

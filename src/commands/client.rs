@@ -168,7 +168,7 @@ fn list(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         }
         (Some(word), 4..) if word.eq_ignore_ascii_case(b"id") => {
             let mut ids = Vec::new();
-            for word in args.iter().skip(3) {
+            for word in args.rest(3) {
                 let id = parse_int(word).ok_or(Error::new("ERR Invalid client ID"))?;
                 ids.push(id as ConnId);
             }

@@ -205,7 +205,7 @@ fn info(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         return command(s, call, args);
     }
     call.reply.array(args.len() - 2);
-    for name in args.iter().skip(2) {
+    for name in args.rest(2) {
         match s.entry(name) {
             Some(entry) => s.put_info(call.reply, &entry),
             None => call.reply.null_array(),
@@ -217,7 +217,7 @@ fn info(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 fn docs(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let entries = match args.len() {
         2 => s.entries(),
-        _ => args.iter().skip(2).filter_map(|name| s.entry(name)).collect(),
+        _ => args.rest(2).filter_map(|name| s.entry(name)).collect(),
     };
     call.reply.map(entries.len());
     for entry in &entries {

@@ -19,7 +19,7 @@ use varve_engine::command::{Command, Keys, Spec, flag::*};
 use varve_engine::{Args, Error};
 
 fn get(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
-    let patterns: Vec<&[u8]> = args.iter().skip(2).collect();
+    let patterns: Vec<&[u8]> = args.rest(2).collect();
     let found = s.cfg.matching(&patterns);
     call.reply.map(found.len());
     for (name, value) in found {
@@ -33,7 +33,7 @@ fn set(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     if !args.len().is_multiple_of(2) {
         return Err(Error::arity("config|set"));
     }
-    let words: Vec<&[u8]> = args.iter().skip(2).collect();
+    let words: Vec<&[u8]> = args.rest(2).collect();
     let pairs: Vec<(&[u8], &[u8])> = words.chunks_exact(2).map(|p| (p[0], p[1])).collect();
     for (i, (name, _)) in pairs.iter().enumerate() {
         let Some(directive) = find(&String::from_utf8_lossy(name)) else { continue };

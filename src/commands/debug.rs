@@ -241,7 +241,7 @@ fn listpack(s: &mut Server, call: &mut Call, key: &[u8]) -> Done {
 
 fn reload(s: &mut Server, call: &mut Call, args: &Args) -> Done {
     let (mut save, mut flush, mut merge) = (true, true, false);
-    for word in args.iter().skip(2) {
+    for word in args.rest(2) {
         match &word.to_ascii_lowercase()[..] {
             b"nosave" => save = false,
             b"noflush" => flush = false,
@@ -383,7 +383,7 @@ fn change_repl_id(s: &mut Server, call: &mut Call) -> Done {
 
 fn digest_value(s: &mut Server, call: &mut Call, args: &Args) -> Done {
     call.reply.array(args.len() - 2);
-    for key in args.iter().skip(2) {
+    for key in args.rest(2) {
         let digest = s.value_digest(call.client.db, key).unwrap_or_default();
         call.reply.simple(&digest.hex());
     }
@@ -430,7 +430,7 @@ fn debug(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         (b"log", 3) => log_warning!("DEBUG LOG: {}", text(2)),
         (b"leak", 3) => drop(args[2].to_vec().leak()),
         (b"replicate", 3..) => {
-            let parts: Vec<&[u8]> = args.iter().skip(2).collect();
+            let parts: Vec<&[u8]> = args.rest(2).collect();
             s.ks.effects.push(call.client.db, parts.into_iter());
         }
         (b"set-active-expire", 3) => s.cron.no_active_expiry = parse_int(&args[2]) == Some(0),

@@ -657,7 +657,7 @@ impl Server {
 
 fn info(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let asked: Vec<String> =
-        args.iter().skip(1).map(|w| String::from_utf8_lossy(w).to_ascii_lowercase()).collect();
+        args.rest(1).map(|w| String::from_utf8_lossy(w).to_ascii_lowercase()).collect();
     let is = |word: &str| asked.iter().any(|a| a == word);
     let all = is("all") || is("everything");
     let default = asked.is_empty() || is("default");

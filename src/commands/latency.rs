@@ -48,7 +48,7 @@ fn reset(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let before = s.latencies.len();
     match args.len() {
         2 => s.latencies.clear(),
-        _ => s.latencies.retain(|name, _| !args.iter().skip(2).any(|w| w == name.as_bytes())),
+        _ => s.latencies.retain(|name, _| !args.rest(2).any(|w| w == name.as_bytes())),
     }
     call.reply.int((before - s.latencies.len()) as i64);
     Ok(())
@@ -56,7 +56,7 @@ fn reset(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 
 fn histogram(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let asked: Vec<String> =
-        args.iter().skip(2).map(|w| String::from_utf8_lossy(w).to_ascii_lowercase()).collect();
+        args.rest(2).map(|w| String::from_utf8_lossy(w).to_ascii_lowercase()).collect();
     // A container's name stands for its subcommands.
     let wanted = |name: &str| {
         asked.is_empty()

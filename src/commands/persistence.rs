@@ -41,7 +41,7 @@ fn lastsave(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
 
 fn shutdown(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let (mut save, mut nosave, mut now, mut force, mut abort) = (false, false, false, false, false);
-    for word in args.iter().skip(1) {
+    for word in args.rest(1) {
         match word.to_ascii_lowercase().as_slice() {
             b"save" => save = true,
             b"nosave" => nosave = true,

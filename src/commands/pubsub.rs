@@ -34,7 +34,7 @@ fn subscribe_to(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -
             s.commands.get(call.command).spec.name.to_uppercase()
         )));
     }
-    for name in args.iter().skip(1) {
+    for name in args.rest(1) {
         s.subscribe(call, kind, name);
     }
     Ok(())
@@ -54,7 +54,7 @@ fn ssubscribe(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 
 fn unsubscribe_from(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> Done {
     if args.len() > 1 {
-        for name in args.iter().skip(1) {
+        for name in args.rest(1) {
             s.unsubscribe(call, kind, Some(name));
         }
         return Ok(());
@@ -104,7 +104,7 @@ fn shardchannels(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 
 fn counts(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> Done {
     call.reply.map(args.len() - 2);
-    for name in args.iter().skip(2) {
+    for name in args.rest(2) {
         call.reply.bulk(name);
         call.reply.int(s.pubsub.of(kind).get(name).map_or(0, |ids| ids.len()) as i64);
     }

@@ -57,7 +57,7 @@ fn watch(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         return Err(Error::new("ERR WATCH inside MULTI is not allowed"));
     }
     let db = call.client.db;
-    for key in args.iter().skip(1) {
+    for key in args.rest(1) {
         if call.client.watched.iter().any(|(d, k)| *d == db && &**k == key) {
             continue;
         }

@@ -199,7 +199,9 @@ impl Server {
             {
                 return Err(MISCONF_RDB);
             }
-            if let Some(why) = self.log.error() {
+            if self.log.is_failing()
+                && let Some(why) = self.log.error()
+            {
                 return Err(Error::text(format!("MISCONF Errors writing to the AOF file: {why}")));
             }
             if !self.enough_good_replicas() {
@@ -415,7 +417,7 @@ fn unknown(why: Unknown, args: &Args<'_>) -> Error {
             let mut text = show(&args[0], MOST);
             text.extend_from_slice(b"', with args beginning with: ");
             let start = text.len();
-            for arg in args.iter().skip(1) {
+            for arg in args.rest(1) {
                 let shown = text.len() - start;
                 if shown >= MOST {
                     break;

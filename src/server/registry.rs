@@ -61,30 +61,54 @@ pub struct Registry {
     subcommands: HashMap<Box<[u8]>, CommandId, foldhash::fast::RandomState>,
     /// The containers' own names, by the words that clients say.
     containers: HashMap<Box<[u8]>, Box<[u8]>, foldhash::fast::RandomState>,
-    /// The words that name a command alone, each at its [`slot`]: most requests are understood by
-    /// one comparison. Of two words with the same place the earlier command has it.
+    /// The words of letters that name a command alone, each at its [`Folded::slot`]: most requests
+    /// are understood by one comparison. Of two words with the same place the earlier command has it.
     quick: Box<[Option<Quick>]>,
 }
 
-/// A word that names a command alone, as clients nearly always write it: all small or all capital.
-#[derive(Clone)]
+/// A word that names a command alone, and the command.
+#[derive(Clone, Copy)]
 struct Quick {
-    lower: Box<[u8]>,
-    upper: Box<[u8]>,
+    word: Folded,
     id: CommandId,
 }
 
 /// Places in [`Registry::quick`]; a power of two.
 const SLOTS: usize = 1024;
 
-/// Where a word is looked for first, in any case. Not for an empty one. The factors leave the common
-/// commands a place each.
-fn slot(word: &[u8]) -> usize {
-    let letter = |at: usize| (word[at] | 0x20) as usize;
-    let third = word.len() / 3;
-    let last = word.len() - 1;
-    let sum = letter(0) * 873 + letter(third) * 839 + letter(last - third) * 955;
-    (sum + letter(last) * 31 + word.len() * 131) % SLOTS
+/// A word of 1 to 16 bytes without regard to case, in two words of memory: its first bytes and its
+/// last ones. Two words of letters are the same exactly if these and the lengths are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Folded {
+    first: u64,
+    last: u64,
+    len: usize,
+}
+
+impl Folded {
+    #[inline]
+    fn new(word: &[u8]) -> Option<Folded> {
+        let len = word.len();
+        let (first, last) =
+            if let (Some(first), Some(last)) = (word.first_chunk(), word.last_chunk()) {
+                (u64::from_le_bytes(*first), u64::from_le_bytes(*last))
+            } else if let (Some(first), Some(last)) = (word.first_chunk(), word.last_chunk()) {
+                (u32::from_le_bytes(*first) as u64, u32::from_le_bytes(*last) as u64)
+            } else {
+                (*word.first()? as u64, (word[len / 2] as u64) << 8 | *word.last()? as u64)
+            };
+        const LOWER: u64 = u64::from_le_bytes([b' '; 8]);
+        (len <= 16).then_some(Folded { first: first | LOWER, last: last | LOWER, len })
+    }
+
+    /// Where the word is looked for first.
+    #[inline]
+    fn slot(&self) -> usize {
+        /// Found by trying: it leaves all commands but one a place each.
+        const FACTOR: u64 = 0x23c6_5427_b22b_49c5;
+        let mixed = (self.first ^ self.last.rotate_left(29)).wrapping_add(self.len as u64);
+        (mixed.wrapping_mul(FACTOR) >> (u64::BITS - SLOTS.ilog2())) as usize
+    }
 }
 
 /// Why a request names no command.
@@ -144,16 +168,17 @@ impl Registry {
 
     fn fill_slots(&mut self) {
         self.quick = vec![None; SLOTS].into();
-        let mut alone: Vec<(CommandId, &Box<[u8]>)> = (self.words.iter())
+        let mut alone: Vec<Quick> = (self.words.iter())
             .filter_map(|(word, named)| match named {
-                Named::Command(id) if !word.is_empty() => Some((*id, word)),
+                Named::Command(id) if word.iter().all(u8::is_ascii_lowercase) => {
+                    Some(Quick { word: Folded::new(word)?, id: *id })
+                }
                 _ => None,
             })
             .collect();
-        alone.sort();
-        for (id, word) in alone {
-            let (lower, upper) = (word.clone(), word.to_ascii_uppercase().into());
-            self.quick[slot(word)].get_or_insert(Quick { lower, upper, id });
+        alone.sort_by_key(|quick| quick.id);
+        for quick in alone {
+            self.quick[quick.word.slot()].get_or_insert(quick);
         }
     }
 
@@ -200,9 +225,9 @@ impl Registry {
     #[inline]
     pub fn find(&self, args: &Args<'_>) -> Result<CommandId, Unknown> {
         let name = &args[0];
-        if !name.is_empty()
-            && let Some(quick) = &self.quick[slot(name)]
-            && (*quick.lower == *name || *quick.upper == *name)
+        if let Some(word) = Folded::new(name)
+            && let Some(quick) = &self.quick[word.slot()]
+            && quick.word == word
         {
             return Ok(quick.id);
         }
@@ -286,4 +311,56 @@ fn lower<'r>(word: &[u8], room: &'r mut [u8; LONGEST]) -> Option<&'r [u8]> {
     part.copy_from_slice(word);
     part.make_ascii_lowercase();
     Some(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry() -> Registry {
+        Registry::new(crate::commands::all())
+    }
+
+    #[test]
+    fn nearly_all_commands_are_found_by_one_comparison() {
+        let registry = registry();
+        let of_letters = |word: &[u8], named: &Named| {
+            matches!(named, Named::Command(_)) && word.iter().all(u8::is_ascii_lowercase)
+        };
+        let words = registry.words.iter().filter(|(word, named)| of_letters(word, named)).count();
+        let quick = registry.quick.iter().flatten().count();
+        assert!(words - quick <= 1, "{quick} of {words}");
+        for quick in registry.quick.iter().flatten() {
+            let name = registry.get(quick.id).spec.name;
+            assert!(Folded::new(name.as_bytes()) == Some(quick.word), "{name}");
+        }
+    }
+
+    #[test]
+    fn words_are_the_same_in_any_case_and_only_then() {
+        let same = |a: &str, b: &str| Folded::new(a.as_bytes()) == Folded::new(b.as_bytes());
+        for word in [
+            "a",
+            "ab",
+            "get",
+            "incr",
+            "lpush",
+            "zincrby",
+            "smembers",
+            "incrbyfloat",
+            "zremrangebyscore",
+        ] {
+            assert!(same(word, &word.to_uppercase()), "{word}");
+            assert!(same(word, &[&word[..1].to_uppercase(), &word[1..]].concat()), "{word}");
+            for at in 0..word.len() {
+                let mut other = word.as_bytes().to_vec();
+                other[at] = b'q';
+                assert!(Folded::new(&other) != Folded::new(word.as_bytes()), "{word} {at}");
+                other[at] = word.as_bytes()[at] ^ 0x40;
+                assert!(Folded::new(&other) != Folded::new(word.as_bytes()), "{word} {at}");
+            }
+            assert!(!same(word, &word[1..]) && !same(word, &format!("{word}{word}")), "{word}");
+        }
+        assert!(Folded::new(b"").is_none() && Folded::new(b"zrangebyscore4567").is_none());
+    }
 }

@@ -146,7 +146,7 @@ fn hdel(ctx: &mut Ctx, args: &mut Args) -> Done {
         return Ok(());
     };
     let mut removed = 0;
-    for field in args.iter().skip(2) {
+    for field in args.rest(2) {
         removed += hash.remove(field) as u64;
         if hash.is_empty() {
             break;
@@ -177,7 +177,7 @@ fn hget(ctx: &mut Ctx, args: &mut Args) -> Done {
 fn hmget(ctx: &mut Ctx, args: &mut Args) -> Done {
     let hash = read_hash(ctx.ks, ctx.db, &args[1])?;
     ctx.reply.array(args.len() - 2);
-    for field in args.iter().skip(2) {
+    for field in args.rest(2) {
         match hash.and_then(|hash| hash.get(field)) {
             None => ctx.reply.null(),
             Some(value) => reply_entry(ctx.reply, value),

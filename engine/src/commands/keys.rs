@@ -11,7 +11,7 @@ type Done = Result<(), Error>;
 
 fn del_all(ctx: &mut Ctx, args: &mut Args, lazy: bool) -> Done {
     let mut n = 0;
-    for key in args.iter().skip(1) {
+    for key in args.rest(1) {
         n += ctx.ks.delete(ctx.db, key, lazy) as i64;
     }
     ctx.reply.int(n);
@@ -37,7 +37,7 @@ fn exists(ctx: &mut Ctx, args: &mut Args) -> Done {
 
 fn touch(ctx: &mut Ctx, args: &mut Args) -> Done {
     let mut n = 0;
-    for key in args.iter().skip(1) {
+    for key in args.rest(1) {
         n += ctx.ks.read(ctx.db, key).is_some() as i64;
     }
     ctx.reply.int(n);
@@ -283,7 +283,7 @@ pub fn expire_key(ctx: &mut Ctx, key: &[u8], at_ms: i64) {
 /// `EXPIRE`'s family: `unit_ms` 1 or 1000, relative to `base_ms`.
 fn expire_in(ctx: &mut Ctx, args: &mut Args, unit_ms: i64, base_ms: i64, command: &str) -> Done {
     let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
-    for word in args.iter().skip(3) {
+    for word in args.rest(3) {
         match word {
             w if is(w, "nx") => nx = true,
             w if is(w, "xx") => xx = true,

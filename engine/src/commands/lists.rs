@@ -88,9 +88,9 @@ fn push_all(ctx: &mut Ctx, args: &mut Args, end: End, only_if_there: bool) -> Do
         }
         None => new_list(ctx.ks, ctx.db, &args[1]),
     };
-    let bytes = args.iter().skip(2).map(<[u8]>::len).sum();
+    let bytes = args.rest(2).map(<[u8]>::len).sum();
     list.make_room(bytes, args.len() - 2, fill);
-    for element in args.iter().skip(2) {
+    for element in args.rest(2) {
         list.push(end, element);
     }
     let len = list.len();

@@ -61,7 +61,7 @@ pub(super) fn random_count(arg: &[u8]) -> Result<(usize, bool), Error> {
 fn sadd(ctx: &mut Ctx, args: &mut Args) -> Done {
     let limits = ctx.ks.limits.clone();
     let (key, n) = (&args[1], args.len() - 2);
-    let members = args.iter().skip(2);
+    let members = args.rest(2);
     let mut added = 0;
     match edit_set(ctx.ks, ctx.db, key)? {
         Some(set) => {
@@ -87,7 +87,7 @@ fn srem(ctx: &mut Ctx, args: &mut Args) -> Done {
     let mut removed = 0;
     let mut empty = false;
     if let Some(set) = edit_set(ctx.ks, ctx.db, key)? {
-        for member in args.iter().skip(2) {
+        for member in args.rest(2) {
             removed += set.remove(member) as u64;
             if set.is_empty() {
                 empty = true;
@@ -150,7 +150,7 @@ fn sismember(ctx: &mut Ctx, args: &mut Args) -> Done {
 fn smismember(ctx: &mut Ctx, args: &mut Args) -> Done {
     let set = read_set(ctx.ks, ctx.db, &args[1])?;
     ctx.reply.array(args.len() - 2);
-    for member in args.iter().skip(2) {
+    for member in args.rest(2) {
         ctx.reply.int(set.is_some_and(|set| set.contains(member)) as i64);
     }
     Ok(())

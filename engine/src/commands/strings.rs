@@ -144,7 +144,7 @@ fn set(ctx: &mut Ctx, args: &mut Args) -> Done {
 
 /// What `SET` does to its key: with `GET` it also tells what was there.
 fn set_access(args: &Args) -> u32 {
-    match args.iter().skip(3).any(|word| is(word, "get")) {
+    match args.rest(3).any(|word| is(word, "get")) {
         true => RW | ACCESS | UPDATE,
         false => OW | UPDATE,
     }
@@ -235,7 +235,7 @@ fn getex(ctx: &mut Ctx, args: &mut Args) -> Done {
 
 fn mget(ctx: &mut Ctx, args: &mut Args) -> Done {
     ctx.reply.array(args.len() - 1);
-    for key in args.iter().skip(1) {
+    for key in args.rest(1) {
         if reply_string(ctx, key).is_err() {
             ctx.reply.null();
         }

@@ -7,7 +7,7 @@
 //!
 //! A node's listpack is a [`Deque`]: what is pushed and taken at the front moves nothing else. The first
 //! node, where the pushes come, is given room for them ahead, and gives back what is left when the next
-//! one is begun.
+//! one is begun. In a list of several nodes the next one has the room of the last from the start.
 //!
 //! What always holds: no node is empty, `len` is the sum of the nodes' counts, and an element in a
 //! plain node is too large for a packed one.
@@ -28,6 +28,9 @@ pub use node::Container;
 use crate::listpack::Deque;
 use crate::listpack::{Encoded, Entry, Listpack};
 use node::{Limits, Node};
+
+/// A list of so many nodes is taken to grow on: what a new one has in room is a small part of it all.
+const GROWS: usize = 2;
 
 /// See the module's page.
 #[derive(Clone)]
@@ -125,13 +128,18 @@ impl Quicklist {
     pub fn push_front<'a>(&mut self, element: impl Into<Encoded<'a>>) {
         let element = element.into();
         self.len += 1;
-        if let Some(node) = self.nodes.front_mut() {
-            if self.limits.admits(node, &element) {
-                return node.push_front(&element, &self.limits);
-            }
-            node.shrink_to_fit();
+        if let Some(node) = self.nodes.front_mut()
+            && self.limits.admits(node, &element)
+        {
+            return node.push_front(&element, &self.limits);
         }
-        let node = self.limits.node(&element);
+        let (mut node, several) = (self.limits.node(&element), self.nodes.len() >= GROWS);
+        if let Some(full) = self.nodes.front_mut() {
+            full.shrink_to_fit();
+            if several {
+                node.make_room_as(full);
+            }
+        }
         self.nodes.push_front(node);
     }
 

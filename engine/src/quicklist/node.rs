@@ -28,6 +28,14 @@ impl Node {
         Node::Packed(listpack, 1)
     }
 
+    /// Takes room at the front until it has as much as `other`, both being packed.
+    pub fn make_room_as(&mut self, other: &Node) {
+        if let (Node::Packed(listpack, _), Node::Packed(full, _)) = (self, other) {
+            let room = full.memory();
+            listpack.make_room_in_front(room.saturating_sub(listpack.bytes()), room);
+        }
+    }
+
     pub fn container(&self) -> Container<'_> {
         match self {
             Node::Packed(listpack, _) => Container::Packed(listpack),

@@ -215,6 +215,33 @@ fn pushing_at_either_end_fills_nodes() {
 }
 
 #[test]
+fn in_a_list_of_several_nodes_the_next_has_the_room_of_the_last() {
+    let mut list = Quicklist::new(-2);
+    let element = [b'x'; 100];
+    let mut memory = Vec::new(); // as each node was begun
+    let mut nodes = 0;
+    while nodes < 6 {
+        list.push_front(&element);
+        if list.nodes().len() > nodes {
+            nodes += 1;
+            memory.push(list.memory());
+        }
+    }
+    let grown: Vec<usize> = memory.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(grown[0] < 10_000, "{grown:?}: the first one is full, the second one is small");
+    assert!(
+        (16_000..17_000).contains(&grown[1]),
+        "{grown:?}: the second one filled, a third in full"
+    );
+    assert!(grown[2..].iter().all(|&by| by < 8_500), "{grown:?}: one more each");
+    // What is large has no part in it.
+    list.push_front(&vec![b'y'; 1 << 20]);
+    let before = list.memory();
+    list.push_front(&element);
+    assert!(list.memory() - before < 8192);
+}
+
+#[test]
 fn popping_from_the_head_keeps_the_number_of_nodes_low() {
     let mut list = Quicklist::new(-2);
     (0..100_000i64).for_each(|i| list.push_back(i));

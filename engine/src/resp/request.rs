@@ -29,8 +29,10 @@ const MIN_READ: usize = 4 * 1024;
 const LARGE_STEP: usize = 1024 * 1024;
 /// The longest inline request, and the longest line that announces a length.
 const LINE_MAX: usize = 64 * 1024;
+/// The bytes that [`short_line`] looks at together.
+const WORD: usize = size_of::<u64>();
 /// What a client may send before it has authenticated.
-const UNAUTHENTICATED_ARGS: i64 = 10;
+const UNAUTHENTICATED_ARGS: usize = 10;
 const UNAUTHENTICATED_BULK: i64 = 16384;
 
 /// What a peer may send.
@@ -144,7 +146,12 @@ impl Framer {
         (large, large_before): (&mut Vec<Vec<u8>>, usize),
         divert: bool,
     ) -> Result<Step, ProtocolError> {
-        if self.args_left == 0 {
+        if self.args_left == 0
+            && let Some((n, end)) = short_line(buf, 0, b'*')
+            && (1..=limits.args_max.min(UNAUTHENTICATED_ARGS)).contains(&n)
+        {
+            (self.pos, self.args_left) = (end, n);
+        } else if self.args_left == 0 {
             match buf.first() {
                 None => return Ok(Step::More),
                 Some(b'*') => {}
@@ -157,7 +164,7 @@ impl Framer {
                 Some(n) if n <= limits.args_max.min(i32::MAX as usize) as i64 => n,
                 _ => return fail("invalid multibulk length"),
             };
-            if n > UNAUTHENTICATED_ARGS && !limits.authenticated {
+            if n > UNAUTHENTICATED_ARGS as i64 && !limits.authenticated {
                 return fail("unauthenticated multibulk length");
             }
             self.pos = end;
@@ -223,23 +230,12 @@ impl Framer {
     /// that is ever sent. Stops at the first that is anything else, before looking at what is wrong.
     #[inline]
     fn short_bulks(&mut self, buf: &[u8], limits: &Limits, spans: &mut Vec<Span>) {
-        let most = limits.bulk_max.min(99);
-        while self.args_left > 0 {
-            // `$5\r\n` and a byte, or `$64\r\n`.
-            let Some(&[b'$', first, second, third, fourth]) = buf.get(self.pos..self.pos + 5)
-            else {
-                return;
-            };
-            let (first, units) = (first.wrapping_sub(b'0'), second.wrapping_sub(b'0'));
-            let (len, start) = match (second, third, fourth) {
-                (b'\r', b'\n', _) if first <= 9 => (first as usize, self.pos + 4),
-                (_, b'\r', b'\n') if (1..=9).contains(&first) && units <= 9 => {
-                    (first as usize * 10 + units as usize, self.pos + 5)
-                }
-                _ => return,
-            };
+        while self.args_left > 0
+            && let Some((len, start)) = short_line(buf, self.pos, b'$')
+        {
             let end = start + len;
-            if len > most || buf.get(end..end + 2) != Some(b"\r\n") || end >= Span::LARGE as usize {
+            let ends = buf.get(end..end + 2) == Some(b"\r\n");
+            if !ends || len > limits.bulk_max || end >= Span::LARGE as usize {
                 return;
             }
             spans.push(Span { start: start as u32, len: len as u32 });
@@ -313,6 +309,25 @@ impl Framer {
         self.pos = lf + 1;
         Ok(if spans.len() == spans_before { Step::Skip } else { Step::Request })
     }
+}
+
+/// A number below 100 in the usual form, behind `kind` at `pos`, and where its line ends. `None` if
+/// the line is anything else, or if there are not [`WORD`] bytes to look at.
+#[inline(always)]
+fn short_line(buf: &[u8], pos: usize, kind: u8) -> Option<(usize, usize)> {
+    const LINE_END: u16 = u16::from_le_bytes(*b"\r\n");
+    let word = u64::from_le_bytes(buf.get(pos..pos + WORD)?.try_into().ok()?);
+    let byte = |i: u32| (word >> (8 * i)) as u8;
+    let ends_at = |i: u32| (word >> (8 * i)) as u16 == LINE_END;
+    let (first, second) = (byte(1).wrapping_sub(b'0'), byte(2).wrapping_sub(b'0'));
+    if byte(0) != kind || first > 9 {
+        return None;
+    }
+    if ends_at(2) {
+        return Some((first as usize, pos + 4));
+    }
+    let two = ends_at(3) && first != 0 && second <= 9;
+    two.then(|| (first as usize * 10 + second as usize, pos + 5))
 }
 
 /// C's `isspace`.
@@ -724,6 +739,7 @@ impl Input {
     }
 
     /// Argument `i` of the request that is `n` places behind the next one.
+    #[inline]
     pub fn peek(&self, n: usize, i: usize) -> Option<&[u8]> {
         let request = self.queue.get(self.head + n)?;
         let span = self.spans[request.spans.clone()].get(i)?;
@@ -973,6 +989,23 @@ mod tests {
         assert_eq!(input.waiting(), 1);
         input.pop();
         input.parse(&Limits::default()).expect("now it may send that much");
+    }
+
+    #[test]
+    fn limits_hold_for_short_requests_too() {
+        let limits = Limits { args_max: 2, bulk_max: 4, ..Limits::default() };
+        let run = |stream: &[u8]| run(stream, &[], &limits);
+        let sent = b"*2\r\n$3\r\nGET\r\n$4\r\nabcd\r\n";
+        assert_eq!(run(sent).0, [words("GET abcd\r\n")]);
+        let error = |stream: &[u8]| run(stream).1.unwrap_or_default();
+        assert_eq!(
+            error(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n"),
+            "Protocol error: invalid multibulk length"
+        );
+        assert_eq!(
+            error(b"*2\r\n$3\r\nGET\r\n$5\r\nabcde\r\n"),
+            "Protocol error: invalid bulk length"
+        );
     }
 
     #[test]

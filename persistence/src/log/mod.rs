@@ -513,13 +513,11 @@ impl Log {
     /// appended stays in memory and is tried again at each [`Log::tick`].
     pub fn error(&self) -> Option<String> {
         let shared = &self.on_disk.as_ref()?.writer.shared;
-        match shared.failing.load(Ordering::Acquire) {
-            true => Some(lock(&shared.error).clone().unwrap_or_default()),
-            false => None,
-        }
+        self.is_failing().then(|| lock(&shared.error).clone().unwrap_or_default())
     }
 
     /// Whether [`Log::error`] has something to say.
+    #[inline]
     pub fn is_failing(&self) -> bool {
         let failing = |disk: &OnDisk| disk.writer.shared.failing.load(Ordering::Acquire);
         self.on_disk.as_ref().is_some_and(failing)

@@ -164,7 +164,7 @@ pub fn zmpop(ctx: &mut Ctx, args: &mut Args) -> Done {
 pub fn bzmpop(ctx: &mut Ctx, args: &mut Args) -> Done {
     let until_ms = until(ctx, &args[1])?;
     if let Some(keys) = mpop(ctx, args, 2)? {
-        wait(ctx, args.iter().skip(3).take(keys), until_ms, OnTimeout::NullArray);
+        wait(ctx, args.rest(3).take(keys), until_ms, OnTimeout::NullArray);
     }
     Ok(())
 }

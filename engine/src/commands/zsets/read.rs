@@ -26,7 +26,7 @@ pub fn zscore(ctx: &mut Ctx, args: &mut Args) -> Done {
 pub fn zmscore(ctx: &mut Ctx, args: &mut Args) -> Done {
     let zset = read_zset(ctx.ks, ctx.db, &args[1])?;
     ctx.reply.array(args.len() - 2);
-    for member in args.iter().skip(2) {
+    for member in args.rest(2) {
         match zset.and_then(|zset| zset.score(member)) {
             Some(score) => ctx.reply.double(score),
             None => ctx.reply.null(),

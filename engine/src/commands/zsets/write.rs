@@ -166,7 +166,7 @@ pub fn zrem(ctx: &mut Ctx, args: &mut Args) -> Done {
     let key = &args[1];
     let (mut n, mut empty) = (0, false);
     if let Some(zset) = edit_zset(ctx.ks, ctx.db, key)? {
-        for member in args.iter().skip(2) {
+        for member in args.rest(2) {
             n += zset.remove(member).is_some() as usize;
             empty = zset.is_empty();
             if empty {
