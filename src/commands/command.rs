@@ -59,7 +59,7 @@ impl Server {
                 let (first, last, step) = spec.keys.range();
                 [first, last, step].iter().for_each(|&n| reply.int(n as i64));
                 put_names(reply, spec.all_categories(), category::NAMES, "@");
-                reply.array(0);
+                reply.set(0);
                 put_key_specs(reply, spec);
             }
             Entry::Container(_) => {
@@ -67,12 +67,15 @@ impl Server {
                 reply.set(0);
                 (0..3).for_each(|_| reply.int(0));
                 put_names(reply, category::SLOW, category::NAMES, "@");
-                reply.array(0);
-                reply.array(0);
+                reply.set(0);
+                reply.set(0);
             }
         }
         let subcommands = self.subcommands(entry);
-        reply.array(subcommands.len());
+        match subcommands.len() {
+            0 => reply.set(0),
+            n => reply.array(n), // in order, unlike what came before
+        }
         for id in subcommands {
             self.put_info(reply, &Entry::Command(id));
         }
@@ -165,7 +168,7 @@ fn put_key_specs(reply: &mut Reply, spec: &Spec) {
             reply.int(*n as i64);
         }
     };
-    reply.array(parts.len());
+    reply.set(parts.len());
     for ((begin, find), access) in parts.into_iter().zip(accesses) {
         reply.map(3);
         reply.bulk(b"flags");
@@ -208,7 +211,7 @@ fn info(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     for name in args.rest(2) {
         match s.entry(name) {
             Some(entry) => s.put_info(call.reply, &entry),
-            None => call.reply.null_array(),
+            None => call.reply.null(),
         }
     }
     Ok(())

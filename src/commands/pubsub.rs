@@ -82,6 +82,12 @@ fn sunsubscribe(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 }
 
 fn names(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> Done {
+    if args.len() > 3 {
+        let given = String::from_utf8_lossy(&args[1]);
+        return Err(Error::err(format_args!(
+            "unknown subcommand or wrong number of arguments for '{given}'. Try PUBSUB HELP."
+        )));
+    }
     let pattern = args.get(2);
     let found: Vec<&Box<[u8]>> = s
         .pubsub
@@ -103,7 +109,8 @@ fn shardchannels(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 }
 
 fn counts(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> Done {
-    call.reply.map(args.len() - 2);
+    // Names and counts in turn, not a map, whichever the protocol.
+    call.reply.array((args.len() - 2) * 2);
     for name in args.rest(2) {
         call.reply.bulk(name);
         call.reply.int(s.pubsub.of(kind).get(name).map_or(0, |ids| ids.len()) as i64);
