@@ -104,6 +104,8 @@ pub struct Conn<S> {
     pub feeds: bool,
     /// When something was last read, or the connection was made.
     pub last_read: Instant,
+    /// When something was last written, or the connection was made.
+    pub last_write: Instant,
 
     pub(crate) fd: OwnedFd,
     pub(crate) slot: u32,
@@ -167,6 +169,11 @@ impl<S> Conn<S> {
                 .map_or(Peer::Adopted, Peer::Tcp),
             other => other.clone(),
         }
+    }
+
+    /// For how long nothing has gone either way.
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_read.max(self.last_write))
     }
 
     /// Bytes that were sent to the peer.

@@ -346,6 +346,7 @@ impl<S> Net<S> {
             gated: false,
             feeds: false,
             last_read: self.now,
+            last_write: self.now,
             fd,
             slot: 0,
             readable: false,

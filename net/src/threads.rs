@@ -40,8 +40,8 @@ const SPINS: u32 = 1000;
 pub(crate) enum Work {
     /// Read once and parse; the time is that of the turn.
     Read(Instant),
-    /// Write what may be sent.
-    Write,
+    /// Write what may be sent; the time is that of the turn.
+    Write(Instant),
 }
 
 struct Chunk<S> {
@@ -55,7 +55,7 @@ impl<S> Chunk<S> {
         for conn in &mut self.conns {
             match self.work {
                 Work::Read(now) => conn.receive(now, &mut self.stats),
-                Work::Write => conn.transmit(&mut self.stats),
+                Work::Write(now) => conn.transmit(now, &mut self.stats),
             }
         }
     }
@@ -129,7 +129,7 @@ impl<S> Pool<S> {
     pub fn run(&mut self, work: Work, help: bool, stats: &mut Stats) {
         match work {
             Work::Read(_) => stats.threaded_reads += self.batch.len() as u64,
-            Work::Write => stats.threaded_writes += self.batch.len() as u64,
+            Work::Write(_) => stats.threaded_writes += self.batch.len() as u64,
         }
         assert!(self.batch.len() <= BATCH);
         let len = self.batch.len().div_ceil(self.threads() * SHARE).clamp(1, CHUNK);

@@ -55,13 +55,14 @@ impl<S> Conn<S> {
     }
 
     /// Writes what it may send, as far as the socket and the budget go.
-    pub(crate) fn transmit(&mut self, stats: &mut Stats) {
+    pub(crate) fn transmit(&mut self, now: Instant, stats: &mut Stats) {
         while self.may_send > 0 && self.budget > 0 && !self.blocked && !self.close_asap {
             stats.writes += 1;
             let most = self.may_send.min(self.budget);
             match sys::write(self.fd.as_fd(), self.is_pipe(), &mut self.output, most) {
                 Ok(n) => {
                     stats.bytes_out += n as u64;
+                    self.last_write = now;
                     self.sent += n as u64;
                     self.may_send -= n;
                     self.budget -= n;

@@ -341,7 +341,7 @@ fn serve<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
     // more gets its replies.
     if conn.eof && !later && !conn.ending() {
         conn.why = Some(Closed::Eof);
-        match conn.hold {
+        match conn.hold && conn.output.is_empty() {
             true => conn.close_asap = true,
             false => conn.close_after_reply = true,
         }
@@ -503,7 +503,7 @@ fn write_ahead<T: Service>(net: &mut Net<T::Session>, service: &T, slots: &[u32]
             conn.budget = WRITE_BUDGET;
             pool.batch.push(conn);
         }
-        pool.run(Work::Write, !net.always_hand_over, &mut net.stats);
+        pool.run(Work::Write(net.now), !net.always_hand_over, &mut net.stats);
         pool.batch.drain(..).for_each(|conn| net.put(conn));
     }
     net.pool = Some(pool);
@@ -524,7 +524,7 @@ fn send<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
         // It can fall, when syncs come to count that did not: what waits must then see it rise.
         net.last_released = net.last_released.min(released);
         conn.may_send = conn.allowed(service.gate(&conn.session), released);
-        conn.transmit(&mut net.stats);
+        conn.transmit(net.now, &mut net.stats);
         if conn.blocked
             && let Err(e) = net.want_write(&mut conn)
         {

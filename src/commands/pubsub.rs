@@ -27,12 +27,8 @@ fn spublish(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 }
 
 fn subscribe_to(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> Done {
-    if s.in_exec.is_some() && !call.reply.resp3 {
-        // A RESP 2 client could not tell the confirmations from the transaction's replies.
-        return Err(Error::err(format_args!(
-            "{} is not allowed in a RESP2 transaction",
-            s.commands.get(call.command).spec.name.to_uppercase()
-        )));
+    if s.in_exec.is_some() && kind == Listening::Shard {
+        return Err(Error::new("ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client"));
     }
     for name in args.rest(1) {
         s.subscribe(call, kind, name);

@@ -556,16 +556,20 @@ fn bind_count(config: &mut Config) -> Result<(), String> {
 }
 
 fn title_template(config: &mut Config) -> Result<(), String> {
+    const INVALID: &str = "template format is invalid or contains unknown variables";
     const VARIABLES: [&str; 7] =
         ["title", "listen-addr", "server-mode", "port", "tls-port", "unixsocket", "config-file"];
     let mut rest = config.proc_title_template.as_str();
     while let Some((_, after)) = rest.split_once('{') {
         match after.split_once('}') {
             Some((variable, tail)) if VARIABLES.contains(&variable) => rest = tail,
-            _ => return Err("template format is invalid or contains unknown variables".into()),
+            _ => return Err(INVALID.into()),
         }
     }
-    Ok(())
+    match config.proc_title_template.trim().is_empty() {
+        true => Err(INVALID.into()),
+        false => Ok(()),
+    }
 }
 
 fn plain_file_name(directive: &str, name: &str) -> Result<(), String> {

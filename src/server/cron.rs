@@ -133,13 +133,14 @@ impl Server {
         self.latency("expire-cycle", started.elapsed().as_millis() as u64);
     }
 
-    /// Closes clients that have been silent for longer than `timeout`.
+    /// Closes clients that have been silent for longer than `timeout`: nothing of a request came, and
+    /// nothing of a reply was taken.
     fn close_idle(&mut self, net: &mut Net<Client>) {
-        let limit_ms = self.cfg.timeout as i64 * 1000;
-        if limit_ms == 0 {
+        let limit = Duration::from_secs(self.cfg.timeout as u64);
+        if limit.is_zero() {
             return;
         }
-        let now = self.clock.now_ms();
+        let now = Instant::now();
         let idle: Vec<u64> = net
             .iter()
             .filter(|conn| {
@@ -147,7 +148,8 @@ impl Server {
                 c.kind == Kind::Normal
                     && c.blocked.is_none()
                     && !c.in_pubsub()
-                    && now - c.last_used_ms > limit_ms
+                    && !c.monitor
+                    && conn.silent_for(now) > limit
             })
             .map(|conn| conn.id)
             .collect();

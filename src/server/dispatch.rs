@@ -8,7 +8,7 @@ use super::books::escape;
 use super::client::{Blocked, BlockedOn, Client, Kind, ReplyMode};
 use super::registry::{CommandId, Run, Unknown};
 use crate::log_warning;
-use varve_engine::command::{Ctx, Written, as_resp, flag};
+use varve_engine::command::{Ctx, Spec, Written, as_resp, flag};
 use varve_engine::keyspace::Origin;
 use varve_engine::{Args, Error, OwnedArgs, Reply};
 use varve_net::{ConnId, Net};
@@ -84,7 +84,6 @@ impl Server {
     fn execute_request(&mut self, call: &mut Call<'_>, args: &mut Args<'_>) {
         call.client.last_used_ms = self.clock.now_ms();
         call.client.commands += 1;
-        self.stats.commands += 1;
         match call.client.reply_mode {
             ReplyMode::SkipNext => {
                 call.client.reply_mode = ReplyMode::Skip;
@@ -101,8 +100,14 @@ impl Server {
             Ok(id) => {
                 return self.reject(call, Some(id), Error::arity(self.commands.get(id).spec.name));
             }
-            Err(Unknown::Bare(name)) => return self.reject(call, None, Error::arity(&name)),
-            Err(why) => return self.reject(call, None, unknown(why, args)),
+            Err(why) => {
+                call.client.last_command = None;
+                return match why {
+                    Unknown::Command if is_http(&args[0]) => self.hang_up(call),
+                    Unknown::Bare(name) => self.reject(call, None, Error::arity(&name)),
+                    _ => self.reject(call, None, unknown(why, args)),
+                };
+            }
         };
         if let Err(error) = self.check(call, id) {
             return self.reject(call, Some(id), error);
@@ -110,7 +115,7 @@ impl Server {
         call.client.last_command = Some(id);
         let spec = self.commands.get(id).spec;
         if let Some(multi) = &mut call.client.multi
-            && !matches!(spec.name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
+            && is_queued(spec)
         {
             multi.flags |= spec.flags;
             multi.lacks |= !spec.flags;
@@ -142,17 +147,35 @@ impl Server {
         if let Some(multi) = &mut call.client.multi {
             multi.aborted = true;
         }
-        self.count_error(&error);
         // A transaction that can not run any more says so with the error's own words.
         if id.is_some_and(|id| self.commands.get(id).spec.name == "exec") {
             self.discard(call.client);
             let text = error.to_string();
             let text = text.strip_prefix("ERR ").unwrap_or(&text);
             let error = Error::text(format!("EXECABORT Transaction discarded because of: {text}"));
+            self.count_error(&error);
             call.reply.error(&error);
             return;
         }
+        self.count_error(&error);
         call.reply.error(&error);
+    }
+
+    /// Closes the connection of a browser that was made to send commands in a form's fields: all that
+    /// follows would be run.
+    #[cold]
+    fn hang_up(&mut self, call: &mut Call<'_>) {
+        const EVERY_MS: i64 = 60_000;
+        let now = self.clock.now_ms();
+        if now - self.http_warned_ms >= EVERY_MS {
+            self.http_warned_ms = now;
+            log_warning!(
+                "A client at {} speaks HTTP (POST or Host:), perhaps a browser on behalf of a page that means harm: its connection is closed.",
+                call.client.peer
+            );
+        }
+        call.client.close_after_reply = true;
+        call.net.kill(call.id);
     }
 
     pub fn count_error(&mut self, error: &Error) {
@@ -189,6 +212,8 @@ impl Server {
                 "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
             ));
         }
+        // A queue takes memory too.
+        let denies_oom = denies_oom || client.multi.is_some() && is_queued(spec);
         if self.cfg.maxmemory > 0 && self.over_memory(call.net) && denies_oom {
             return Err(Error::OOM);
         }
@@ -244,7 +269,7 @@ impl Server {
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
             ));
         }
-        if client.kind == Kind::Replica
+        if (client.kind == Kind::Replica || client.monitor)
             && spec.flags & (flag::WRITE | flag::READONLY | flag::MAY_REPLICATE) != 0
         {
             return Err(Error::new("ERR Replica can't interact with the keyspace"));
@@ -300,6 +325,8 @@ impl Server {
         if let Some(shown) = shown {
             self.feed_monitors(call, shown);
         }
+        // What waits is counted when it has run.
+        self.stats.commands += call.client.blocked.is_none() as u64;
         let spent_ns = self.clock.tick_ns() - started;
         self.account(call, id, args, spent_ns);
         self.tell(call);
@@ -398,6 +425,16 @@ impl Server {
             self.log.append_in_db(db as u32, resp);
         }
     }
+}
+
+/// Whether a transaction that was begun queues the command instead of running it.
+fn is_queued(spec: &Spec) -> bool {
+    !matches!(spec.name, "exec" | "discard" | "multi" | "watch" | "quit" | "reset")
+}
+
+/// Whether a first word is that of an HTTP request's line or header which no client sends.
+fn is_http(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"post") || word.eq_ignore_ascii_case(b"host:")
 }
 
 /// The error for a first word, or a second, that names nothing.

@@ -88,6 +88,8 @@ pub struct Server {
     pub latencies: HashMap<&'static str, Latency>,
     pub pubsub: pubsub::PubSub,
     pub monitors: Vec<ConnId>,
+    /// When a client that spoke HTTP was last warned of, Unix ms.
+    pub http_warned_ms: i64,
     pub waiters: blocking::Waiters,
     pub pause: Option<Pause>,
     pub migrations: Vec<crate::commands::migrate::Migration>,

@@ -84,6 +84,9 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     net.register(signals.as_fd(), true, false).map_err(|e| format!("Can't watch signals: {e}"))?;
     net.set_keepalive(keepalive(&cfg)).map_err(|e| e.to_string())?;
     let listeners = listen(&mut net, &cfg)?;
+    if listeners.is_empty() {
+        return Err("Configured to not listen anywhere, exiting.".into());
+    }
     // Whoever reads this may connect.
     let on_terminal = cfg.logfile.is_empty() && std::io::stdout().is_terminal();
     if cfg.always_show_logo || on_terminal {
@@ -315,6 +318,7 @@ impl Server {
             latencies: Default::default(),
             pubsub: Default::default(),
             monitors: Vec::new(),
+            http_warned_ms: 0,
             waiters: Default::default(),
             pause: None,
             migrations: Vec::new(),

@@ -4,7 +4,10 @@
 use crate::support::client::encode;
 use crate::support::server::info;
 use crate::support::{Command, PATIENCE, Server, Value, caught_up, eventually};
-use std::io::ErrorKind;
+use socket2::SockRef;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::thread;
 use std::time::Duration;
 
 fn blocked(server: &Server, clients: &str) {
@@ -512,4 +515,72 @@ fn what_follows_a_snapshot_begins_with_a_select() {
     let stream = String::from_utf8_lossy(&replica.recv_until(b"last\r\n$1\r\nv\r\n")).into_owned();
     let select = "*2\r\n$6\r\nSELECT\r\n$1\r\n9\r\n*3\r\n$3\r\nSET\r\n$4\r\nlast";
     assert!(stream.contains(select), "{stream}");
+}
+
+/// `timeout` is for those from whom nothing comes and who take nothing, however long a request or a reply
+/// is on its way.
+#[test]
+fn only_who_is_silent_is_closed_by_the_timeout() {
+    let server = Server::varve().arg("--timeout", "1").start();
+    let size = 24 << 20;
+    server.client().ok(&["SET", "large", &"x".repeat(size)]);
+    let mut silent = server.client();
+    silent.ok(&["PING"]);
+    let mut monitor = server.client();
+    monitor.ok(&["MONITOR"]);
+    let mut sender = server.client();
+    let mut reader = server.client().sender();
+    SockRef::from(&reader).set_recv_buffer_size(64 << 10).unwrap();
+    reader.write_all(b"GET large\r\n").unwrap();
+    let (mut taken, mut room) = (0, vec![0; 1 << 20]);
+    let mut request = Vec::new();
+    encode(&mut request, &["SET", "small", &"x".repeat(400)]);
+    for piece in request.chunks(request.len() / 30) {
+        sender.send_raw(piece);
+        taken += reader.read(&mut room[..256 << 10]).unwrap();
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(sender.recv(), Value::ok());
+    while taken < format!("${size}\r\n").len() + size + 2 {
+        match reader.read(&mut room).unwrap() {
+            0 => panic!("closed after {taken} bytes"),
+            n => taken += n,
+        }
+    }
+    assert!(silent.recv_until(b"").is_empty(), "it was closed");
+    assert!(monitor.recv_raw().starts_with(b"+"), "a monitor only listens");
+}
+
+/// The last of a client's requests blocks, and the client has said that it sends no more.
+#[test]
+fn replies_before_a_blocking_command_reach_a_client_that_sends_no_more() {
+    let server = Server::varve().arg("--appendfsync", "always").start();
+    for last in ["BLPOP none 5", "WAIT 1 5000"] {
+        for i in 0..10 {
+            let mut client = server.client();
+            client.send_raw(format!("SET key {i}\r\nGET key\r\n{last}\r\n").as_bytes());
+            client.sender().shutdown(Shutdown::Write).unwrap();
+            let got = client.recv_until(b"");
+            assert_eq!(String::from_utf8_lossy(&got), format!("+OK\r\n$1\r\n{i}\r\n"));
+        }
+    }
+    blocked(&server, "0");
+}
+
+/// A queue takes memory as values do.
+#[test]
+fn a_transaction_takes_nothing_more_when_memory_is_short() {
+    let answers = [Server::start(), Server::redis().start()].map(|server| {
+        let mut client = server.client();
+        client.ok(&["CONFIG", "SET", "maxmemory", "1"]);
+        let commands =
+            ["WATCH a", "GET a", "MULTI", "GET a", "EXEC", "MULTI", "DISCARD", "UNWATCH", "MULTI"];
+        let mut answers: Vec<Value> =
+            commands.map(|command| client.cmd(&command.split(' ').collect::<Vec<_>>())).into();
+        client.ok(&["RESET"]);
+        answers.push(Value::bulk(server.info("errorstat_EXECABORT")));
+        answers
+    });
+    assert_eq!(answers[0], answers[1]);
+    assert!(answers[0][3].is_error());
 }

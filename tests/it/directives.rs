@@ -5,6 +5,7 @@ use crate::faults::{Attempt, text};
 use crate::support::client::encode;
 use crate::support::{Client, Folder, PATIENCE, Server, Value, eventually};
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -460,4 +461,19 @@ fn no_touch_leaves_no_traces_but_by_touch() {
     quiet.ok(&["CLIENT", "NO-TOUCH", "off"]);
     quiet.ok(&["GET", "k"]);
     assert_eq!(frequency("k"), start + 2);
+}
+
+#[test]
+fn who_can_be_reached_by_nobody_does_not_start() {
+    for args in [&["--port", "0"][..], &["--port", "0", "--bind", ""], &["--bind", ""]] {
+        let folder = Folder::new();
+        let dir = ["--dir", text(folder.path())];
+        let mut daemon = Attempt::new(&[&dir[..], args].concat());
+        daemon.refused().names(&["not listen anywhere"]);
+    }
+    let folder = Folder::new();
+    let socket = folder.path().join("socket");
+    let args = ["--dir", text(folder.path()), "--port", "0", "--unixsocket", text(&socket)];
+    let daemon = Attempt::new(&args);
+    assert!(eventually(PATIENCE, || UnixStream::connect(&socket).is_ok()), "{}", daemon.log());
 }

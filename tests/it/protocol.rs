@@ -551,3 +551,51 @@ fn many_connections_come_and_go() {
     let only_ours = || server.info("connected_clients") == "101";
     assert!(crate::support::eventually(crate::support::PATIENCE, only_ours));
 }
+
+/// A page can make a browser send a form to any address: what stands in it must not be run.
+#[test]
+fn http_is_hung_up_on() {
+    let server = Server::start();
+    for request in
+        ["POST / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: localhost\r\n", "post\r\n", "HOST: x\r\n"]
+    {
+        let body = "Content-Length: 99\r\n\r\nSET form 1\r\nPING\r\n";
+        let got = answer_until_closed(&server, format!("{request}{body}").as_bytes());
+        assert!(!got.windows(4).any(|w| w == b"PONG"), "{request}: {}", Bytes(&got));
+    }
+    assert_eq!(server.client().ok(&["EXISTS", "form"]).int(), 0);
+    let said = server.log().matches("HTTP").count();
+    assert!(said == 1 || Server::is_stand_in(), "said {said} times within a minute");
+}
+
+#[test]
+fn subscriptions_of_a_transaction_are_confirmed_in_it() {
+    let servers = both();
+    for hello in ["", "HELLO 3\r\n"] {
+        for names in ["SUBSCRIBE c", "PSUBSCRIBE c*", "SSUBSCRIBE c"] {
+            let input = format!("MULTI\r\nSET k 1\r\n{names}\r\nEXEC\r\nRESET\r\n");
+            let got = servers.each_ref().map(|server| {
+                let mut client = server.client();
+                if !hello.is_empty() {
+                    client.send_raw(hello.as_bytes());
+                    client.recv();
+                }
+                client.send_raw(input.as_bytes());
+                client.recv_until(b"+RESET\r\n")
+            });
+            assert!(got[0] == got[1], "{names}: {} and {}", Bytes(&got[0]), Bytes(&got[1]));
+        }
+    }
+}
+
+#[test]
+fn a_monitor_may_not_touch_the_data() {
+    let servers = both();
+    let got = servers.each_ref().map(|server| {
+        let mut client = server.client();
+        client.ok(&["MONITOR"]);
+        client.send_raw(b"GET key\r\nSET key 1\r\n");
+        [client.recv_raw(), client.recv_raw()].concat()
+    });
+    assert!(got[0] == got[1], "{} and {}", Bytes(&got[0]), Bytes(&got[1]));
+}
