@@ -78,8 +78,15 @@ mod tests {
     use crate::types::{hash::Hash, set::Set, zset::Zset};
     use crate::value::Value;
 
-    /// The requests whose elements are asked for, among those on `keys`.
+    /// The requests whose elements are asked for, among those on `keys`, as far as the tags of the keys'
+    /// hashes tell all of them apart.
     fn asked(keys: &[&str]) -> Vec<(usize, Type)> {
+        (0..).find_map(|n| asked_if_sure(keys, n)).expect("most names do")
+    }
+
+    /// As [`asked`], the keys' names having `n` behind them.
+    fn asked_if_sure(keys: &[&str], n: u32) -> Option<Vec<(usize, Type)>> {
+        let name = |key: &str| format!("{key}{n}").into_bytes();
         let mut ks = Keyspace::new(1, 1);
         let mut small = Hash::new();
         small.insert(b"f", b"v", &ks.limits);
@@ -90,16 +97,23 @@ mod tests {
             ("small", Value::Hash(small)),
             ("long", Value::Str(vec![0; 4096])),
         ] {
-            ks.add(0, key.as_bytes(), Payload::Value(value), None);
+            ks.add(0, &name(key), Payload::Value(value), None);
         }
-        ks.add(0, b"string", Payload::string(b"v"), None);
-        let hashes: Vec<u64> = keys.iter().map(|key| hash(key.as_bytes())).collect();
+        ks.add(0, &name("string"), Payload::string(b"v"), None);
+        let table = ks.dbs[0].keys();
+        for entry in table.iter() {
+            table.guess(hash(entry.key())).filter(|guessed| guessed.key() == entry.key())?;
+        }
+        if table.guess(hash(&name("nothing"))).is_some() {
+            return None;
+        }
+        let hashes: Vec<u64> = keys.iter().map(|key| hash(&name(key))).collect();
         let mut asked = Vec::new();
         fetch(&ks.dbs[0], &hashes, |i, of| {
             asked.push((i, of));
             Some(hash(b"element"))
         });
-        asked
+        Some(asked)
     }
 
     #[test]
