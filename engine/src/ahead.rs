@@ -31,16 +31,13 @@ pub fn fetch(db: &Db, keys: &[u64], mut element: impl FnMut(usize, Type) -> Opti
     let keys = &keys[..keys.len().min(AHEAD)];
     let table = db.keys();
     // Requests in a row for one key are one as far as the key goes.
-    let (mut starts, mut rows) = ([0; AHEAD], 0);
-    for i in 0..keys.len() {
-        if i == 0 || keys[i] != keys[i - 1] {
-            starts[rows] = i;
-            rows += 1;
-        }
+    let is_new = |i: usize| i == 0 || keys[i] != keys[i - 1];
+    for i in (0..keys.len()).filter(|&i| is_new(i)) {
+        table.prefetch(keys[i]);
     }
-    let starts = &starts[..rows];
-    starts.iter().for_each(|&i| table.prefetch(keys[i]));
-    starts.iter().for_each(|&i| table.prefetch_entry(keys[i]));
+    for i in (0..keys.len()).filter(|&i| is_new(i)) {
+        table.prefetch_entry(keys[i]);
+    }
     let value_of = |key: u64| {
         let value = table.guess(key).and_then(Entry::value);
         value.inspect(|value| prefetch(value.address()))
@@ -48,20 +45,20 @@ pub fn fetch(db: &Db, keys: &[u64], mut element: impl FnMut(usize, Type) -> Opti
     // A batch is mostly of one kind, and most strings live in their entries: the first key decides.
     let Some(first) = keys.first().and_then(|&key| value_of(key)) else { return };
     let mut values = [Some(first); AHEAD];
-    for (value, &i) in values.iter_mut().zip(starts).skip(1) {
-        *value = value_of(keys[i]);
+    for i in 1..keys.len() {
+        values[i] = if is_new(i) { value_of(keys[i]) } else { values[i - 1] };
     }
     let mut elements: [Option<(&dyn Fetch, u64)>; AHEAD] = [None; AHEAD];
-    let ends = starts.iter().skip(1).copied().chain([keys.len()]);
-    for ((value, &start), end) in values.iter().zip(starts).zip(ends) {
-        let Some((value, table)) = value.and_then(|value| Some((value, value.elements()?))) else {
-            continue;
-        };
-        for (asked, i) in elements[start..end].iter_mut().zip(start..) {
-            if let Some(hash) = element(i, value.type_of()) {
-                table.prefetch(hash);
-                *asked = Some((table, hash));
-            }
+    let mut large = None;
+    for i in 0..keys.len() {
+        if is_new(i) {
+            large = values[i].and_then(|value| Some((value.type_of(), value.elements()?)));
+        }
+        if let Some((of, table)) = large
+            && let Some(hash) = element(i, of)
+        {
+            table.prefetch(hash);
+            elements[i] = Some((table, hash));
         }
     }
     for (table, hash) in elements[..keys.len()].iter().flatten() {

@@ -11,6 +11,7 @@ use crate::server::registry::ServerHandler;
 use crate::server::{Pause, Server};
 use std::fmt::Write;
 use std::os::fd::AsRawFd;
+use std::time::Instant;
 use varve_engine::command::{Command, Keys, Spec, category, flag::*};
 use varve_engine::num::parse_int;
 use varve_engine::{Args, Error};
@@ -54,6 +55,7 @@ impl Class {
 struct Facts {
     local: String,
     fd: i32,
+    idle_s: u64,
     input: usize,
     input_free: usize,
     output: usize,
@@ -67,6 +69,7 @@ impl Facts {
         Facts {
             local: conn.local().to_string(),
             fd: conn.fd().as_raw_fd(),
+            idle_s: conn.silent_for(Instant::now()).as_secs(),
             input: conn.input.pending(),
             input_free: conn.input.memory().saturating_sub(conn.input.pending()),
             output: conn.output.len(),
@@ -108,7 +111,7 @@ impl Server {
             facts.fd,
             text(&client.name),
             (now - client.created_ms).max(0) / 1000,
-            (now - client.last_used_ms).max(0) / 1000,
+            facts.idle_s,
             client.flags(),
             client.db,
             client.channels.len(),

@@ -3,7 +3,7 @@
 //! Open only as far as `enable-debug-command` says. It is one command, as in Redis, so that one rule
 //! covers all of it.
 
-use super::Done;
+use super::{Done, no_such_use};
 use crate::server::Server;
 use crate::server::dispatch::Call;
 use crate::server::registry::{Run, ServerHandler};
@@ -452,12 +452,7 @@ fn debug(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         (b"quicklist-packed-threshold" | b"set-disable-deny-scripts", 3) => {}
         (b"replybuffer", 4) => {}
         (b"segfault" | b"panic" | b"assert" | b"oom", 2) => crash(&word),
-        _ => {
-            return Err(Error::err(format_args!(
-                "unknown subcommand or wrong number of arguments for '{}'. Try DEBUG HELP.",
-                text(1)
-            )));
-        }
+        _ => return Err(no_such_use("DEBUG", &args[1])),
     }
     call.reply.ok();
     Ok(())

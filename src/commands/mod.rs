@@ -18,6 +18,7 @@ pub mod slowlog;
 pub mod transactions;
 
 use crate::server::registry::ServerHandler;
+use varve_engine::Error;
 use varve_engine::command::{Command, Handler};
 
 /// Every command of the daemon.
@@ -48,5 +49,11 @@ pub fn on_data() -> impl Iterator<Item = &'static Command<Handler>> {
     varve_engine::commands::all().chain(dump::COMMANDS)
 }
 
+/// The error for a subcommand that there is not, or not with so many arguments.
+fn no_such_use(container: &str, subcommand: &[u8]) -> Error {
+    let end = format!("'. Try {container} HELP.");
+    Error::quoting("unknown subcommand or wrong number of arguments for '", subcommand, &end)
+}
+
 /// The result of a command of the daemon.
-pub type Done = Result<(), varve_engine::Error>;
+pub type Done = Result<(), Error>;

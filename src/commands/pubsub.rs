@@ -1,6 +1,6 @@
 //! Publishing and subscribing.
 
-use super::Done;
+use super::{Done, no_such_use};
 use crate::server::Server;
 use crate::server::dispatch::Call;
 use crate::server::pubsub::{Listening, unmuted};
@@ -79,10 +79,7 @@ fn sunsubscribe(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 
 fn names(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> Done {
     if args.len() > 3 {
-        let given = String::from_utf8_lossy(&args[1]);
-        return Err(Error::err(format_args!(
-            "unknown subcommand or wrong number of arguments for '{given}'. Try PUBSUB HELP."
-        )));
+        return Err(no_such_use("PUBSUB", &args[1]));
     }
     let pattern = args.get(2);
     let found: Vec<&Box<[u8]>> = s

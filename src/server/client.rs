@@ -88,7 +88,6 @@ pub struct Client {
     pub db: usize,
     pub authenticated: bool,
     pub created_ms: i64,
-    pub last_used_ms: i64,
     pub last_command: Option<CommandId>,
     pub multi: Option<Multi>,
     pub watched: Vec<(usize, Box<[u8]>)>,

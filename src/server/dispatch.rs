@@ -82,7 +82,6 @@ impl Server {
     }
 
     fn execute_request(&mut self, call: &mut Call<'_>, args: &mut Args<'_>) {
-        call.client.last_used_ms = self.clock.now_ms();
         call.client.commands += 1;
         match call.client.reply_mode {
             ReplyMode::SkipNext => {
@@ -148,15 +147,15 @@ impl Server {
             multi.aborted = true;
         }
         // A transaction that can not run any more says so with the error's own words.
-        if id.is_some_and(|id| self.commands.get(id).spec.name == "exec") {
+        let is_exec = id.is_some_and(|id| self.commands.get(id).spec.name == "exec");
+        let error = if is_exec {
             self.discard(call.client);
             let text = error.to_string();
             let text = text.strip_prefix("ERR ").unwrap_or(&text);
-            let error = Error::text(format!("EXECABORT Transaction discarded because of: {text}"));
-            self.count_error(&error);
-            call.reply.error(&error);
-            return;
-        }
+            Error::text(format!("EXECABORT Transaction discarded because of: {text}"))
+        } else {
+            error
+        };
         self.count_error(&error);
         call.reply.error(&error);
     }
@@ -198,7 +197,10 @@ impl Server {
             Some(multi) if spec.name == "exec" => (multi.flags, multi.lacks),
             _ => (spec.flags, !spec.flags),
         };
-        let (writes, denies_oom) = (flags & flag::WRITE != 0, flags & flag::DENYOOM != 0);
+        let writes = flags & flag::WRITE != 0;
+        // A queue takes memory too.
+        let queued = client.multi.is_some() && is_queued(spec);
+        let denies_oom = queued || flags & flag::DENYOOM != 0;
         if !client.authenticated && !spec.has(flag::NO_AUTH) {
             return Err(Error::new("NOAUTH Authentication required."));
         }
@@ -212,8 +214,6 @@ impl Server {
                 "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
             ));
         }
-        // A queue takes memory too.
-        let denies_oom = denies_oom || client.multi.is_some() && is_queued(spec);
         if self.cfg.maxmemory > 0 && self.over_memory(call.net) && denies_oom {
             return Err(Error::OOM);
         }
@@ -224,9 +224,7 @@ impl Server {
             {
                 return Err(MISCONF_RDB);
             }
-            if self.log.is_failing()
-                && let Some(why) = self.log.error()
-            {
+            if let Some(why) = self.log.error() {
                 return Err(Error::text(format!("MISCONF Errors writing to the AOF file: {why}")));
             }
             if !self.enough_good_replicas() {
@@ -325,8 +323,7 @@ impl Server {
         if let Some(shown) = shown {
             self.feed_monitors(call, shown);
         }
-        // What waits is counted when it has run.
-        self.stats.commands += call.client.blocked.is_none() as u64;
+        self.stats.commands += 1;
         let spent_ns = self.clock.tick_ns() - started;
         self.account(call, id, args, spent_ns);
         self.tell(call);

@@ -56,7 +56,6 @@ impl Service for Server {
             unix: matches!(peer, Peer::Unix(_)),
             authenticated: self.cfg.requirepass.is_empty(),
             created_ms: now,
-            last_used_ms: now,
             ..Client::default()
         })
     }
@@ -67,7 +66,6 @@ impl Service for Server {
 
     fn requests(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {
         self.clock.tick_ns();
-        conn.session.last_used_ms = self.clock.now_ms();
         if conn.session.local.is_empty() {
             // While its command runs, the connection is out of reach of `CLIENT LIST`.
             conn.session.local = conn.local().to_string();

@@ -584,3 +584,32 @@ fn a_transaction_takes_nothing_more_when_memory_is_short() {
     assert_eq!(answers[0], answers[1]);
     assert!(answers[0][3].is_error());
 }
+
+/// What was refused before it ran is not counted; what blocks and what a transaction holds is, once.
+#[test]
+fn commands_are_counted_as_by_redis() {
+    let counts = [Server::start(), Server::redis().start()].map(|server| {
+        // All but the questions, of which there may be any number.
+        let count = || {
+            let text = server.client().ok(&["INFO", "everything"]).text();
+            let after = |start: &str| text.lines().find_map(|line| line.strip_prefix(start));
+            let number = |text: &str| text.split(',').next().unwrap().parse::<i64>().unwrap();
+            let asked = after("cmdstat_info:calls=").map_or(0, number);
+            number(after("total_commands_processed:").unwrap()) - asked
+        };
+        let mut counts = vec![count()];
+        let mut client = server.client();
+        for command in ["NOSUCH", "GET", "SET k v", "LPUSH k x", "MULTI", "GET k", "EXEC", "EXEC"] {
+            client.cmd(&command.split(' ').collect::<Vec<_>>());
+            counts.push(count());
+        }
+        client.send_raw(b"BLPOP list 0\r\n");
+        blocked(&server, "1");
+        counts.push(count());
+        server.client().ok(&["LPUSH", "list", "x"]);
+        client.recv();
+        counts.push(count());
+        counts.iter().map(|count| count - counts[0]).collect::<Vec<_>>()
+    });
+    assert_eq!(counts[0], counts[1]);
+}

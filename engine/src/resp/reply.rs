@@ -13,9 +13,6 @@ use std::sync::Arc;
 /// A chunk this full is closed and a new one begun, so that no append moves more than this.
 const CHUNK: usize = 64 * 1024;
 
-/// The bytes of the longest header: the kind, the digits of an `i64` and its sign, the line's end.
-const LONGEST_HEADER: usize = 1 + 20 + 2;
-
 /// Bytes that someone else owns and several readers share.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
@@ -122,16 +119,12 @@ impl Reply {
     fn header(&mut self, kind: u8, n: i64) {
         let mut itoa = itoa::Buffer::new();
         let digits = itoa.format(n).as_bytes();
-        if self.muted {
-            return;
-        }
-        if self.last.len() + digits.len() + 3 > CHUNK {
-            self.close_last();
-        }
-        self.last.reserve(LONGEST_HEADER);
-        self.last.push(kind);
-        self.last.extend_from_slice(digits);
-        self.last.extend_from_slice(b"\r\n");
+        let mut line = [0u8; 24];
+        line[0] = kind;
+        line[1..=digits.len()].copy_from_slice(digits);
+        line[digits.len() + 1] = b'\r';
+        line[digits.len() + 2] = b'\n';
+        self.raw(&line[..digits.len() + 3]);
     }
 
     pub fn ok(&mut self) {

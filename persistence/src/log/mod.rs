@@ -511,9 +511,15 @@ impl Log {
 
     /// The last error, while it lasts. Writes must be refused meanwhile (`-MISCONF`); what was
     /// appended stays in memory and is tried again at each [`Log::tick`].
+    #[inline]
     pub fn error(&self) -> Option<String> {
+        if self.is_failing() { self.error_text() } else { None }
+    }
+
+    #[cold]
+    fn error_text(&self) -> Option<String> {
         let shared = &self.on_disk.as_ref()?.writer.shared;
-        self.is_failing().then(|| lock(&shared.error).clone().unwrap_or_default())
+        Some(lock(&shared.error).clone().unwrap_or_default())
     }
 
     /// Whether [`Log::error`] has something to say.
