@@ -60,6 +60,8 @@ pub struct Stats {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub turns: u64,
+    /// The time of turns from the events to the next wait, ns.
+    pub turns_ns: u64,
     /// Connections that were read, and written, in batches with the I/O threads.
     pub threaded_reads: u64,
     pub threaded_writes: u64,
@@ -235,6 +237,13 @@ impl<S> Net<S> {
     /// The threads that read and write, the loop's own included.
     pub fn io_threads(&self) -> usize {
         self.pool.as_ref().map_or(1, |pool| pool.threads())
+    }
+
+    /// Counts the time of the turn that ends now.
+    pub(crate) fn end_turn(&mut self) -> Instant {
+        let now = Instant::now();
+        self.stats.turns_ns += (now - self.now).as_nanos() as u64;
+        now
     }
 
     pub(crate) fn wait(

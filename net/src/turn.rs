@@ -116,7 +116,8 @@ pub fn turn<T: Service>(
 ) -> io::Result<()> {
     // While the events are looked at, the net is free to change.
     let mut events = std::mem::replace(&mut net.events, Events::with_capacity(0));
-    let timeout = timeout(net, service, max_wait);
+    let now = net.end_turn();
+    let timeout = timeout(net, service, now, max_wait);
     let waited = net.wait(&mut events, timeout);
     for event in events.iter() {
         match event.token() {
@@ -151,6 +152,7 @@ pub fn turn<T: Service>(
 fn timeout<T: Service>(
     net: &mut Net<T::Session>,
     service: &T,
+    now: Instant,
     max_wait: Option<Duration>,
 ) -> Option<Duration> {
     let left_over = !net.ready.is_empty()
@@ -160,7 +162,6 @@ fn timeout<T: Service>(
     if left_over {
         return Some(Duration::ZERO);
     }
-    let now = Instant::now();
     let mut wait = max_wait;
     let mut at_most = |limit: Duration| wait = Some(wait.map_or(limit, |w| w.min(limit)));
     if let Some(at) = service.deadline() {

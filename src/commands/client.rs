@@ -5,6 +5,7 @@
 
 use super::Done;
 use super::connection::set_name;
+use super::replication::wait_until;
 use crate::server::client::{Client, Kind, ReplyMode};
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
@@ -338,13 +339,7 @@ fn pause(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         Some(w) if args.len() == 4 && w == b"write" => false,
         Some(_) => return Err(Error::new("ERR CLIENT PAUSE mode must be WRITE or ALL")),
     };
-    let ms =
-        parse_int(&args[2]).ok_or(Error::new("ERR timeout is not an integer or out of range"))?;
-    if ms < 0 {
-        return Err(Error::new("ERR timeout is negative"));
-    }
-    let until_ms =
-        s.clock.now_ms().checked_add(ms).ok_or(Error::new("ERR timeout is out of range"))?;
+    let until_ms = wait_until(s, &args[2])?.unwrap_or(s.clock.now_ms());
     // A second pause makes the first one longer or stricter, never weaker.
     let old = s.pause.take();
     s.pause = Some(Pause {

@@ -184,7 +184,7 @@ fn resetstat(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     s.ks.stats = Default::default();
     s.commands.reset_counters();
     s.error_counts.clear();
-    (s.commands_rate, s.net_in_rate, s.net_out_rate) = Default::default();
+    s.rates = Default::default();
     call.net.stats = Default::default();
     (s.snapshots.saves, s.snapshots.rewrites) = (0, 0);
     call.reply.ok();

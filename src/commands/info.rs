@@ -394,16 +394,21 @@ impl Server {
         let kib = |rate: u64| rate as f64 / 1024.0;
         t.add("total_connections_received", s.connections);
         t.add("total_commands_processed", s.commands);
-        t.add("instantaneous_ops_per_sec", self.commands_rate.per_second());
+        t.add("instantaneous_ops_per_sec", self.rates.commands.per_second());
         t.add("total_net_input_bytes", io.bytes_in);
         t.add("total_net_output_bytes", io.bytes_out);
         t.add("total_net_repl_input_bytes", s.net_replication_in);
         t.add("total_net_repl_output_bytes", s.net_replication_out);
-        let (rate_in, rate_out) = (self.net_in_rate.per_second(), self.net_out_rate.per_second());
-        t.add("instantaneous_input_kbps", format_args!("{:.2}", kib(rate_in)));
-        t.add("instantaneous_output_kbps", format_args!("{:.2}", kib(rate_out)));
-        t.add("instantaneous_input_repl_kbps", "0.00");
-        t.add("instantaneous_output_repl_kbps", "0.00");
+        let rates = &self.rates;
+        for (name, rate) in [
+            ("input", &rates.net_in),
+            ("output", &rates.net_out),
+            ("input_repl", &rates.replication_in),
+            ("output_repl", &rates.replication_out),
+        ] {
+            let kib = kib(rate.per_second());
+            t.add(format_args!("instantaneous_{name}_kbps"), format_args!("{kib:.2}"));
+        }
         t.add("rejected_connections", s.rejected_connections);
         let (full, partial, refused) = self.sync_counts();
         t.add("sync_full", full);
@@ -439,9 +444,15 @@ impl Server {
         t.add("dump_payload_sanitizations", s.dump_payload_sanitizations);
         t.add("total_reads_processed", io.reads);
         t.add("total_writes_processed", io.writes);
-        t.zero(&["io_threaded_reads_processed", "io_threaded_writes_processed"]);
+        t.add("io_threaded_reads_processed", io.threaded_reads);
+        t.add("io_threaded_writes_processed", io.threaded_writes);
         t.zero(&["reply_buffer_shrinks", "reply_buffer_expands"]);
         t.add("eventloop_cycles", io.turns);
+        t.add("eventloop_duration_sum", io.turns_ns / 1000);
+        t.add("eventloop_duration_cmd_sum", s.commands_ns / 1000);
+        let (turns, turns_us) = (rates.turns.per_second(), rates.turns_us.per_second());
+        t.add("instantaneous_eventloop_cycles_per_sec", turns);
+        t.add("instantaneous_eventloop_duration_usec", turns_us / turns.max(1));
         t.add("acl_access_denied_auth", s.auth_failures);
         t.zero(&["acl_access_denied_cmd", "acl_access_denied_key", "acl_access_denied_channel"]);
         t.add("client_query_buffer_limit_disconnections", s.query_limit_disconnections);

@@ -143,12 +143,15 @@ fn sync(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     s.sync(call)
 }
 
-fn wait_until(s: &Server, arg: &[u8]) -> Result<Option<i64>, Error> {
+/// When a wait of `arg` milliseconds from now ends, Unix ms; `None` is never.
+pub fn wait_until(s: &Server, arg: &[u8]) -> Result<Option<i64>, Error> {
     let ms = parse_int(arg).ok_or(Error::new("ERR timeout is not an integer or out of range"))?;
     if ms < 0 {
         return Err(Error::new("ERR timeout is negative"));
     }
-    Ok((ms > 0).then(|| s.clock.now_ms() + ms))
+    let until =
+        s.clock.now_ms().checked_add(ms).ok_or(Error::new("ERR timeout is out of range"))?;
+    Ok((ms > 0).then_some(until))
 }
 
 fn wait(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {

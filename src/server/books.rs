@@ -12,11 +12,11 @@ use varve_engine::{Args, OwnedArgs};
 pub struct Stats {
     pub connections: u64,
     pub commands: u64,
+    /// The time of all commands, ns.
+    pub commands_ns: u64,
     pub rejected_connections: u64,
     pub errors: u64,
     pub auth_failures: u64,
-    pub net_in: u64,
-    pub net_out: u64,
     pub net_replication_in: u64,
     pub net_replication_out: u64,
     /// Full syncs, partial ones and refused partial ones before the last `CONFIG RESETSTAT`.
@@ -87,6 +87,34 @@ pub struct Rate {
     last_ms: i64,
 }
 
+/// What `INFO` calls instantaneous.
+#[derive(Default)]
+pub struct Rates {
+    pub commands: Rate,
+    pub net_in: Rate,
+    pub net_out: Rate,
+    pub replication_in: Rate,
+    pub replication_out: Rate,
+    pub turns: Rate,
+    pub turns_us: Rate,
+}
+
+impl Rates {
+    pub fn sample(&mut self, stats: &Stats, io: &varve_net::Stats, now_ms: i64) {
+        for (rate, value) in [
+            (&mut self.commands, stats.commands),
+            (&mut self.net_in, io.bytes_in),
+            (&mut self.net_out, io.bytes_out),
+            (&mut self.replication_in, stats.net_replication_in),
+            (&mut self.replication_out, stats.net_replication_out),
+            (&mut self.turns, io.turns),
+            (&mut self.turns_us, io.turns_ns / 1000),
+        ] {
+            rate.sample(value, now_ms);
+        }
+    }
+}
+
 impl Rate {
     /// Takes the value of a counter at an instant.
     pub fn sample(&mut self, value: u64, now_ms: i64) {
@@ -136,6 +164,7 @@ impl Server {
         let counters = self.commands.counters(id);
         counters.calls += 1;
         counters.ns += spent_ns;
+        self.stats.commands_ns += spent_ns;
         if histogram {
             counters.times[(64 - spent_ns.leading_zeros()).min(47) as usize] += 1;
         }

@@ -83,9 +83,7 @@ impl Server {
         }
         self.evict_clients(net);
         if now_ms - self.cron.last_ms >= 100 {
-            self.commands_rate.sample(self.stats.commands, now_ms);
-            self.net_in_rate.sample(net.stats.bytes_in, now_ms);
-            self.net_out_rate.sample(net.stats.bytes_out, now_ms);
+            self.rates.sample(&self.stats, &net.stats, now_ms);
             self.load_rate.sample(thread_time().as_millis() as u64, now_ms);
             self.cron.last_ms = now_ms;
         }

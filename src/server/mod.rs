@@ -42,7 +42,7 @@ pub mod writeback;
 
 use crate::config::Config;
 use crate::config::load::Origin;
-use books::{Latency, Rate, SlowLog, Stats};
+use books::{Latency, Rate, Rates, SlowLog, Stats};
 use client::Client;
 use clock::Clock;
 use dispatch::Call;
@@ -78,9 +78,7 @@ pub struct Server {
     /// Bytes allocated when nothing was loaded yet.
     pub startup_memory: u64,
     pub stats: Stats,
-    pub commands_rate: Rate,
-    pub net_in_rate: Rate,
-    pub net_out_rate: Rate,
+    pub rates: Rates,
     /// The processor's time that the loop's thread uses, ms.
     pub load_rate: Rate,
     pub error_counts: BTreeMap<String, u64>,

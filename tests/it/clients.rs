@@ -613,3 +613,41 @@ fn commands_are_counted_as_by_redis() {
     });
     assert_eq!(counts[0], counts[1]);
 }
+
+/// A wait without end was none: its end overflowed, and lay in the past.
+#[test]
+fn a_wait_too_long_for_the_clock_is_refused() {
+    let server = Server::varve().start();
+    let mut client = server.client();
+    let most = i64::MAX.to_string();
+    for command in
+        [&["WAIT", "2", &most][..], &["WAITAOF", "0", "2", &most], &["CLIENT", "PAUSE", &most]]
+    {
+        assert_eq!(client.cmd(command), Value::Error("ERR timeout is out of range".into()));
+    }
+}
+
+/// What is instantaneous is of the last second and a half, in which things go on until it is seen.
+#[test]
+fn the_loop_and_the_replicas_traffic_are_counted() {
+    let server = Server::varve().arg("--io-threads", "2").start();
+    let replica =
+        Server::varve().arg("--replicaof", &format!("127.0.0.1 {}", server.port())).start();
+    let mut client = server.client();
+    let number = |server: &Server, field: &str| server.info(field).parse::<f64>().unwrap_or(-1.0);
+    let value = "x".repeat(10_000);
+    let counted = eventually(PATIENCE, || {
+        client.ok(&["SET", "key", &value]);
+        number(&server, "instantaneous_output_repl_kbps") > 0.0
+            && number(&replica, "instantaneous_input_repl_kbps") > 0.0
+            && number(&server, "instantaneous_eventloop_cycles_per_sec") > 0.0
+            && number(&server, "instantaneous_eventloop_duration_usec") > 0.0
+    });
+    assert!(counted, "{}", server.info("instantaneous_output_repl_kbps"));
+    let [turns, commands] = ["eventloop_duration_sum", "eventloop_duration_cmd_sum"]
+        .map(|field| number(&server, field));
+    assert!(
+        0.0 < commands && commands <= turns,
+        "{commands} µs of commands in {turns} µs of turns"
+    );
+}
