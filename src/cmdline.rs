@@ -5,6 +5,7 @@
 //! one argument (`"--port 6380"`). `--save` without a value is `--save ""`.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::config::parse;
@@ -28,7 +29,7 @@ pub struct Invocation {
     /// Read more of it from standard input.
     pub stdin: bool,
     /// Each a name (without dashes) and its values.
-    pub directives: Vec<Vec<String>>,
+    pub directives: Vec<Vec<OsString>>,
 }
 
 /// What `--version` prints.
@@ -55,9 +56,9 @@ Examples:
 
 /// Reads the arguments that follow the program's name; the error is for standard error.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, String> {
-    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let mut words: Vec<OsString> = arguments.into_iter().collect();
     let mut invocation = Invocation::default();
-    match arguments.first().map(|a| a.to_string_lossy().into_owned()).as_deref() {
+    match words.first().map(|a| a.to_string_lossy().into_owned()).as_deref() {
         None => return Ok(Action::Serve(invocation)),
         Some("-v" | "--version") => return Ok(Action::Version),
         Some("-h" | "--help") => return Ok(Action::Help),
@@ -72,17 +73,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, St
                 .into());
         }
         Some(first) if !first.starts_with('-') => {
-            invocation.file = Some(arguments.remove(0).into());
+            invocation.file = Some(words.remove(0).into());
         }
         Some(_) => {}
-    }
-    let mut words = Vec::with_capacity(arguments.len());
-    for argument in arguments {
-        words.push(
-            argument
-                .into_string()
-                .map_err(|a| format!("argument is not UTF-8: {}", a.to_string_lossy()))?,
-        );
     }
     if words.iter().any(|w| w == "--sentinel") {
         return Err("Varve has no Sentinel mode: run Redis Sentinel, it manages Varve too.".into());
@@ -100,32 +93,31 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, St
 }
 
 /// Groups words into directives.
-fn directives(words: Vec<String>) -> Result<Vec<Vec<String>>, String> {
-    let mut directives: Vec<Vec<String>> = Vec::new();
+fn directives(words: Vec<OsString>) -> Result<Vec<Vec<OsString>>, String> {
+    let mut directives: Vec<Vec<OsString>> = Vec::new();
     let mut value_must_follow = false;
     let mut words = words.into_iter().peekable();
     while let Some(word) = words.next() {
-        let Some(name) = word.strip_prefix("--").filter(|_| !value_must_follow) else {
+        let shown = || parse::shown(word.as_bytes());
+        let name = word.as_bytes().strip_prefix(b"--");
+        let Some(name) = name.filter(|_| !value_must_follow) else {
             let directive = directives
                 .last_mut()
-                .ok_or_else(|| format!("'{word}' is no option: options begin with --"))?;
+                .ok_or_else(|| format!("'{}' is no option: options begin with --", shown()))?;
             directive.push(word);
             value_must_follow = false;
             continue;
         };
-        let mut directive = parse::words(name.as_bytes())
-            .map_err(|_| format!("Unbalanced quotes in '{word}'"))?
-            .into_iter()
-            .map(|w| String::from_utf8_lossy(&w).into_owned())
-            .collect::<Vec<_>>();
+        let mut directive =
+            parse::words(name).map_err(|_| format!("Unbalanced quotes in '{}'", shown()))?;
         if directive.is_empty() {
-            return Err(format!("'{word}' names no option"));
+            return Err(format!("'{}' names no option", shown()));
         }
         value_must_follow = directive.len() == 1;
         if value_must_follow && directive[0].eq_ignore_ascii_case("save") {
             // Scripts put `--save` before an empty list of save points.
-            if words.peek().is_none_or(|next| next.starts_with("--")) {
-                directive.push(String::new());
+            if words.peek().is_none_or(|next| next.as_bytes().starts_with(b"--")) {
+                directive.push(OsString::new());
                 value_must_follow = false;
             }
         }

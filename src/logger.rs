@@ -7,6 +7,7 @@
 //! time is the difficult part, because the C library's conversion locks. [`refresh`] asks for the
 //! distance to UTC once a second on the main thread, and lines only add.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Write};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -57,7 +58,7 @@ struct LogFile {
 }
 
 /// Logs to the file at `path`, which is made if need be; to standard output if `path` is empty.
-pub fn init(path: &str, level: LogLevel) -> io::Result<()> {
+pub fn init(path: &OsStr, level: LogLevel) -> io::Result<()> {
     set_level(level);
     let mut log_file = LOG_FILE.lock().unwrap_or_else(|e| e.into_inner());
     if path.is_empty() {
@@ -332,7 +333,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("varve-log-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let (path, moved) = (folder.join("log"), folder.join("log.1"));
-        init(path.to_str().unwrap(), LogLevel::Notice).unwrap();
+        init(path.as_os_str(), LogLevel::Notice).unwrap();
         set_role(Role::Replica);
         std::thread::scope(|scope| {
             for thread in 0..4 {
@@ -355,7 +356,7 @@ mod tests {
         log_warning!("to the new file");
         set_level(LogLevel::Nothing);
         log_warning!("to none");
-        init("", LogLevel::Notice).unwrap();
+        init(OsStr::new(""), LogLevel::Notice).unwrap();
         assert!(std::fs::read_to_string(&moved).unwrap().ends_with("# to the old file\n"));
         let new = std::fs::read_to_string(&path).unwrap();
         assert_eq!(new.lines().count(), 1);

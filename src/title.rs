@@ -5,6 +5,8 @@
 //! them. [`claim`] makes that memory free for it: the environment is first moved elsewhere.
 
 use crate::config::Config;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -58,42 +60,45 @@ pub fn name() -> &'static str {
 }
 
 /// Shows `title` from now on, cut to what there is room for. Allocates nothing.
-pub fn set(title: &str) {
+pub fn set(title: &OsStr) {
     let Some(area) = AREA.get() else { return };
     let room = area.len() - 1;
-    for (place, byte) in area[..room].iter().zip(title.bytes().chain(std::iter::repeat(0))) {
+    for (place, byte) in
+        area[..room].iter().zip(title.as_bytes().iter().copied().chain(std::iter::repeat(0)))
+    {
         place.store(byte, Relaxed);
     }
 }
 
 /// The title that `proc-title-template` makes of the configuration, `title` standing for the name.
-pub fn compose(config: &Config, file: Option<&Path>, title: &str) -> String {
+pub fn compose(config: &Config, file: Option<&Path>, title: &str) -> OsString {
     let listen = match (config.bind.first(), config.port) {
         (_, 0) => config.unixsocket.clone(),
-        (Some(first), port) => format!("{}:{port}", first.trim_start_matches('-')),
-        (None, port) => format!("*:{port}"),
+        (Some(first), port) => format!("{}:{port}", first.trim_start_matches('-')).into(),
+        (None, port) => format!("*:{port}").into(),
     };
-    let mut out = String::new();
-    let mut rest = config.proc_title_template.as_str();
-    while let Some((before, (variable, after))) =
-        rest.split_once('{').and_then(|(before, tail)| Some((before, tail.split_once('}')?)))
+    let find = |text: &[u8], byte| text.iter().position(|&b| b == byte);
+    let mut out = OsString::new();
+    let mut rest = config.proc_title_template.as_bytes();
+    while let Some(open) = find(rest, b'{')
+        && let Some(length) = find(&rest[open..], b'}')
     {
-        out.push_str(before);
-        match variable {
-            "title" => out.push_str(title),
-            "listen-addr" => out.push_str(&listen),
-            "port" => out.push_str(&config.port.to_string()),
+        out.push(OsStr::from_bytes(&rest[..open]));
+        match &rest[open + 1..open + length] {
+            b"title" => out.push(title),
+            b"listen-addr" => out.push(&listen),
+            b"port" => out.push(config.port.to_string()),
             // There is no TLS: its port is 0.
-            "tls-port" => out.push('0'),
-            "unixsocket" => out.push_str(&config.unixsocket),
-            "config-file" => out.extend(file.map(|f| f.display().to_string())),
+            b"tls-port" => out.push("0"),
+            b"unixsocket" => out.push(&config.unixsocket),
+            b"config-file" => out.push(file.unwrap_or(Path::new(""))),
             // `server-mode` tells Sentinel and cluster nodes apart from all others, which these are.
             _ => {}
         }
-        rest = after;
+        rest = &rest[open + length + 1..];
     }
-    out.push_str(rest);
-    out.trim_matches(' ').to_owned()
+    out.push(OsStr::from_bytes(rest));
+    OsStr::from_bytes(out.as_bytes().trim_ascii()).into()
 }
 
 #[cfg(test)]

@@ -67,13 +67,13 @@ pub struct Config {
     pub host: String,
     pub port: u16,
     /// `masteruser`; only used with a password.
-    pub user: Option<String>,
+    pub user: Option<Vec<u8>>,
     /// `masterauth`
-    pub password: Option<String>,
+    pub password: Option<Vec<u8>>,
     /// The port to announce: `replica-announce-port`, else the one that is listened on.
     pub announce_port: u16,
     /// `replica-announce-ip`
-    pub announce_ip: Option<String>,
+    pub announce_ip: Option<Vec<u8>>,
     /// `repl-timeout`
     pub timeout_ms: u64,
     /// The first pause after a failed attempt; it doubles with each further one.

@@ -14,6 +14,7 @@ use crate::server::dispatch::{Call, STILL_LOADING};
 use crate::server::registry::ServerHandler;
 use crate::server::start::raise_file_limit;
 use crate::{log_notice, log_warning, logger};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 use varve_engine::command::{Command, Keys, Spec, flag::*};
 use varve_engine::{Args, Error};

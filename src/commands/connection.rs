@@ -5,6 +5,7 @@ use crate::server::Server;
 use crate::server::client::ReplyMode;
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
+use std::os::unix::ffi::OsStrExt;
 use varve_engine::command::{Command, Keys, Spec, category, flag::*};
 use varve_engine::num::parse_int;
 use varve_engine::{Args, Error};

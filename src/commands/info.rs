@@ -278,7 +278,7 @@ impl Server {
         t.bytes("used_memory_vm_total", 0);
         t.zero(&["used_memory_functions"]);
         t.bytes("maxmemory", self.cfg.maxmemory);
-        t.add("maxmemory_policy", self.cfg.value_of("maxmemory-policy").unwrap_or_default());
+        t.add("maxmemory_policy", self.cfg.maxmemory_policy.name());
         let fragmentation = ratio(rss, m.used);
         let excess = rss as i64 - m.used as i64;
         t.add("allocator_frag_ratio", format_args!("{fragmentation:.2}"));

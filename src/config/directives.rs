@@ -7,6 +7,9 @@
 //!
 //! Names and defaults are those of Redis 7.2, but where the text says otherwise.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
 use super::types::*;
 use super::value::{INT_MAX, Kind, Setting, int, memory};
 
@@ -39,8 +42,8 @@ pub struct Directive {
     pub repeated: bool,
     /// The value that the default file sets, where that differs from leaving it out.
     pub packaged: Option<&'static str>,
-    get: fn(&Config) -> String,
-    set: fn(&mut Config, &[String], bool) -> Result<(), String>,
+    get: fn(&Config) -> OsString,
+    set: fn(&mut Config, &[OsString], bool) -> Result<(), String>,
     lines: fn(&Config) -> Vec<String>,
     check: Option<Check>,
 }
@@ -51,8 +54,8 @@ impl Directive {
         group: &'static str,
         kind: Kind,
         doc: &'static str,
-        get: fn(&Config) -> String,
-        set: fn(&mut Config, &[String], bool) -> Result<(), String>,
+        get: fn(&Config) -> OsString,
+        set: fn(&mut Config, &[OsString], bool) -> Result<(), String>,
         lines: fn(&Config) -> Vec<String>,
     ) -> Directive {
         Directive {
@@ -127,18 +130,19 @@ impl Directive {
     }
 
     /// The value as CONFIG GET shows it.
-    pub fn get(&self, config: &Config) -> String {
+    pub fn get(&self, config: &Config) -> OsString {
         (self.get)(config)
     }
 
     /// Sets the value that `words` spell. `more` says that the same configuration gave this
     /// directive before (`save` and `rename-command` accumulate then). On an error `config` may
     /// hold the value that was refused: work on a copy.
-    pub fn set(&self, config: &mut Config, words: &[String], more: bool) -> Result<(), String> {
+    pub fn set(&self, config: &mut Config, words: &[OsString], more: bool) -> Result<(), String> {
         match (self.kind, words) {
             // Several words may also come as one: `save "900 1"`, and always so in CONFIG SET.
             (Kind::Words(_), [one]) => {
-                let split: Vec<String> = one.split(' ').map(String::from).collect();
+                let split = one.as_bytes().split(|&b| b == b' ');
+                let split: Vec<OsString> = split.map(|w| OsStr::from_bytes(w).into()).collect();
                 (self.set)(config, &split, more)?;
             }
             (Kind::Words(_), _) | (_, [_]) => (self.set)(config, words, more)?,
@@ -207,7 +211,7 @@ directives! {
         /// The TCP port to listen on; 0 listens on no TCP port.
         port: u16 = 6379, "port", int(0, 65535), packaged("6379");
         /// The local address from which connections to a primary are made.
-        bind_source_addr: String = String::new(), "bind-source-addr", Kind::Text;
+        bind_source_addr: OsString = OsString::new(), "bind-source-addr", Kind::Text;
         /// Refuse clients from other machines while no password is set.
         protected_mode: bool = true, "protected-mode", Kind::Bool;
         /// How many connections may wait to be accepted (the kernel caps it at somaxconn).
@@ -217,7 +221,7 @@ directives! {
         /// Close a client that was idle for so many seconds; 0 never does.
         timeout: u32 = 0, "timeout", int(0, INT_MAX);
         /// The path of a Unix socket to listen on; empty for none.
-        unixsocket: String = String::new(), "unixsocket", Kind::Text, immutable();
+        unixsocket: OsString = OsString::new(), "unixsocket", Kind::Text, immutable();
         /// The permissions of that socket; 0 leaves them to the umask.
         unixsocketperm: u32 = 0, "unixsocketperm", Kind::Octal { max: 0o777 }, immutable();
     }
@@ -230,18 +234,18 @@ directives! {
         supervised: Supervised = Supervised::No, "supervised", Supervised::KIND, immutable(),
             packaged("auto");
         /// Where to write the process id. Without a path it is written only with `daemonize`.
-        pidfile: String = String::new(), "pidfile", Kind::Text, immutable();
+        pidfile: OsString = OsString::new(), "pidfile", Kind::Text, immutable();
         /// The least important lines that are still logged.
         loglevel: LogLevel = LogLevel::Notice, "loglevel", LogLevel::KIND, packaged("notice");
         /// The log file; empty logs to standard output. A file that was moved away is made anew.
-        logfile: String = String::new(), "logfile", Kind::Text, immutable();
+        logfile: OsString = OsString::new(), "logfile", Kind::Text, immutable();
         /// Greet with a drawing at start; without this, only on a terminal.
         always_show_logo: bool = false, "always-show-logo", Kind::Bool, immutable();
         /// Show state in the process title, as `ps` lists it.
         set_proc_title: bool = true, "set-proc-title", Kind::Bool, immutable();
         /// The title. Known variables are title, listen-addr, server-mode, port, tls-port,
         /// unixsocket and config-file, in braces.
-        proc_title_template: String = "{title} {listen-addr} {server-mode}".into(),
+        proc_title_template: OsString = "{title} {listen-addr} {server-mode}".into(),
             "proc-title-template", Kind::Text, check(title_template);
         /// Log where the process crashed: the panic or signal, and a backtrace.
         crash_log_enabled: bool = true, "crash-log-enabled", Kind::Bool;
@@ -287,7 +291,7 @@ directives! {
 
     "Security" {
         /// The password of the default user; empty for none.
-        requirepass: String = String::new(), "requirepass", Kind::Text, sensitive();
+        requirepass: OsString = OsString::new(), "requirepass", Kind::Text, sensitive();
         /// Give a command another name, or with an empty name remove it.
         rename_command: Vec<Rename> = Vec::new(), "rename-command",
             Kind::Words("command new-name"), immutable(), file_only(), repeated();
@@ -310,10 +314,10 @@ directives! {
         appendfsync: AppendFsync = AppendFsync::EverySec, "appendfsync", AppendFsync::KIND,
             packaged("everysec");
         /// How the log's files begin.
-        appendfilename: String = "appendonly.aof".into(), "appendfilename", Kind::Text,
+        appendfilename: OsString = "appendonly.aof".into(), "appendfilename", Kind::Text,
             immutable(), check(append_names);
         /// The folder of the log, inside `dir`.
-        appenddirname: String = "appendonlydir".into(), "appenddirname", Kind::Text, immutable(),
+        appenddirname: OsString = "appendonlydir".into(), "appenddirname", Kind::Text, immutable(),
             check(append_names);
         /// Do not sync while a child writes a snapshot, as if `appendfsync` were `no` for that time:
         /// fewer stalls on a busy disk, and up to the length of the snapshot to lose in a power cut.
@@ -350,10 +354,10 @@ directives! {
         /// from 7.2, 12 from 7.4. Redis has no such directive.
         rdb_version: u32 = 10, "rdb-version", int(9, 12);
         /// The snapshot's file name, inside `dir`.
-        dbfilename: String = "dump.rdb".into(), "dbfilename", Kind::Text, protected(),
+        dbfilename: OsString = "dump.rdb".into(), "dbfilename", Kind::Text, protected(),
             check(|c| plain_file_name("dbfilename", &c.dbfilename));
         /// The working folder, for the snapshot and the log.
-        dir: String = "./".into(), "dir", Kind::Text, protected(), packaged("/var/lib/varve"),
+        dir: OsString = "./".into(), "dir", Kind::Text, protected(), packaged("/var/lib/varve"),
             check(existing_dir), deny_loading();
         /// On a server without persistence (no save points, `appendonly no`), remove the RDB files that
         /// full syncs leave.
@@ -367,9 +371,9 @@ directives! {
         replicaof: Option<Primary> = None, "replicaof", Kind::Words("host port"),
             alias("slaveof"), immutable();
         /// The password that the primary asks for.
-        masterauth: String = String::new(), "masterauth", Kind::Text, sensitive();
+        masterauth: OsString = OsString::new(), "masterauth", Kind::Text, sensitive();
         /// The user that goes with that password.
-        masteruser: String = String::new(), "masteruser", Kind::Text, sensitive();
+        masteruser: OsString = OsString::new(), "masteruser", Kind::Text, sensitive();
         /// Answer reads while the primary is away or a full sync runs.
         replica_serve_stale_data: bool = true, "replica-serve-stale-data", Kind::Bool,
             alias("slave-serve-stale-data");
@@ -414,7 +418,7 @@ directives! {
         /// Which replica Sentinel prefers: the lowest number; 0 is never promoted.
         replica_priority: u32 = 100, "replica-priority", int(0, INT_MAX), alias("slave-priority");
         /// The address that a replica gives as its own, behind NAT or port mapping.
-        replica_announce_ip: String = String::new(), "replica-announce-ip", Kind::Text,
+        replica_announce_ip: OsString = OsString::new(), "replica-announce-ip", Kind::Text,
             alias("slave-announce-ip");
         /// The port that a replica gives as its own; 0 gives the one it listens on.
         replica_announce_port: u16 = 0, "replica-announce-port", int(0, 65535),
@@ -537,7 +541,7 @@ directives! {
         /// How large a HyperLogLog grows before it gets its full, fixed size.
         hll_sparse_max_bytes: u64 = 3000, "hll-sparse-max-bytes", memory(0);
         /// The locale for SORT ALPHA; empty takes the environment's.
-        locale_collate: String = String::new(), "locale-collate", Kind::Text;
+        locale_collate: OsString = OsString::new(), "locale-collate", Kind::Text;
     }
 
     "Tests" {
@@ -559,21 +563,23 @@ fn title_template(config: &mut Config) -> Result<(), String> {
     const INVALID: &str = "template format is invalid or contains unknown variables";
     const VARIABLES: [&str; 7] =
         ["title", "listen-addr", "server-mode", "port", "tls-port", "unixsocket", "config-file"];
-    let mut rest = config.proc_title_template.as_str();
+    // Every other byte is as good as the next, so it does not matter which character stands for it.
+    let template = config.proc_title_template.to_string_lossy();
+    let mut rest = &*template;
     while let Some((_, after)) = rest.split_once('{') {
         match after.split_once('}') {
             Some((variable, tail)) if VARIABLES.contains(&variable) => rest = tail,
             _ => return Err(INVALID.into()),
         }
     }
-    match config.proc_title_template.trim().is_empty() {
+    match template.trim().is_empty() {
         true => Err(INVALID.into()),
         false => Ok(()),
     }
 }
 
-fn plain_file_name(directive: &str, name: &str) -> Result<(), String> {
-    if name.contains('/') || name == "." || name == ".." {
+fn plain_file_name(directive: &str, name: &OsStr) -> Result<(), String> {
+    if name.as_bytes().contains(&b'/') || name == "." || name == ".." {
         return Err(format!("{directive} can't be a path, just a filename"));
     }
     Ok(())
@@ -600,7 +606,7 @@ fn existing_dir(config: &mut Config) -> Result<(), String> {
     if !full.is_dir() {
         return Err("Not a directory".into());
     }
-    config.dir = full.into_os_string().into_string().map_err(|_| "the path is not UTF-8")?;
+    config.dir = full.into();
     Ok(())
 }
 

@@ -2,8 +2,10 @@
 //! line. Later lines win.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use varve_engine::glob;
@@ -90,8 +92,9 @@ pub fn load(invocation: &Invocation) -> Result<Loaded, LoadError> {
     }
     for words in &invocation.directives {
         loader.directive(words, 0).map_err(|e| {
-            let values: String = words[1..].iter().map(|w| format!(" \"{w}\"")).collect();
-            e.at("Reading the command line".into(), format!("{}{values}", words[0]))
+            let shown = |word: &OsString| parse::shown(word.as_bytes());
+            let values: String = words[1..].iter().map(|w| format!(" \"{}\"", shown(w))).collect();
+            e.at("Reading the command line".into(), shown(&words[0]) + &values)
         })?;
     }
     let (config, notices) = loader.finish();
@@ -148,7 +151,7 @@ impl<'a> Loader<'a> {
 
     fn finish(mut self) -> (Config, Vec<String>) {
         if !self.seen.contains("dir") {
-            self.config.dir = self.base.to_string_lossy().into_owned();
+            self.config.dir = self.base.into();
         }
         (self.config, self.notices)
     }
@@ -176,7 +179,7 @@ impl<'a> Loader<'a> {
                 if let Some(path) = included {
                     place += &format!(" of {}", path.display());
                 }
-                e.at(place, String::from_utf8_lossy(line).into_owned())
+                e.at(place, parse::shown(line))
             })?;
         }
         Ok(())
@@ -184,11 +187,7 @@ impl<'a> Loader<'a> {
 
     fn line(&mut self, line: &[u8], depth: usize) -> Result<(), Fault> {
         let words = parse::words(line)
-            .map_err(|_| "Unbalanced quotes in configuration line".to_string())?
-            .into_iter()
-            .map(String::from_utf8)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| "argument must be valid UTF-8".to_string())?;
+            .map_err(|_| "Unbalanced quotes in configuration line".to_string())?;
         match words.is_empty() {
             true => Ok(()),
             false => self.directive(&words, depth),
@@ -196,14 +195,15 @@ impl<'a> Loader<'a> {
     }
 
     /// Takes one directive, its name first.
-    fn directive(&mut self, words: &[String], depth: usize) -> Result<(), Fault> {
+    fn directive(&mut self, words: &[OsString], depth: usize) -> Result<(), Fault> {
         const BAD: &str = "Bad directive or wrong number of arguments";
         let (name, values) = words.split_first().ok_or_else(|| BAD.to_string())?;
+        let name = &*name.to_string_lossy();
         if let Some(directive) = directives::find(name) {
             let joined;
             let values = match values {
                 [dir] if directive.name == "dir" => {
-                    joined = [self.base.join(dir).to_string_lossy().into_owned()];
+                    joined = [self.base.join(dir).into()];
                     &joined
                 }
                 _ => values,
@@ -216,9 +216,11 @@ impl<'a> Loader<'a> {
         if let Some(unsupported) = unsupported::find(name) {
             match unsupported.judge(values) {
                 Verdict::Fine => {}
-                Verdict::NoEffect => self
-                    .notices
-                    .push(format!("'{name} {}' has no effect in Varve", values.join(" "))),
+                Verdict::NoEffect => {
+                    let values = values.join(OsStr::new(" "));
+                    self.notices
+                        .push(format!("'{name} {}' has no effect in Varve", values.display()));
+                }
                 Verdict::Refused => return Err(unsupported::refusal(name, values).into()),
             }
             return Ok(());
@@ -231,7 +233,7 @@ impl<'a> Loader<'a> {
 
     /// Reads the files that `pattern` names, in the order of their names. A pattern with a star may
     /// name none; a plain path must be there.
-    fn include(&mut self, pattern: &str, depth: usize) -> Result<(), Fault> {
+    fn include(&mut self, pattern: &OsStr, depth: usize) -> Result<(), Fault> {
         if depth == INCLUDE_DEPTH {
             return Err(format!("included more than {INCLUDE_DEPTH} files deep").into());
         }

@@ -130,6 +130,8 @@ fn wrap(doc: &str) -> Vec<String> {
 mod tests {
     use super::super::load::{Origin, load_text};
     use super::super::parse;
+    use std::path::Path;
+
     use super::*;
 
     const STALE: &str = "is not what the table gives: run `make conf`";
@@ -165,17 +167,13 @@ mod tests {
             let defaults = Config::default();
             let mut config = Config::default();
             for (i, line) in directive.lines(&defaults).iter().enumerate() {
-                let words: Vec<String> = parse::words(line.as_bytes())
-                    .unwrap()
-                    .into_iter()
-                    .map(|w| String::from_utf8(w).unwrap())
-                    .collect();
+                let words = parse::words(line.as_bytes()).unwrap();
                 directive.set(&mut config, &words, i > 0).unwrap_or_else(|why| {
                     panic!("{} {line}: {why}", directive.name);
                 });
             }
             if directive.name == "dir" {
-                assert!(config.dir.starts_with('/'));
+                assert!(Path::new(&config.dir).is_absolute());
                 config.dir.clone_from(&defaults.dir);
             }
             assert_eq!(config, defaults, "{}", directive.name);

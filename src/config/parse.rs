@@ -1,5 +1,8 @@
 //! Text to words and back: one line of a configuration file, memory sizes, quoting.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
 /// Why a line cannot be split.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unbalanced;
@@ -7,7 +10,7 @@ pub struct Unbalanced;
 /// Splits a line into words as Redis does: words are separated by blanks; `"..."` knows the escapes
 /// `\n \r \t \b \a \" \\ \xHH`, `'...'` only `\'`; a closing quote must be followed by a blank or
 /// the end.
-pub fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, Unbalanced> {
+pub fn words(line: &[u8]) -> Result<Vec<OsString>, Unbalanced> {
     let mut words = Vec::new();
     let mut rest = line;
     loop {
@@ -18,7 +21,7 @@ pub fn words(line: &[u8]) -> Result<Vec<Vec<u8>>, Unbalanced> {
         }
         let mut word = Vec::new();
         rest = one_word(rest, &mut word)?;
-        words.push(word);
+        words.push(OsString::from_vec(word));
     }
 }
 
@@ -86,29 +89,48 @@ fn hex(digit: u8) -> u8 {
     (digit as char).to_digit(16).unwrap_or(0) as u8
 }
 
-/// `text` so that [`words`] reads it back as one word: as it is where that is possible, quoted
-/// where it is not.
-pub fn quote(text: &str) -> String {
+/// `value` so that [`words`] reads it back as one word: as it is where that is possible, quoted
+/// where it is not, with escapes for what is not UTF-8.
+pub fn quote(value: impl AsRef<OsStr>) -> String {
+    let value = value.as_ref().as_bytes();
     let bare = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'\\' | b'#');
-    if !text.is_empty() && text.bytes().all(bare) {
-        return text.into();
+    let mut out = String::with_capacity(value.len() + 2);
+    if !value.is_empty() && value.iter().copied().all(bare) {
+        out.extend(value.iter().map(|&b| b as char));
+        return out;
     }
-    let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{7}' => out.push_str("\\a"),
-            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
+    for chunk in value.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\\' => out.extend(['\\', c]),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\u{8}' => out.push_str("\\b"),
+                '\u{7}' => out.push_str("\\a"),
+                c if c.is_ascii_control() => out.push_str(&escaped(c as u8)),
+                c => out.push(c),
+            }
         }
+        out.extend(chunk.invalid().iter().map(|&b| escaped(b)));
     }
     out.push('"');
     out
+}
+
+/// `bytes` for a message, with what is not UTF-8 as `\xHH`.
+pub fn shown(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(chunk.valid());
+        out.extend(chunk.invalid().iter().map(|&b| escaped(b)));
+    }
+    out
+}
+
+fn escaped(b: u8) -> String {
+    format!("\\x{b:02x}")
 }
 
 /// A size in bytes: digits and a unit (`b`, `k` = 1000, `kb` = 1024, and so for `m` and `g`; either
@@ -145,10 +167,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn split(line: &str) -> Result<Vec<String>, Unbalanced> {
-        Ok(words(line.as_bytes())?
-            .into_iter()
-            .map(|w| String::from_utf8_lossy(&w).into_owned())
-            .collect())
+        Ok(words(line.as_bytes())?.into_iter().map(|w| w.into_string().unwrap()).collect())
     }
 
     #[test]
@@ -193,8 +212,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quoting_reads_back(text in any::<String>()) {
-            prop_assert_eq!(split(&quote(&text)).unwrap(), vec![text]);
+        fn quoting_reads_back(text in any::<String>(), bytes: Vec<u8>) {
+            for value in [OsString::from(text), OsString::from_vec(bytes)] {
+                prop_assert_eq!(words(quote(&value).as_bytes()).unwrap(), vec![value]);
+            }
         }
 
         #[test]

@@ -104,7 +104,7 @@ fn directive_of(line: &[u8]) -> Option<&'static Directive> {
         return None;
     }
     let words = parse::words(line).ok()?;
-    directives::find(std::str::from_utf8(words.first()?).ok()?)
+    directives::find(words.first()?.to_str()?)
 }
 
 /// Puts `text` in the place of the file at `path` (behind links), with its owner and permissions:

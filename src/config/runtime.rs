@@ -1,16 +1,20 @@
 //! CONFIG GET and CONFIG SET.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
 use varve_engine::{Error, glob};
 
 use super::directives::{self, Config, DIRECTIVES, Directive};
+use super::parse;
 use super::unsupported::{self, UNSUPPORTED, Unsupported, Verdict};
 
 impl Config {
     /// The names and values that match any of `patterns`, each name once. An alias is a name of its
     /// own; a name that was asked for plainly comes back as it was spelled.
-    pub fn matching(&self, patterns: &[&[u8]]) -> Vec<(String, String)> {
-        let mut found: Vec<(String, String)> = Vec::new();
-        let mut add = |name: String, value: String| {
+    pub fn matching(&self, patterns: &[&[u8]]) -> Vec<(String, OsString)> {
+        let mut found: Vec<(String, OsString)> = Vec::new();
+        let mut add = |name: String, value: OsString| {
             if !found.iter().any(|(known, _)| known.eq_ignore_ascii_case(&name)) {
                 found.push((name, value));
             }
@@ -33,7 +37,7 @@ impl Config {
     }
 
     /// The value of one directive, by name or alias, as CONFIG GET shows it.
-    pub fn value_of(&self, name: &str) -> Option<String> {
+    pub fn value_of(&self, name: &str) -> Option<OsString> {
         match directives::find(name) {
             Some(d) => (!d.file_only).then(|| d.get(self)),
             None => unsupported::find(name).filter(|u| !u.file_only).map(|u| u.value.into()),
@@ -41,15 +45,15 @@ impl Config {
     }
 
     /// Every name and alias that CONFIG GET knows and that is not hidden, with a way to its value.
-    fn all(&self) -> impl Iterator<Item = (&'static str, Box<dyn Fn() -> String + '_>)> {
+    fn all(&self) -> impl Iterator<Item = (&'static str, Box<dyn Fn() -> OsString + '_>)> {
         let ours = DIRECTIVES.iter().filter(|d| !d.file_only && !d.hidden).flat_map(move |d| {
             let value =
-                move |name| (name, Box::new(move || d.get(self)) as Box<dyn Fn() -> String + '_>);
+                move |name| (name, Box::new(move || d.get(self)) as Box<dyn Fn() -> OsString + '_>);
             [Some(d.name), d.alias].into_iter().flatten().map(value)
         });
         let others = UNSUPPORTED.iter().filter(|u| !u.file_only).flat_map(|u| {
             let value = move |name| {
-                (name, Box::new(move || u.value.into()) as Box<dyn Fn() -> String + '_>)
+                (name, Box::new(move || u.value.into()) as Box<dyn Fn() -> OsString + '_>)
             };
             [Some(u.name), u.alias].into_iter().flatten().map(value)
         });
@@ -70,20 +74,15 @@ impl Config {
         let mut changed = Vec::new();
         for (target, (name, value)) in targets.iter().zip(pairs) {
             let name = String::from_utf8_lossy(name);
-            let value = std::str::from_utf8(value)
-                .map_err(|_| failed(&name, "argument must be valid UTF-8"))?
-                .to_string();
+            let words = [OsStr::from_bytes(value).to_owned()];
             match target {
                 Target::Ours(directive) => {
-                    directive
-                        .set(&mut config, &[value], false)
-                        .map_err(|why| failed(&name, &why))?;
+                    directive.set(&mut config, &words, false).map_err(|why| failed(&name, &why))?;
                     if directive.get(&config) != directive.get(self) {
                         changed.push(directive.name);
                     }
                 }
                 Target::Fixed(unsupported) => {
-                    let words = [value];
                     if unsupported.judge(&words) == Verdict::Refused {
                         return Err(failed(&name, &unsupported::refusal(&name, &words)));
                     }
@@ -97,7 +96,7 @@ impl Config {
     fn targets(&self, pairs: &[(&[u8], &[u8])], local: bool) -> Result<Vec<Target>, Error> {
         let mut targets: Vec<Target> = Vec::with_capacity(pairs.len());
         for (name, _) in pairs {
-            let name = String::from_utf8_lossy(name);
+            let name = parse::shown(name);
             let unknown = || {
                 Error::err(format_args!(
                     "Unknown option or number of arguments for CONFIG SET - '{name}'"
@@ -185,7 +184,7 @@ mod tests {
                 "normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60",
             ),
         ] {
-            assert_eq!(config.value_of(name).as_deref(), Some(value), "{name}");
+            assert_eq!(config.value_of(name).unwrap(), value, "{name}");
         }
     }
 
@@ -290,6 +289,14 @@ mod tests {
         ] {
             assert_eq!(set(&pairs).unwrap_err(), error);
         }
+    }
+
+    #[test]
+    fn names_are_text_and_all_else_is_bytes() {
+        let odd: &[u8] = b"caf\xe9";
+        let set = |name: &[u8]| Config::default().updated(&[(name, odd)], true);
+        assert_eq!(set(b"masterauth").unwrap().0.value_of("masterauth").unwrap().as_bytes(), odd);
+        assert!(set(b"bind").unwrap_err().to_string().ends_with(r#""caf\xe9" is not UTF-8"#));
     }
 
     #[test]

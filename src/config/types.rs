@@ -1,9 +1,12 @@
 //! The types of the directives that are more than a number, a word or a text.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
 use varve_engine::keyspace::event;
 
 use super::parse;
-use super::value::{Kind, Setting, choices, not_among};
+use super::value::{Kind, Setting, choices, name, not_among};
 
 choices! {
     /// What the server logs at least.
@@ -75,7 +78,7 @@ pub struct SavePoint {
 
 /// The `save` directive: it accumulates over lines, and nothing or `""` clears it.
 impl Setting for Vec<SavePoint> {
-    fn assign(&mut self, _: &Kind, words: &[String], more: bool) -> Result<(), String> {
+    fn assign(&mut self, _: &Kind, words: &[OsString], more: bool) -> Result<(), String> {
         const INVALID: &str = "Invalid save parameters";
         let mut points = Vec::new();
         if !matches!(words, [one] if one.is_empty()) {
@@ -83,7 +86,7 @@ impl Setting for Vec<SavePoint> {
                 return Err(INVALID.into());
             }
             for pair in words.chunks_exact(2) {
-                let number = |text: &str| varve_engine::num::parse_int(text.as_bytes());
+                let number = |word: &OsStr| varve_engine::num::parse_int(word.as_bytes());
                 match (number(&pair[0]), number(&pair[1])) {
                     (Some(seconds @ 1..), Some(changes @ 0..)) => {
                         points.push(SavePoint { seconds: seconds as u64, changes: changes as u64 })
@@ -100,10 +103,10 @@ impl Setting for Vec<SavePoint> {
         Ok(())
     }
 
-    fn show(&self, _: &Kind) -> String {
+    fn show(&self, _: &Kind) -> OsString {
         let pairs: Vec<String> =
             self.iter().map(|p| format!("{} {}", p.seconds, p.changes)).collect();
-        pairs.join(" ")
+        pairs.join(" ").into()
     }
 }
 
@@ -130,7 +133,7 @@ const CLIENT_CLASSES: [(&str, &str); 3] =
 
 /// Limits for normal clients, replicas and subscribers. A class that is not named keeps its limits.
 impl Setting for [OutputLimit; 3] {
-    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+    fn assign(&mut self, _: &Kind, words: &[OsString], _: bool) -> Result<(), String> {
         if words.is_empty() || !words.len().is_multiple_of(4) {
             return Err("Wrong number of arguments in buffer limit configuration.".into());
         }
@@ -142,9 +145,10 @@ impl Setting for [OutputLimit; 3] {
                     group[0].eq_ignore_ascii_case(a) || group[0].eq_ignore_ascii_case(b)
                 })
                 .ok_or("Invalid client class specified in buffer limit configuration.")?;
+            let size = |word: &OsStr| parse::memory(&word.to_string_lossy());
             let seconds = varve_engine::num::parse_int(group[3].as_bytes());
             let (Some(hard), Some(soft), Some(seconds @ 0..)) =
-                (parse::memory(&group[1]), parse::memory(&group[2]), seconds)
+                (size(&group[1]), size(&group[2]), seconds)
             else {
                 return Err("Error in hard, soft or soft_seconds setting in buffer limit \
                             configuration."
@@ -156,13 +160,13 @@ impl Setting for [OutputLimit; 3] {
         Ok(())
     }
 
-    fn show(&self, _: &Kind) -> String {
+    fn show(&self, _: &Kind) -> OsString {
         let classes: Vec<String> = CLIENT_CLASSES
             .iter()
             .zip(self)
             .map(|((name, _), l)| format!("{name} {} {} {}", l.hard, l.soft, l.soft_seconds))
             .collect();
-        classes.join(" ")
+        classes.join(" ").into()
     }
 
     fn lines(&self, _: &Kind) -> Vec<String> {
@@ -187,31 +191,32 @@ pub enum ClientMemory {
 }
 
 impl Setting for ClientMemory {
-    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+    fn assign(&mut self, _: &Kind, words: &[OsString], _: bool) -> Result<(), String> {
         const NEITHER: &str = "argument must be a memory or percent value";
         let [word] = words else { return Err("wrong number of arguments".into()) };
+        let word = word.to_string_lossy();
         *self = match word.strip_suffix('%') {
             Some(number) => match varve_engine::num::parse_int(number.as_bytes()).ok_or(NEITHER)? {
                 0 => ClientMemory::Bytes(0),
                 percent @ 1..=100 => ClientMemory::Percent(percent as u8),
                 _ => return Err("percentage argument must be less or equal to 100".into()),
             },
-            None => ClientMemory::Bytes(parse::memory(word).ok_or(NEITHER)?),
+            None => ClientMemory::Bytes(parse::memory(&word).ok_or(NEITHER)?),
         };
         Ok(())
     }
 
-    fn show(&self, _: &Kind) -> String {
+    fn show(&self, _: &Kind) -> OsString {
         match self {
-            ClientMemory::Bytes(bytes) => bytes.to_string(),
-            ClientMemory::Percent(percent) => format!("{percent}%"),
+            ClientMemory::Bytes(bytes) => bytes.to_string().into(),
+            ClientMemory::Percent(percent) => format!("{percent}%").into(),
         }
     }
 
-    fn lines(&self, kind: &Kind) -> Vec<String> {
+    fn lines(&self, _: &Kind) -> Vec<String> {
         vec![match self {
             ClientMemory::Bytes(bytes) => parse::show_memory(*bytes),
-            ClientMemory::Percent(_) => self.show(kind),
+            ClientMemory::Percent(percent) => format!("{percent}%"),
         }]
     }
 }
@@ -250,9 +255,9 @@ impl std::ops::BitAnd<u32> for Events {
 }
 
 impl Setting for Events {
-    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+    fn assign(&mut self, _: &Kind, words: &[OsString], _: bool) -> Result<(), String> {
         let mut flags = 0;
-        for c in words[0].chars() {
+        for c in words[0].to_string_lossy().chars() {
             flags |= match Self::LETTERS.iter().find(|(letter, _)| *letter == c) {
                 Some((_, flag)) => *flag,
                 None if c == 'A' => event::ALL,
@@ -265,7 +270,7 @@ impl Setting for Events {
         Ok(())
     }
 
-    fn show(&self, _: &Kind) -> String {
+    fn show(&self, _: &Kind) -> OsString {
         let mut text = String::new();
         let mut rest = self.0;
         if *self & event::ALL == event::ALL {
@@ -273,11 +278,11 @@ impl Setting for Events {
             rest &= !event::ALL;
         }
         text.extend(Self::LETTERS.iter().filter(|(_, f)| rest & f != 0).map(|(c, _)| *c));
-        text
+        text.into()
     }
 
     fn lines(&self, kind: &Kind) -> Vec<String> {
-        vec![parse::quote(&self.show(kind))]
+        vec![parse::quote(self.show(kind))]
     }
 }
 
@@ -291,19 +296,19 @@ pub struct ShutdownFlags {
 }
 
 impl Setting for ShutdownFlags {
-    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+    fn assign(&mut self, _: &Kind, words: &[OsString], _: bool) -> Result<(), String> {
         let unknown = not_among(&["default", "save", "nosave", "now", "force"]);
         if words.is_empty() {
             return Err(unknown);
         }
         let mut flags = ShutdownFlags::default();
         for word in words {
-            match word.to_ascii_lowercase().as_str() {
-                "default" => {}
-                "save" => flags.save = true,
-                "nosave" => flags.nosave = true,
-                "now" => flags.now = true,
-                "force" => flags.force = true,
+            match word.to_ascii_lowercase().as_bytes() {
+                b"default" => {}
+                b"save" => flags.save = true,
+                b"nosave" => flags.nosave = true,
+                b"now" => flags.now = true,
+                b"force" => flags.force = true,
                 _ => return Err(unknown),
             }
         }
@@ -314,7 +319,7 @@ impl Setting for ShutdownFlags {
         Ok(())
     }
 
-    fn show(&self, _: &Kind) -> String {
+    fn show(&self, _: &Kind) -> OsString {
         let words: Vec<&str> = [
             (self.save, "save"),
             (self.nosave, "nosave"),
@@ -324,7 +329,7 @@ impl Setting for ShutdownFlags {
         .iter()
         .filter_map(|(set, name)| set.then_some(*name))
         .collect();
-        if words.is_empty() { "default".into() } else { words.join(" ") }
+        if words.is_empty() { "default".into() } else { words.join(" ").into() }
     }
 }
 
@@ -333,7 +338,7 @@ impl Setting for ShutdownFlags {
 pub struct Percentiles(pub Vec<f64>);
 
 impl Setting for Percentiles {
-    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+    fn assign(&mut self, _: &Kind, words: &[OsString], _: bool) -> Result<(), String> {
         let mut list = Vec::new();
         for word in words.iter().filter(|w| !w.is_empty()) {
             let value = varve_engine::num::parse_double(word.as_bytes())
@@ -349,10 +354,10 @@ impl Setting for Percentiles {
         Ok(())
     }
 
-    fn show(&self, _: &Kind) -> String {
+    fn show(&self, _: &Kind) -> OsString {
         let words: Vec<String> =
             self.0.iter().map(|p| varve_engine::num::format_double(*p)).collect();
-        words.join(" ")
+        words.join(" ").into()
     }
 }
 
@@ -365,21 +370,21 @@ pub struct Primary {
 
 /// `replicaof`: a host and a port, or `no one`.
 impl Setting for Option<Primary> {
-    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+    fn assign(&mut self, _: &Kind, words: &[OsString], _: bool) -> Result<(), String> {
         let [host, port] = words else { return Err("wrong number of arguments".into()) };
         *self = if host.eq_ignore_ascii_case("no") && port.eq_ignore_ascii_case("one") {
             None
         } else {
-            let port = port.parse().map_err(|_| "Invalid master port")?;
-            Some(Primary { host: host.clone(), port })
+            let port = port.to_string_lossy().parse().map_err(|_| "Invalid master port")?;
+            Some(Primary { host: name(host)?, port })
         };
         Ok(())
     }
 
-    fn show(&self, _: &Kind) -> String {
+    fn show(&self, _: &Kind) -> OsString {
         match self {
-            Some(primary) => format!("{} {}", primary.host, primary.port),
-            None => String::new(),
+            Some(primary) => format!("{} {}", primary.host, primary.port).into(),
+            None => OsString::new(),
         }
     }
 
@@ -401,17 +406,17 @@ pub struct Rename {
 /// `rename-command`: one pair a line, accumulating. Whether the commands exist is for whoever holds
 /// the command table to say.
 impl Setting for Vec<Rename> {
-    fn assign(&mut self, _: &Kind, words: &[String], more: bool) -> Result<(), String> {
-        let [command, name] = words else { return Err("wrong number of arguments".into()) };
+    fn assign(&mut self, _: &Kind, words: &[OsString], more: bool) -> Result<(), String> {
+        let [command, new] = words else { return Err("wrong number of arguments".into()) };
         if !more {
             self.clear();
         }
-        self.push(Rename { command: command.clone(), name: name.clone() });
+        self.push(Rename { command: name(command)?, name: name(new)? });
         Ok(())
     }
 
-    fn show(&self, kind: &Kind) -> String {
-        self.lines(kind).join(" ")
+    fn show(&self, kind: &Kind) -> OsString {
+        self.lines(kind).join(" ").into()
     }
 
     fn lines(&self, _: &Kind) -> Vec<String> {

@@ -4,6 +4,8 @@
 //! (`cluster-enabled no`), accepted with a notice where the value can change nothing a client sees,
 //! and refused by name with any other. CONFIG GET shows the one value that is true here.
 
+use std::ffi::{OsStr, OsString};
+
 use super::parse;
 
 /// A directive with the only values that it may have.
@@ -28,8 +30,8 @@ pub enum Verdict {
 
 impl Unsupported {
     /// Judges the value that `words` spell.
-    pub fn judge(&self, words: &[String]) -> Verdict {
-        let given = words.join(" ");
+    pub fn judge(&self, words: &[OsString]) -> Verdict {
+        let given = words.join(OsStr::new(" ")).to_string_lossy().into_owned();
         if !self.file_only && same_value(&given, self.value) {
             Verdict::Fine
         } else if self.tolerated.iter().any(|t| same_value(&given, t)) {
@@ -46,8 +48,8 @@ fn same_value(a: &str, b: &str) -> bool {
 }
 
 /// The refusal of a directive and its value.
-pub fn refusal(name: &str, words: &[String]) -> String {
-    let quoted: Vec<String> = words.iter().map(|w| parse::quote(w)).collect();
+pub fn refusal(name: &str, words: &[OsString]) -> String {
+    let quoted: Vec<String> = words.iter().map(parse::quote).collect();
     format!("'{} {}' is not supported by this version of Varve", name, quoted.join(" "))
 }
 

@@ -4,6 +4,8 @@
 //! written once, in the table, and both the reader and the manual use it. Errors are Redis's words,
 //! because they are what `CONFIG SET` answers.
 
+use std::ffi::{OsStr, OsString};
+
 use super::parse;
 
 /// Which values a directive takes.
@@ -19,7 +21,7 @@ pub enum Kind {
     Memory { min: u64, max: u64 },
     /// One of a few words.
     Choice(&'static [&'static str]),
-    /// Any text.
+    /// Any bytes.
     Text,
     /// Several words; how they go together is the type's business, this describes it.
     Words(&'static str),
@@ -62,23 +64,23 @@ impl Kind {
 pub trait Setting {
     /// Takes the value that `words` spell. `more` says that the directive was given before in the
     /// same configuration, which matters to those that accumulate.
-    fn assign(&mut self, kind: &Kind, words: &[String], more: bool) -> Result<(), String>;
+    fn assign(&mut self, kind: &Kind, words: &[OsString], more: bool) -> Result<(), String>;
 
     /// The value as CONFIG GET shows it.
-    fn show(&self, kind: &Kind) -> String;
+    fn show(&self, kind: &Kind) -> OsString;
 
     /// What to write after the directive's name in a file: mostly one line.
     fn lines(&self, kind: &Kind) -> Vec<String> {
         let shown = self.show(kind);
         vec![match kind {
-            Kind::Words(_) if !shown.is_empty() => shown,
+            Kind::Words(_) if !shown.is_empty() => shown.to_string_lossy().into_owned(),
             _ => parse::quote(&shown),
         }]
     }
 }
 
 impl Setting for bool {
-    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+    fn assign(&mut self, _: &Kind, words: &[OsString], _: bool) -> Result<(), String> {
         *self = match &words[0] {
             w if w.eq_ignore_ascii_case("yes") => true,
             w if w.eq_ignore_ascii_case("no") => false,
@@ -87,24 +89,24 @@ impl Setting for bool {
         Ok(())
     }
 
-    fn show(&self, _: &Kind) -> String {
+    fn show(&self, _: &Kind) -> OsString {
         if *self { "yes" } else { "no" }.into()
     }
 }
 
-impl Setting for String {
-    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
+impl Setting for OsString {
+    fn assign(&mut self, _: &Kind, words: &[OsString], _: bool) -> Result<(), String> {
         self.clone_from(&words[0]);
         Ok(())
     }
 
-    fn show(&self, _: &Kind) -> String {
+    fn show(&self, _: &Kind) -> OsString {
         self.clone()
     }
 }
 
 /// Reads a number that `kind` allows.
-fn number(kind: &Kind, text: &str) -> Result<i128, String> {
+fn number(kind: &Kind, word: &OsStr) -> Result<i128, String> {
     const NOT_A_NUMBER: &str = "argument couldn't be parsed into an integer";
     let within = |value: i128, min: i128, max: i128| {
         if (min..=max).contains(&value) {
@@ -113,6 +115,8 @@ fn number(kind: &Kind, text: &str) -> Result<i128, String> {
             Err(format!("argument must be between {min} and {max} inclusive"))
         }
     };
+    // What is not UTF-8 is no number either way.
+    let text = &*word.to_string_lossy();
     match *kind {
         Kind::Memory { min, max } => {
             let value = parse::memory(text).ok_or("argument must be a memory value")?;
@@ -136,7 +140,7 @@ fn number(kind: &Kind, text: &str) -> Result<i128, String> {
 macro_rules! integers {
     ($($int:ty),+) => { $(
         impl Setting for $int {
-            fn assign(&mut self, kind: &Kind, words: &[String], _: bool) -> Result<(), String> {
+            fn assign(&mut self, kind: &Kind, words: &[OsString], _: bool) -> Result<(), String> {
                 let value = number(kind, &words[0])?;
                 *self = value
                     .try_into()
@@ -144,17 +148,17 @@ macro_rules! integers {
                 Ok(())
             }
 
-            fn show(&self, kind: &Kind) -> String {
+            fn show(&self, kind: &Kind) -> OsString {
                 match kind {
-                    Kind::Octal { .. } => format!("{self:o}"),
-                    _ => self.to_string(),
+                    Kind::Octal { .. } => format!("{self:o}").into(),
+                    _ => self.to_string().into(),
                 }
             }
 
             fn lines(&self, kind: &Kind) -> Vec<String> {
                 vec![match kind {
                     Kind::Memory { .. } => parse::show_memory(*self as u64),
-                    _ => self.show(kind),
+                    _ => parse::quote(self.show(kind)),
                 }]
             }
         }
@@ -165,18 +169,27 @@ integers!(u16, u32, u64, i32, i64);
 
 /// Words in a row, an empty one standing for none: `bind`.
 impl Setting for Vec<String> {
-    fn assign(&mut self, _: &Kind, words: &[String], _: bool) -> Result<(), String> {
-        *self = words.iter().filter(|w| !w.is_empty()).cloned().collect();
+    fn assign(&mut self, _: &Kind, words: &[OsString], _: bool) -> Result<(), String> {
+        let given = words.iter().filter(|w| !w.is_empty());
+        *self = given.map(|w| name(w)).collect::<Result<_, _>>()?;
         Ok(())
     }
 
-    fn show(&self, _: &Kind) -> String {
-        self.join(" ")
+    fn show(&self, _: &Kind) -> OsString {
+        self.join(" ").into()
     }
 
     fn lines(&self, _: &Kind) -> Vec<String> {
-        let words: Vec<String> = self.iter().map(|word| parse::quote(word)).collect();
+        let words: Vec<String> = self.iter().map(parse::quote).collect();
         vec![if words.is_empty() { parse::quote("") } else { words.join(" ") }]
+    }
+}
+
+/// A word that names a host or a command, and so has to be text.
+pub fn name(word: &OsStr) -> Result<String, String> {
+    match word.to_str() {
+        Some(name) => Ok(name.into()),
+        None => Err(format!("{} is not UTF-8", parse::quote(word))),
     }
 }
 
@@ -204,7 +217,7 @@ macro_rules! choices {
             fn assign(
                 &mut self,
                 _: &$crate::config::value::Kind,
-                words: &[String],
+                words: &[std::ffi::OsString],
                 _: bool,
             ) -> Result<(), String> {
                 $(if words[0].eq_ignore_ascii_case($text) {
@@ -214,7 +227,7 @@ macro_rules! choices {
                 Err($crate::config::value::not_among(Self::NAMES))
             }
 
-            fn show(&self, _: &$crate::config::value::Kind) -> String {
+            fn show(&self, _: &$crate::config::value::Kind) -> std::ffi::OsString {
                 self.name().into()
             }
         }

@@ -11,6 +11,7 @@ use crate::config::types::AppendFsync;
 use crate::{log_notice, log_warning, logger};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signalfd::SignalFd;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
@@ -43,7 +44,7 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
         daemonize()?;
     }
     logger::init(&cfg.logfile, cfg.loglevel)
-        .map_err(|e| format!("Can't open the log file '{}': {e}", cfg.logfile))?;
+        .map_err(|e| format!("Can't open the log file '{}': {e}", cfg.logfile.display()))?;
     logger::set_role(logger::Role::Primary);
     crate::crash::install();
     crate::crash::set_enabled(cfg.crash_log_enabled);
@@ -69,7 +70,7 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     }
     let pidfile = write_pidfile(&cfg);
     std::env::set_current_dir(&cfg.dir)
-        .map_err(|e| format!("Can't chdir to '{}': {e}", cfg.dir))?;
+        .map_err(|e| format!("Can't chdir to '{}': {e}", cfg.dir.display()))?;
     if cfg.disable_thp {
         // SAFETY: plain integers; the call touches no memory of ours.
         unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
@@ -172,10 +173,10 @@ fn daemonize() -> Result<(), String> {
 }
 
 fn write_pidfile(cfg: &Config) -> Option<PathBuf> {
-    let path = match (&cfg.pidfile[..], cfg.daemonize) {
-        ("", true) => "/var/run/varve.pid",
-        ("", false) => return None,
-        (path, _) => path,
+    let path = match (&*cfg.pidfile, cfg.daemonize) {
+        (path, _) if !path.is_empty() => path,
+        (_, true) => OsStr::new("/var/run/varve.pid"),
+        (_, false) => return None,
     };
     let path = std::path::absolute(path).ok()?;
     match std::fs::write(&path, format!("{}\n", std::process::id())) {
@@ -385,10 +386,10 @@ impl Server {
     }
 
     /// The process title with `name` in it; empty if titles are off.
-    pub fn title(&self, name: &str) -> String {
+    pub fn title(&self, name: &str) -> OsString {
         match self.cfg.set_proc_title {
             true => crate::title::compose(&self.cfg, self.origin.file.as_deref(), name),
-            false => String::new(),
+            false => OsString::new(),
         }
     }
 

@@ -4,7 +4,9 @@
 use crate::faults::{Attempt, text};
 use crate::support::client::encode;
 use crate::support::{Client, Folder, PATIENCE, Server, Value, eventually};
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -71,6 +73,78 @@ fn the_stock_configuration_of_debian_starts() {
     client.ok(&["CONFIG", "REWRITE"]);
     assert_eq!(daemon.end(libc::SIGTERM), Some(0), "{}", daemon.log());
     assert!(folder.path().join("dump.rdb").exists(), "its save points are in force");
+}
+
+/// A password that a generator made, and folders named in the character set of an older system: no
+/// value has to be UTF-8, in the file, on the command line or over the wire, nor in the file that is
+/// rewritten.
+#[test]
+fn values_may_be_any_bytes() {
+    const ODD: &[u8] = b"caf\xe9 \xff\x01'";
+    let (odd, dump) = (OsStr::from_bytes(ODD), OsStr::from_bytes(b"\xfe.rdb"));
+    let folder = Folder::new();
+    let dir = folder.path().join(odd);
+    fs::create_dir(&dir).unwrap();
+    let conf = folder.path().join("varve.conf");
+    let line =
+        |name: &str, value: &OsStr| [name.as_bytes(), b" \"", value.as_bytes(), b"\"\n"].concat();
+    let lines = [
+        line("dir", dir.as_os_str()),
+        line("logfile", dir.join("log").as_os_str()),
+        line("pidfile", dir.join("pid").as_os_str()),
+        line("unixsocket", dir.join("socket").as_os_str()),
+    ];
+    fs::write(&conf, lines.concat()).unwrap();
+    let start = || {
+        let mut command = Command::new(Server::program());
+        command
+            .arg(&conf)
+            .args(["--appendonly", "yes", "--appenddirname"])
+            .arg(odd)
+            .arg("--dbfilename")
+            .arg(dump);
+        Attempt::of(command, &[])
+    };
+    let mut daemon = start();
+    let mut client = daemon.serving();
+    client.ok(&["SET", "k", "v"]);
+    client.ok(&["SAVE"]);
+    for name in ["log", "pid", "socket"].map(OsStr::new).into_iter().chain([odd, dump]) {
+        assert!(dir.join(name).exists(), "{name:?}");
+    }
+    client.ok(&[&b"CONFIG"[..], b"SET", b"masterauth", ODD, b"proc-title-template", ODD]);
+    assert!(fs::read(format!("/proc/{}/cmdline", daemon.pid())).unwrap().starts_with(ODD));
+    client.ok(&["CONFIG", "REWRITE"]);
+    let rewritten = fs::read(&conf).unwrap();
+    let quoted = r#"masterauth "caf\xe9 \xff\x01'""#;
+    assert!(String::from_utf8_lossy(&rewritten).contains(quoted), "{}", rewritten.escape_ascii());
+    assert_eq!(daemon.end(libc::SIGTERM), Some(0), "{}", daemon.log());
+
+    let mut daemon = start();
+    let mut client = daemon.serving();
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("v"));
+    for name in ["masterauth", "proc-title-template", "appenddirname"] {
+        assert_eq!(client.cmd(&["CONFIG", "GET", name]).items()[1], Value::bulk(ODD), "{name}");
+    }
+    client.ok(&[&b"CONFIG"[..], b"SET", b"requirepass", ODD]);
+    let mut stranger = Client::connect(daemon.port);
+    assert!(stranger.cmd(&[&b"AUTH"[..], b"caf\xe9"]).is_error());
+    stranger.ok(&[&b"AUTH"[..], ODD]);
+    let replica = Server::start();
+    let mut other = replica.client();
+    other.ok(&[&b"CONFIG"[..], b"SET", b"masterauth", ODD]);
+    other.ok(&["REPLICAOF", "127.0.0.1", &daemon.port.to_string()]);
+    let came = || other.cmd(&["GET", "k"]) == Value::bulk("v");
+    assert!(eventually(PATIENCE, came), "{}", replica.log());
+
+    // What can be no such value says so.
+    for (name, why) in [
+        ("hz", "argument couldn't be parsed into an integer"),
+        ("loglevel", "one of the following"),
+    ] {
+        let reply = client.cmd(&[&b"CONFIG"[..], b"SET", name.as_bytes(), ODD]);
+        assert!(matches!(&reply, Value::Error(e) if e.contains(why)), "{name}: {reply:?}");
+    }
 }
 
 /// A snapshot keeps the disk busy. With `no-appendfsync-on-rewrite` nothing is synced meanwhile, and

@@ -102,8 +102,8 @@ impl Replica {
         if let Some(password) = &self.config.password {
             steps.push_back(Step::Auth);
             bytes.extend(match &self.config.user {
-                Some(user) => command(&[b"AUTH", user.as_bytes(), password.as_bytes()]),
-                None => command(&[b"AUTH", password.as_bytes()]),
+                Some(user) => command(&[b"AUTH", user, password]),
+                None => command(&[b"AUTH", password]),
             });
         }
         let port = self.config.announce_port.to_string();
@@ -111,7 +111,7 @@ impl Replica {
         bytes.extend(command(&[b"REPLCONF", b"listening-port", port.as_bytes()]));
         if let Some(ip) = &self.config.announce_ip {
             steps.push_back(Step::Ip);
-            bytes.extend(command(&[b"REPLCONF", b"ip-address", ip.as_bytes()]));
+            bytes.extend(command(&[b"REPLCONF", b"ip-address", ip]));
         }
         steps.push_back(Step::Capa);
         let node = self.config.node.map(|node| [wire::CAPA_NODE, node.as_bytes()].concat());

@@ -208,9 +208,9 @@ fn ack(offset: u64) -> Vec<u8> {
 #[test]
 fn the_handshake_introduces_the_replica_and_asks_for_everything() {
     let mut config = Config::new("primary", 6379, 6380);
-    config.user = Some("me".into());
-    config.password = Some("pw".into());
-    config.announce_ip = Some("10.0.0.9".into());
+    config.user = Some(b"me".into());
+    config.password = Some(b"pw".into());
+    config.announce_ip = Some(b"10.0.0.9".into());
     let mut caller = Caller::new(config, None);
     caller.tick(0);
     assert_eq!(caller.events(), "connect primary 6379");
@@ -248,7 +248,7 @@ fn a_known_place_is_asked_for_with_its_next_byte() {
 fn handing_over(replies: &[u8]) -> Caller {
     let mut config = Config::new("p", 1, 2);
     config.failover = true;
-    config.password = Some("secret".into());
+    config.password = Some(b"secret".into());
     let mut caller = Caller::new(config, Some((id(7), Offset(41))));
     caller.tick(0);
     caller.connected();
@@ -330,7 +330,7 @@ fn errors_to_ping_and_auth_end_the_attempt() {
         assert_eq!(caller.replica.state_name(), "handshake", "{error}");
     }
     let mut config = Config::new("p", 1, 2);
-    config.password = Some("wrong".into());
+    config.password = Some(b"wrong".into());
     let mut caller = Caller::new(config, None);
     caller.tick(0);
     caller.connected();

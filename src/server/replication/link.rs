@@ -13,8 +13,10 @@ use crate::config::types::{Primary as PrimaryAddress, PropagationError, ReplComp
 use crate::logger::{self, Role};
 use crate::{log_debug, log_notice, log_verbose, log_warning, service};
 use receive::Receiving;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::net::ToSocketAddrs;
+use std::os::unix::ffi::OsStrExt;
 use varve_engine::Error;
 use varve_engine::ahead::{self, AHEAD, element_at};
 use varve_engine::hasher::hash;
@@ -55,7 +57,7 @@ pub(super) fn link_config(cfg: &Config, to: &PrimaryAddress, node: HistoryId) ->
         port => port,
     };
     let mut config = replica::Config::new(&to.host, to.port, announced);
-    let some = |s: &str| (!s.is_empty()).then(|| s.to_owned());
+    let some = |value: &OsStr| (!value.is_empty()).then(|| value.as_bytes().to_vec());
     config.user = some(&cfg.masteruser);
     config.password = some(&cfg.masterauth);
     config.announce_ip = some(&cfg.replica_announce_ip);
@@ -451,7 +453,7 @@ impl Server {
             authenticated: true,
             ..Client::default()
         };
-        let source = self.cfg.bind_source_addr.parse().ok();
+        let source = self.cfg.bind_source_addr.to_str().and_then(|addr| addr.parse().ok());
         let result = (host, port).to_socket_addrs().and_then(|mut addrs| {
             let addr = addrs.next().ok_or(io::Error::other("the name has no address"))?;
             net.connect(addr, client, source)

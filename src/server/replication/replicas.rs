@@ -444,7 +444,7 @@ impl Server {
         self.snapshots.sync_file = false;
         self.snapshots.base = None;
         if let Err(error) = std::fs::remove_file(&self.cfg.dbfilename) {
-            log_warning!("Can't remove {}: {error}", self.cfg.dbfilename);
+            log_warning!("Can't remove {}: {error}", self.cfg.dbfilename.display());
         }
     }
 }
