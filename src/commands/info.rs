@@ -11,7 +11,7 @@ use crate::server::Server;
 use crate::server::client::Kind;
 use crate::server::dispatch::Call;
 use crate::server::progress::Progress;
-use crate::server::registry::{Counters, ServerHandler};
+use crate::server::registry::ServerHandler;
 use crate::server::snapshot::Purpose;
 use nix::sys::resource::{UsageWho, getrusage};
 use std::fmt::{Display, Write};
@@ -102,21 +102,6 @@ fn total_memory() -> u64 {
 
 fn ratio(a: u64, b: u64) -> f64 {
     if b == 0 { 0.0 } else { a as f64 / b as f64 }
-}
-
-/// The time in µs that `percent` of the calls took at most. The histogram knows powers of two ns, so
-/// this is the upper end of the range in which it lies.
-pub fn percentile_us(counters: &Counters, percent: f64) -> f64 {
-    let total: u64 = counters.times.iter().sum();
-    let rank = ((total as f64 * percent / 100.0).ceil() as u64).clamp(1, total.max(1));
-    let mut seen = 0;
-    for (i, n) in counters.times.iter().enumerate() {
-        seen += n;
-        if seen >= rank {
-            return ((1u64 << i) - 1) as f64 / 1000.0;
-        }
-    }
-    0.0
 }
 
 /// What memory goes where, bytes.
@@ -613,16 +598,14 @@ impl Server {
             return;
         }
         for c in self.commands.all() {
-            if c.counters.times.iter().all(|&n| n == 0) {
-                continue;
-            }
-            let list: Vec<String> = self
-                .cfg
-                .latency_tracking_info_percentiles
-                .0
-                .iter()
-                .map(|&p| format!("p{p}={:.3}", percentile_us(&c.counters, p)))
-                .collect();
+            let Some(times) = &c.counters.times else { continue };
+            let shown = |percent: &f64| {
+                let name = format!("{percent:.6}");
+                let name = name.trim_end_matches('0').trim_end_matches('.');
+                format!("p{name}={:.3}", times.value_at_percentile(*percent) as f64 / 1000.0)
+            };
+            let percentiles = &self.cfg.latency_tracking_info_percentiles.0;
+            let list: Vec<String> = percentiles.iter().map(shown).collect();
             t.add(format_args!("latency_percentiles_usec_{}", c.spec.name), list.join(","));
         }
     }
@@ -700,18 +683,5 @@ mod tests {
         assert_eq!(human(1536), "1.50K");
         assert_eq!(human(10 << 20), "10.00M");
         assert_eq!(human(3 << 30), "3.00G");
-    }
-
-    #[test]
-    fn percentiles_are_upper_ends_of_ranges() {
-        let mut counters = Counters::default();
-        assert_eq!(percentile_us(&counters, 50.0), 0.0);
-        counters.times[10] = 99;
-        counters.times[20] = 1;
-        assert_eq!(percentile_us(&counters, 0.0), 1.023);
-        assert_eq!(percentile_us(&counters, 50.0), 1.023);
-        assert_eq!(percentile_us(&counters, 99.0), 1.023);
-        assert_eq!(percentile_us(&counters, 99.9), 1048.575);
-        assert_eq!(percentile_us(&counters, 100.0), 1048.575);
     }
 }

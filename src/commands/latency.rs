@@ -4,6 +4,7 @@ use super::Done;
 use crate::server::Server;
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
+use hdrhistogram::Histogram;
 use varve_engine::command::{Command, Keys, Spec, flag::*};
 use varve_engine::{Args, Error};
 
@@ -62,31 +63,27 @@ fn histogram(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         asked.is_empty()
             || asked.iter().any(|a| a == name || name.split_once('|').is_some_and(|(c, _)| a == c))
     };
-    let shown = || {
-        s.commands
-            .all()
-            .iter()
-            .filter(|c| wanted(c.spec.name) && c.counters.times.iter().any(|&n| n > 0))
-    };
-    call.reply.map(shown().count());
-    for c in shown() {
-        let times = &c.counters.times;
-        let total: u64 = times.iter().sum();
-        // Bounds are told in µs: the powers of two ns below one come together.
+    let shown: Vec<(&str, &Histogram<u64>)> = (s.commands.all().iter())
+        .filter(|c| wanted(c.spec.name))
+        .filter_map(|c| Some((c.spec.name, c.counters.times.as_ref()?)))
+        .collect();
+    call.reply.map(shown.len());
+    for (name, times) in shown {
+        // As in Redis, which counts up to 1024 ns, then up to twice as much each time.
         let mut bounds: Vec<(u64, u64)> = Vec::new();
-        let mut sum = 0;
-        for (i, &n) in times.iter().enumerate().filter(|(_, n)| **n > 0) {
-            sum += n;
-            let us = (1u64 << i).div_ceil(1000);
-            match bounds.last_mut() {
-                Some(last) if last.0 == us => last.1 = sum,
-                _ => bounds.push((us, sum)),
+        let mut below = 0;
+        let mut bound = 1024;
+        while below < times.len() {
+            let upto = times.count_between(0, bound);
+            if upto > below {
+                bounds.push((times.highest_equivalent(bound) / 1000, upto));
             }
+            (below, bound) = (upto, bound * 2);
         }
-        call.reply.bulk(c.spec.name.as_bytes());
+        call.reply.bulk(name.as_bytes());
         call.reply.map(2);
         call.reply.bulk(b"calls");
-        call.reply.int(total as i64);
+        call.reply.int(times.len() as i64);
         call.reply.bulk(b"histogram_usec");
         call.reply.map(bounds.len());
         for (us, upto) in bounds {

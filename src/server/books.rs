@@ -166,7 +166,7 @@ impl Server {
         counters.ns += spent_ns;
         self.stats.commands_ns += spent_ns;
         if histogram {
-            counters.times[(64 - spent_ns.leading_zeros()).min(47) as usize] += 1;
+            counters.timed(spent_ns);
         }
     }
 

@@ -5,6 +5,7 @@
 
 use super::Server;
 use super::dispatch::Call;
+use hdrhistogram::Histogram;
 use std::collections::HashMap;
 use varve_engine::command::{Command, Handler, Spec};
 use varve_engine::{Args, Error};
@@ -19,20 +20,28 @@ pub enum Run {
 }
 
 /// What `INFO commandstats` and `LATENCY HISTOGRAM` show.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Counters {
     pub calls: u64,
     pub ns: u64,
     pub rejected: u64,
     pub failed: u64,
-    /// Calls by the logarithm of their time: place `i` counts those below `2^i` ns.
-    pub times: [u64; 48],
+    /// The times of the calls in ns, once there was one.
+    pub times: Option<Histogram<u64>>,
 }
 
-impl Default for Counters {
-    fn default() -> Counters {
-        Counters { calls: 0, ns: 0, rejected: 0, failed: 0, times: [0; 48] }
+impl Counters {
+    /// Enters a call in the histogram.
+    #[inline]
+    pub fn timed(&mut self, ns: u64) {
+        self.times.get_or_insert_with(histogram).saturating_record(ns);
     }
+}
+
+/// Times up to a second, to two digits, as Redis has them: 24 KiB.
+#[cold]
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 1_000_000_000, 2).expect("these bounds are far apart")
 }
 
 pub struct Registered {

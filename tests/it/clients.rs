@@ -658,3 +658,38 @@ fn the_loop_and_the_replicas_traffic_are_counted() {
         "{commands} µs of commands in {turns} µs of turns"
     );
 }
+
+/// Somebody compares percentiles with those of yesterday: a command that takes a third longer is not
+/// to be told as the same, or as twice as long.
+#[test]
+fn times_of_commands_are_told_to_two_digits() {
+    for server in [Server::start(), Server::redis().start()] {
+        let mut client = server.client();
+        client.ok(&["CONFIG", "SET", "latency-tracking-info-percentiles", "0.5 50 99.9"]);
+        client.ok(&["DEBUG", "SLEEP", "0.01"]);
+        let stats = client.ok(&["INFO", "everything"]).text();
+        let after = |start: &str| stats.lines().find_map(|line| line.strip_prefix(start)).unwrap();
+        let us: f64 =
+            after("cmdstat_debug:calls=1,usec=").split(',').next().unwrap().parse().unwrap();
+        let shown = after("latency_percentiles_usec_debug:");
+        let told: f64 = shown.rsplit('=').next().unwrap().parse().unwrap();
+        assert!((us..=us * 1.01).contains(&told), "{us} is told as {told}");
+        assert_eq!(shown, format!("p0.5={told:.3},p50={told:.3},p99.9={told:.3}"));
+
+        let histogram = client.ok(&["LATENCY", "HISTOGRAM", "debug"]).items();
+        let of_debug = histogram.into_iter().nth(1).unwrap().items();
+        assert_eq!(of_debug[..2], [Value::bulk("calls"), Value::Int(1)]);
+        let bounds = of_debug.into_iter().nth(3).unwrap().items();
+        // Powers of two ns, each with what is the same to two digits.
+        let mut possible = (0..20).map(|k| 1024 << k).map(|ns: i64| (ns + ns / 128 - 1) / 1000);
+        let bound = possible.find(|&bound| bound as f64 >= told).unwrap();
+        assert_eq!(bounds, [Value::Int(bound), Value::Int(1)]);
+
+        client.ok(&["CONFIG", "SET", "latency-tracking", "no"]);
+        client.ok(&["CONFIG", "RESETSTAT"]);
+        client.ok(&["DEBUG", "SLEEP", "0"]);
+        client.ok(&["CONFIG", "SET", "latency-tracking", "yes"]);
+        assert!(client.ok(&["LATENCY", "HISTOGRAM", "debug"]).items().is_empty());
+        assert_eq!(info(&mut client, "latency_percentiles_usec_debug"), "");
+    }
+}
