@@ -29,8 +29,11 @@ pub mod flag {
     pub const NO_MULTI: u32 = 1 << 15;
     pub const MOVABLE_KEYS: u32 = 1 << 16;
     pub const ALLOW_BUSY: u32 = 1 << 17;
+    /// Not while a full sync is loaded beside the data that are served.
+    pub const NO_ASYNC_LOADING: u32 = 1 << 18;
 
-    /// The flags in the order and with the names that `COMMAND INFO` shows.
+    /// The flags in the order and with the names that `COMMAND INFO` shows. Of `MAY_REPLICATE` it says
+    /// nothing.
     pub const NAMES: &[(u32, &str)] = &[
         (WRITE, "write"),
         (READONLY, "readonly"),
@@ -46,7 +49,7 @@ pub mod flag {
         (ASKING, "asking"),
         (FAST, "fast"),
         (NO_AUTH, "no_auth"),
-        (MAY_REPLICATE, "may_replicate"),
+        (NO_ASYNC_LOADING, "no_async_loading"),
         (NO_MULTI, "no_multi"),
         (MOVABLE_KEYS, "movablekeys"),
         (ALLOW_BUSY, "allow_busy"),
@@ -54,7 +57,7 @@ pub mod flag {
 }
 
 /// What a command may do to a key, as bits; the names are those of `COMMAND GETKEYSANDFLAGS`. One of the
-/// first four is always there.
+/// first four is always there, unless it is no key.
 pub mod access {
     /// Reads the value and changes it.
     pub const RW: u32 = 1 << 0;
@@ -74,6 +77,10 @@ pub mod access {
     pub const DELETE: u32 = 1 << 7;
     /// It depends on the command's words, and this is the most that it may do.
     pub const VARIABLE: u32 = 1 << 8;
+    /// It is a channel, which a cluster gives to a node as it does a key.
+    pub const NOT_KEY: u32 = 1 << 9;
+    /// There may be more keys than can be found this way.
+    pub const INCOMPLETE: u32 = 1 << 10;
 
     pub const NAMES: &[(u32, &str)] = &[
         (RW, "RW"),
@@ -84,6 +91,8 @@ pub mod access {
         (UPDATE, "update"),
         (INSERT, "insert"),
         (DELETE, "delete"),
+        (NOT_KEY, "not_key"),
+        (INCOMPLETE, "incomplete"),
         (VARIABLE, "variable_flags"),
     ];
 }
@@ -148,8 +157,10 @@ pub enum Keys {
     Counted(usize),
     /// A first key at the first index, then as [`Keys::Counted`] from the second: `ZUNIONSTORE`.
     AndCounted(usize, usize),
-    /// Found by looking: `SORT … STORE key`.
-    Special(fn(&Args<'_>) -> Vec<usize>),
+    /// Mostly one at the index; found by looking: `SORT … STORE key`.
+    Special(i32, fn(&Args<'_>) -> Vec<usize>),
+    /// As [`Keys::Range`], of what is no key: `SSUBSCRIBE channel …`.
+    Channels(i32, i32, i32),
 }
 
 impl Keys {
@@ -164,10 +175,12 @@ impl Keys {
     pub fn range(&self) -> (i32, i32, i32) {
         match *self {
             Keys::None => (0, 0, 0),
-            Keys::Range(first, last, step) => (first, last, step),
+            Keys::Range(first, last, step) | Keys::Channels(first, last, step) => {
+                (first, last, step)
+            }
             Keys::Counted(_) => (0, 0, 0),
             Keys::AndCounted(first, _) => (first as i32, first as i32, 1),
-            Keys::Special(_) => (1, 1, 1),
+            Keys::Special(first, _) => (first, first, 1),
         }
     }
 
@@ -182,7 +195,7 @@ impl Keys {
             (at + 1..=at + n as usize).collect()
         };
         match *self {
-            Keys::None => Vec::new(),
+            Keys::None | Keys::Channels(..) => Vec::new(),
             Keys::Range(first, last, step) => {
                 let last = if last < 0 { args.len() as i32 + last } else { last };
                 (first..=last)
@@ -199,9 +212,19 @@ impl Keys {
                 }
                 keys
             }
-            Keys::Special(find) => find(args),
+            Keys::Special(_, find) => find(args),
         }
     }
+}
+
+/// Where keys may be that stand at no fixed place, as `COMMAND INFO` shows it.
+#[derive(Clone, Copy)]
+pub enum Search {
+    /// The command's words, or the data, must be understood.
+    Unknown,
+    /// From behind this word to the end. It is looked for from this argument on, or if that is
+    /// negative backwards from there.
+    After(&'static str, i32),
 }
 
 /// What there is to know about a command.
@@ -218,8 +241,12 @@ pub struct Spec {
     /// What it may do to its first key, as bits of [`access`], and to the others if that is not the same.
     pub key: u32,
     pub other_keys: Option<u32>,
+    /// More keys, with what it may do to them.
+    pub more_keys: &'static [(Search, u32)],
     /// What a command with these words does to its first key.
     pub key_by_words: Option<fn(&Args<'_>) -> u32>,
+    /// Advice for those who send it to several servers or compare replies, as `COMMAND INFO` shows it.
+    pub tips: &'static [&'static str],
     pub group: &'static str,
     pub since: &'static str,
     pub complexity: &'static str,
@@ -246,7 +273,9 @@ impl Spec {
             keys,
             key,
             other_keys: None,
+            more_keys: &[],
             key_by_words: None,
+            tips: &[],
             group: "",
             since: "",
             complexity: "",
@@ -264,6 +293,18 @@ impl Spec {
     /// What it may do to the keys after the first, if that is something else.
     pub const fn other_keys(mut self, access: u32) -> Spec {
         self.other_keys = Some(access);
+        self
+    }
+
+    /// Where further keys may be, for whoever reads the table.
+    pub const fn more_keys(mut self, found: &'static [(Search, u32)]) -> Spec {
+        self.more_keys = found;
+        self
+    }
+
+    /// Advice for clients, in Redis's words.
+    pub const fn tips(mut self, tips: &'static [&'static str]) -> Spec {
+        self.tips = tips;
         self
     }
 

@@ -474,14 +474,14 @@ const fn spec(name: &'static str, arity: i32, flags: u32) -> Spec {
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
     Command { run: id, spec: spec("client|id", 2, 0).doc("connection", "5.0.0", "O(1)", "Tells the connection's number.") },
-    Command { run: info, spec: spec("client|info", 2, 0).doc("connection", "6.2.0", "O(1)", "Tells all about this connection.") },
-    Command { run: list, spec: spec("client|list", -2, ADMIN).doc("connection", "2.4.0", "O(N) in the connections", "Lists connections.") },
+    Command { run: info, spec: spec("client|info", 2, 0).tips(&["nondeterministic_output"]).doc("connection", "6.2.0", "O(1)", "Tells all about this connection.") },
+    Command { run: list, spec: spec("client|list", -2, ADMIN).tips(&["nondeterministic_output"]).doc("connection", "2.4.0", "O(N) in the connections", "Lists connections.") },
     Command { run: kill, spec: spec("client|kill", -3, ADMIN).doc("connection", "2.4.0", "O(N) in the connections", "Closes connections.") },
     Command { run: getname, spec: spec("client|getname", 2, 0).doc("connection", "2.6.9", "O(1)", "Tells the connection's name.") },
     Command { run: setname, spec: spec("client|setname", 3, 0).doc("connection", "2.6.9", "O(1)", "Names the connection.") },
-    Command { run: setinfo, spec: spec("client|setinfo", 4, 0).doc("connection", "7.2.0", "O(1)", "Notes the client's library.") },
+    Command { run: setinfo, spec: spec("client|setinfo", 4, 0).tips(&["request_policy:all_nodes", "response_policy:all_succeeded"]).doc("connection", "7.2.0", "O(1)", "Notes the client's library.") },
     Command { run: reply, spec: spec("client|reply", 3, 0).doc("connection", "3.2.0", "O(1)", "Chooses whether commands are answered.") },
-    Command { run: pause, spec: spec("client|pause", -3, ADMIN).doc("connection", "3.0.0", "O(1)", "Holds the commands of clients for a time.") },
+    Command { run: pause, spec: spec("client|pause", -3, ADMIN).doc("connection", "2.9.50", "O(1)", "Holds the commands of clients for a time.") },
     Command { run: unpause, spec: spec("client|unpause", 2, ADMIN).doc("connection", "6.2.0", "O(N) in the clients held", "Lets held clients go on.") },
     Command { run: unblock, spec: spec("client|unblock", -3, ADMIN).doc("connection", "5.0.0", "O(log N) in the blocked clients", "Ends the wait of a blocked client.") },
     Command { run: no_evict, spec: spec("client|no-evict", 3, ADMIN).doc("connection", "7.0.0", "O(1)", "Protects the connection from eviction.") },

@@ -7,7 +7,7 @@ use super::Done;
 use crate::server::Server;
 use crate::server::dispatch::Call;
 use crate::server::registry::{CommandId, ServerHandler};
-use varve_engine::command::{Command, Keys, Spec, access, category, flag, flag::*};
+use varve_engine::command::{Command, Keys, Search, Spec, access, category, flag, flag::*};
 use varve_engine::{Args, Error, Reply, glob};
 
 /// A command or a container, with its own name.
@@ -59,7 +59,8 @@ impl Server {
                 let (first, last, step) = spec.keys.range();
                 [first, last, step].iter().for_each(|&n| reply.int(n as i64));
                 put_names(reply, spec.all_categories(), category::NAMES, "@");
-                reply.set(0);
+                reply.set(spec.tips.len());
+                spec.tips.iter().for_each(|tip| reply.bulk(tip.as_bytes()));
                 put_key_specs(reply, spec);
             }
             Entry::Container(_) => {
@@ -129,13 +130,19 @@ fn put_names(reply: &mut Reply, bits: u32, names: &[(u32, &str)], prefix: &str) 
 /// The flags with the one that follows from where the keys stand.
 fn flags_of(spec: &Spec) -> u32 {
     match spec.keys {
-        Keys::Counted(_) | Keys::AndCounted(..) | Keys::Special(_) => spec.flags | MOVABLE_KEYS,
-        Keys::None | Keys::Range(..) => spec.flags,
+        Keys::Counted(_) | Keys::AndCounted(..) | Keys::Special(..) => spec.flags | MOVABLE_KEYS,
+        Keys::None | Keys::Range(..) | Keys::Channels(..) => spec.flags,
     }
 }
 
 fn put_key_specs(reply: &mut Reply, spec: &Spec) {
-    /// Where the keys end, seen from where they begin.
+    /// Where the keys begin.
+    enum Begin {
+        Index(i32),
+        After(&'static str, i32),
+        Unknown,
+    }
+    /// Where they end, seen from there.
     enum Find {
         Range { last: i32, step: i32 },
         Counted,
@@ -143,51 +150,71 @@ fn put_key_specs(reply: &mut Reply, spec: &Spec) {
     }
     let range = |first: i32, last: i32, step: i32| {
         let last = if last < 0 { last } else { last - first };
-        (first, Find::Range { last, step })
+        (Begin::Index(first), Find::Range { last, step })
     };
     let one = |at: i32| range(at, at, 1);
-    let others = spec.other_keys;
-    let parts = match (spec.keys, others) {
+    let counted = |at: usize| (Begin::Index(at as i32), Find::Counted);
+    let fixed = match (spec.keys, spec.other_keys) {
         (Keys::None, _) => vec![],
-        (Keys::Range(first, last, step), None) => vec![range(first, last, step)],
-        (Keys::Range(first, last, step), _) => vec![one(first), range(first + step, last, step)],
-        (Keys::Counted(at), _) => vec![(at as i32, Find::Counted)],
-        (Keys::AndCounted(first, at), _) => vec![one(first as i32), (at as i32, Find::Counted)],
-        (Keys::Special(_), None) => vec![(0, Find::Unknown)],
-        (Keys::Special(_), _) => vec![one(1), (0, Find::Unknown)],
+        (Keys::Range(first, last, step), Some(_)) => {
+            vec![one(first), range(first + step, last, step)]
+        }
+        (Keys::Range(first, last, step) | Keys::Channels(first, last, step), _) => {
+            vec![range(first, last, step)]
+        }
+        (Keys::Counted(at), _) => vec![counted(at)],
+        (Keys::AndCounted(first, at), _) => vec![one(first as i32), counted(at)],
+        (Keys::Special(first, _), _) => vec![one(first)],
     };
-    let accesses = [spec.key, others.unwrap_or(spec.key)];
-    let typed = |reply: &mut Reply, kind: &str, numbers: &[(&str, i32)]| {
+    let accesses = [spec.key, spec.other_keys.unwrap_or(spec.key)];
+    let fixed = fixed.into_iter().zip(accesses);
+    let searched = spec.more_keys.iter().map(|&(search, access)| match search {
+        Search::Unknown => ((Begin::Unknown, Find::Unknown), access),
+        Search::After(word, from) => {
+            ((Begin::After(word, from), Find::Range { last: -1, step: 1 }), access)
+        }
+    });
+    let parts: Vec<_> = fixed.chain(searched).collect();
+    let typed = |reply: &mut Reply, kind: &str, fields: usize| {
         reply.map(2);
         reply.bulk(b"type");
         reply.bulk(kind.as_bytes());
         reply.bulk(b"spec");
-        reply.map(numbers.len());
-        for (name, n) in numbers {
-            reply.bulk(name.as_bytes());
-            reply.int(*n as i64);
-        }
+        reply.map(fields);
+    };
+    let number = |reply: &mut Reply, name: &str, n: i32| {
+        reply.bulk(name.as_bytes());
+        reply.int(n as i64);
     };
     reply.set(parts.len());
-    for ((begin, find), access) in parts.into_iter().zip(accesses) {
+    for ((begin, find), access) in parts {
         reply.map(3);
         reply.bulk(b"flags");
         put_names(reply, access, access::NAMES, "");
         reply.bulk(b"begin_search");
-        match find {
-            Find::Unknown => typed(reply, "unknown", &[]),
-            _ => typed(reply, "index", &[("index", begin)]),
+        match begin {
+            Begin::Index(at) => {
+                typed(reply, "index", 1);
+                number(reply, "index", at);
+            }
+            Begin::After(word, from) => {
+                typed(reply, "keyword", 2);
+                reply.bulk(b"keyword");
+                reply.bulk(word.as_bytes());
+                number(reply, "startfrom", from);
+            }
+            Begin::Unknown => typed(reply, "unknown", 0),
         }
         reply.bulk(b"find_keys");
-        match find {
+        let (kind, numbers) = match find {
             Find::Range { last, step } => {
-                typed(reply, "range", &[("lastkey", last), ("keystep", step), ("limit", 0)])
+                ("range", &[("lastkey", last), ("keystep", step), ("limit", 0)][..])
             }
-            Find::Counted => {
-                typed(reply, "keynum", &[("keynumidx", 0), ("firstkey", 1), ("keystep", 1)])
-            }
-            Find::Unknown => typed(reply, "unknown", &[]),
-        }
+            Find::Counted => ("keynum", &[("keynumidx", 0), ("firstkey", 1), ("keystep", 1)][..]),
+            Find::Unknown => ("unknown", &[][..]),
+        };
+        typed(reply, kind, numbers.len());
+        numbers.iter().for_each(|(name, n)| number(reply, name, *n));
     }
 }
 
@@ -281,7 +308,7 @@ fn keys_of(s: &Server, args: &mut Args) -> Result<(&'static Spec, Vec<usize>), E
     let named = args.skip(2);
     let id = s.commands.find(&named).map_err(|_| Error::new("ERR Invalid command specified"))?;
     let spec = s.commands.get(id).spec;
-    if matches!(spec.keys, Keys::None) {
+    if matches!(spec.keys, Keys::None | Keys::Channels(..)) {
         return Err(Error::new("ERR The command has no key arguments"));
     }
     if !spec.takes(named.len()) {
@@ -345,11 +372,11 @@ const fn spec(name: &'static str, arity: i32) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: command, spec: spec("command", -1).doc("server", "2.8.13", "O(N) in the commands", "Describes every command to programs.") },
+    Command { run: command, spec: spec("command", -1).tips(&["nondeterministic_output_order"]).doc("server", "2.8.13", "O(N) in the commands", "Describes every command to programs.") },
     Command { run: count, spec: spec("command|count", 2).doc("server", "2.8.13", "O(1)", "Counts the commands.") },
-    Command { run: info, spec: spec("command|info", -2).doc("server", "2.8.13", "O(N) in the commands asked for", "Describes some commands to programs.") },
-    Command { run: docs, spec: spec("command|docs", -2).doc("server", "7.0.0", "O(N) in the commands asked for", "Describes commands to people.") },
-    Command { run: list, spec: spec("command|list", -2).doc("server", "7.0.0", "O(N) in the commands", "Lists the commands' names.") },
+    Command { run: info, spec: spec("command|info", -2).tips(&["nondeterministic_output_order"]).doc("server", "2.8.13", "O(N) in the commands asked for", "Describes some commands to programs.") },
+    Command { run: docs, spec: spec("command|docs", -2).tips(&["nondeterministic_output_order"]).doc("server", "7.0.0", "O(N) in the commands asked for", "Describes commands to people.") },
+    Command { run: list, spec: spec("command|list", -2).tips(&["nondeterministic_output_order"]).doc("server", "7.0.0", "O(N) in the commands", "Lists the commands' names.") },
     Command { run: getkeys, spec: spec("command|getkeys", -3).doc("server", "2.8.13", "O(N) in the arguments", "Picks the keys out of a command.") },
     Command { run: getkeysandflags, spec: spec("command|getkeysandflags", -3).doc("server", "7.0.0", "O(N) in the arguments", "Picks the keys out of a command, with what it may do to them.") },
     Command { run: help, spec: spec("command|help", 2).doc("server", "5.0.0", "O(1)", "Lists the subcommands.") },

@@ -184,7 +184,7 @@ const ALWAYS: u32 = NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY;
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: ping, spec: spec("ping", -1, FAST).doc("connection", "1.0.0", "O(1)", "Answers, if only to show that it can.") },
+    Command { run: ping, spec: spec("ping", -1, FAST).tips(&["request_policy:all_shards", "response_policy:all_succeeded"]).doc("connection", "1.0.0", "O(1)", "Answers, if only to show that it can.") },
     Command { run: echo, spec: spec("echo", 2, LOADING | STALE | FAST).doc("connection", "1.0.0", "O(1)", "Gives back what it is given.") },
     Command { run: select, spec: spec("select", 2, LOADING | STALE | FAST).doc("connection", "1.0.0", "O(1)", "Changes the database of the connection.") },
     Command { run: quit, spec: spec("quit", -1, ALWAYS).doc("connection", "1.0.0", "O(1)", "Closes the connection.") },

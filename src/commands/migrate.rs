@@ -15,7 +15,7 @@ use crossbeam::channel::{Receiver, bounded};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
-use varve_engine::command::{Command, Keys, Spec, access::*, category, flag::*};
+use varve_engine::command::{Command, Keys, Search, Spec, access::*, category, flag::*};
 use varve_engine::num::parse_int;
 use varve_engine::{Args, Error};
 use varve_net::{ConnId, Net};
@@ -318,5 +318,5 @@ impl Server {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: migrate, spec: Spec::new("migrate", -6, WRITE, category::KEYSPACE | category::DANGEROUS, Keys::Special(key_indexes)).key(RW | ACCESS | DELETE).doc("generic", "2.6.0", "O(N) in the values' sizes, and the time that the target takes", "Moves keys to another server.") },
+    Command { run: migrate, spec: Spec::new("migrate", -6, WRITE, category::KEYSPACE | category::DANGEROUS, Keys::Special(3, key_indexes)).key(RW | ACCESS | DELETE).more_keys(&[(Search::After("KEYS", -2), RW | ACCESS | DELETE | INCOMPLETE)]).tips(&["nondeterministic_output"]).doc("generic", "2.6.0", "O(N) in the values' sizes, and the time that the target takes", "Moves keys to another server.") },
 ];

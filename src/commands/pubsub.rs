@@ -5,7 +5,7 @@ use crate::server::Server;
 use crate::server::dispatch::Call;
 use crate::server::pubsub::{Listening, unmuted};
 use crate::server::registry::ServerHandler;
-use varve_engine::command::{Command, Keys, Spec, category, flag::*};
+use varve_engine::command::{Command, Keys, Spec, access::NOT_KEY, flag::*};
 use varve_engine::{Args, Error, glob};
 
 fn publish_as(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> Done {
@@ -144,7 +144,11 @@ fn help(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
 }
 
 const fn spec(name: &'static str, arity: i32, flags: u32) -> Spec {
-    Spec::new(name, arity, flags, category::PUBSUB, Keys::None)
+    Spec::new(name, arity, flags, 0, Keys::None)
+}
+
+const fn shard(name: &'static str, arity: i32, flags: u32, last: i32) -> Spec {
+    Spec::new(name, arity, flags, 0, Keys::Channels(1, last, 1)).key(NOT_KEY)
 }
 
 const LISTEN: u32 = PUBSUB | NOSCRIPT | LOADING | STALE;
@@ -155,13 +159,13 @@ const ASK: u32 = PUBSUB | LOADING | STALE;
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
     Command { run: publish, spec: spec("publish", 3, SEND).doc("pubsub", "2.0.0", "O(N+M) in the listeners and all patterns", "Sends a message to a channel.") },
-    Command { run: spublish, spec: spec("spublish", 3, SEND).doc("pubsub", "7.0.0", "O(N) in the listeners", "Sends a message to a shard channel.") },
+    Command { run: spublish, spec: shard("spublish", 3, SEND, 1).doc("pubsub", "7.0.0", "O(N) in the listeners", "Sends a message to a shard channel.") },
     Command { run: subscribe, spec: spec("subscribe", -2, LISTEN).doc("pubsub", "2.0.0", "O(N) in the channels", "Listens to channels.") },
     Command { run: psubscribe, spec: spec("psubscribe", -2, LISTEN).doc("pubsub", "2.0.0", "O(N) in the patterns", "Listens to all channels that match patterns.") },
-    Command { run: ssubscribe, spec: spec("ssubscribe", -2, LISTEN).doc("pubsub", "7.0.0", "O(N) in the channels", "Listens to shard channels.") },
+    Command { run: ssubscribe, spec: shard("ssubscribe", -2, LISTEN, -1).doc("pubsub", "7.0.0", "O(N) in the channels", "Listens to shard channels.") },
     Command { run: unsubscribe, spec: spec("unsubscribe", -1, LISTEN).doc("pubsub", "2.0.0", "O(N) in the channels", "Stops listening to channels.") },
     Command { run: punsubscribe, spec: spec("punsubscribe", -1, LISTEN).doc("pubsub", "2.0.0", "O(N) in the patterns", "Stops listening to patterns.") },
-    Command { run: sunsubscribe, spec: spec("sunsubscribe", -1, LISTEN).doc("pubsub", "7.0.0", "O(N) in the channels", "Stops listening to shard channels.") },
+    Command { run: sunsubscribe, spec: shard("sunsubscribe", -1, LISTEN, -1).doc("pubsub", "7.0.0", "O(N) in the channels", "Stops listening to shard channels.") },
     Command { run: channels, spec: spec("pubsub|channels", -2, ASK).doc("pubsub", "2.8.0", "O(N) in the channels", "Lists the channels that somebody listens to.") },
     Command { run: numsub, spec: spec("pubsub|numsub", -2, ASK).doc("pubsub", "2.8.0", "O(N) in the channels", "Counts who listens to channels.") },
     Command { run: numpat, spec: spec("pubsub|numpat", 2, ASK).doc("pubsub", "2.8.0", "O(1)", "Counts the patterns that clients listen to.") },

@@ -121,7 +121,7 @@ const ACL: u32 = ADMIN | NOSCRIPT | LOADING | STALE;
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
     Command { run: monitor, spec: spec("monitor", 1, ADMIN | NOSCRIPT | LOADING | STALE, 0).doc("server", "1.0.0", "O(1)", "Shows every command as it is run.") },
-    Command { run: time, spec: spec("time", 1, LOADING | STALE | FAST, 0).doc("server", "2.6.0", "O(1)", "Tells the server's time.") },
+    Command { run: time, spec: spec("time", 1, LOADING | STALE | FAST, 0).tips(&["nondeterministic_output"]).doc("server", "2.6.0", "O(1)", "Tells the server's time.") },
     Command { run: lolwut, spec: spec("lolwut", -1, READONLY | FAST, 0).doc("server", "5.0.0", "O(1)", "Tells the version with a flourish.") },
     Command { run: readonly, spec: spec("readonly", 1, LOADING | STALE | FAST, category::CONNECTION).doc("cluster", "3.0.0", "O(1)", "Says that stale reads are fine: accepted, as all reads are served here.") },
     Command { run: readwrite, spec: spec("readwrite", 1, LOADING | STALE | FAST, category::CONNECTION).doc("cluster", "3.0.0", "O(1)", "Takes READONLY back.") },

@@ -272,7 +272,10 @@ impl Server {
         {
             return Err(Error::new("ERR Replica can't interact with the keyspace"));
         }
-        if lacks & flag::LOADING != 0 && self.loading.as_ref().is_some_and(|l| !l.is_beside()) {
+        if self.loading.as_ref().is_some_and(|loading| match loading.is_beside() {
+            true => spec.has(flag::NO_ASYNC_LOADING),
+            false => lacks & flag::LOADING != 0,
+        }) {
             return Err(STILL_LOADING);
         }
         Ok(())

@@ -379,24 +379,46 @@ fn flushall_is_not_undone_by_a_crash() {
     }
 }
 
+/// A primary, and a replica that loads its full sync for some time, and does now, as this field of `INFO`
+/// says.
+fn slow_load(diskless_load: &str, field: &str) -> (Server, Server) {
+    let primary = Server::start();
+    primary.client().ok(&["DEBUG", "POPULATE", "300"]);
+    let replica = Server::varve()
+        .arg("--enable-protected-configs", "yes")
+        .arg("--key-load-delay", "10000")
+        .arg("--repl-diskless-load", diskless_load)
+        .replica_of(primary.port())
+        .start();
+    assert!(eventually(PATIENCE, || replica.info(field) == "1"));
+    (primary, replica)
+}
+
 /// Where files are must not change under a load, nor whether there is a log.
 #[test]
 fn what_a_load_depends_on_is_not_changed_meanwhile() {
-    let primary = Server::start();
-    primary.client().ok(&["DEBUG", "POPULATE", "300"]);
-    let server = Server::varve()
-        .arg("--enable-protected-configs", "yes")
-        .arg("--key-load-delay", "10000")
-        .replica_of(primary.port())
-        .start();
+    let (primary, server) = slow_load("disabled", "loading");
     let mut client = server.client();
-    assert!(eventually(PATIENCE, || server.info("loading") == "1"));
     for (name, value) in [("dir", "/"), ("appendonly", "no"), ("repl-diskless-load", "swapdb")] {
         let Value::Error(why) = client.cmd(&["CONFIG", "SET", name, value]) else {
             panic!("{name} was set")
         };
         assert!(why.starts_with("LOADING"), "{why}");
     }
+    client.ok(&["CONFIG", "SET", "key-load-delay", "0"]);
+    caught_up(&primary, &server);
+}
+
+/// A snapshot would be of the old data, and there is a primary to follow already.
+#[test]
+fn what_depends_on_the_data_waits_while_new_ones_are_loaded_beside() {
+    let (primary, server) = slow_load("swapdb", "async_loading");
+    let mut client = server.client();
+    assert_eq!(client.cmd(&["GET", "nosuch"]), Value::Nil);
+    let commands = ["SAVE", "BGSAVE", "BGREWRITEAOF", "REPLICAOF NO ONE"];
+    let replies = commands.map(|command| client.cmd(&command.split(' ').collect::<Vec<_>>()));
+    let loading = |reply: &Value| matches!(reply, Value::Error(why) if why.starts_with("LOADING"));
+    assert!(replies.iter().all(loading), "{replies:?}");
     client.ok(&["CONFIG", "SET", "key-load-delay", "0"]);
     caught_up(&primary, &server);
 }

@@ -366,12 +366,12 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command { run: hdel, spec: spec("hdel", -3, WRITE | FAST).key(RW | DELETE).doc("hash", "2.0.0", "O(N) in the fields named", "Takes fields out of a hash; a hash without fields is no more.") },
     Command { run: hlen, spec: spec("hlen", 2, READONLY | FAST).key(RO).doc("hash", "2.0.0", "O(1)", "Counts the fields of a hash.") },
     Command { run: hstrlen, spec: spec("hstrlen", 3, READONLY | FAST).key(RO).doc("hash", "3.2.0", "O(1)", "Gives the length of a field's value.") },
-    Command { run: hkeys, spec: spec("hkeys", 2, READONLY).doc("hash", "2.0.0", "O(N) in the fields", "Gives the names of all fields.") },
-    Command { run: hvals, spec: spec("hvals", 2, READONLY).doc("hash", "2.0.0", "O(N) in the fields", "Gives the values of all fields.") },
-    Command { run: hgetall, spec: spec("hgetall", 2, READONLY).doc("hash", "2.0.0", "O(N) in the fields", "Gives all fields with their values.") },
+    Command { run: hkeys, spec: spec("hkeys", 2, READONLY).tips(&["nondeterministic_output_order"]).doc("hash", "2.0.0", "O(N) in the fields", "Gives the names of all fields.") },
+    Command { run: hvals, spec: spec("hvals", 2, READONLY).tips(&["nondeterministic_output_order"]).doc("hash", "2.0.0", "O(N) in the fields", "Gives the values of all fields.") },
+    Command { run: hgetall, spec: spec("hgetall", 2, READONLY).tips(&["nondeterministic_output_order"]).doc("hash", "2.0.0", "O(N) in the fields", "Gives all fields with their values.") },
     Command { run: hexists, spec: spec("hexists", 3, READONLY | FAST).key(RO).doc("hash", "2.0.0", "O(1)", "Says whether a hash has a field.") },
-    Command { run: hrandfield, spec: spec("hrandfield", -2, READONLY).doc("hash", "6.2.0", "O(N) in the fields returned", "Gives fields chosen at random.") },
-    Command { run: hscan, spec: spec("hscan", -3, READONLY).doc("hash", "2.8.0", "O(1) a call, O(N) for all calls of a scan", "Walks over the fields of a hash, some at a time.") },
+    Command { run: hrandfield, spec: spec("hrandfield", -2, READONLY).tips(&["nondeterministic_output"]).doc("hash", "6.2.0", "O(N) in the fields returned", "Gives fields chosen at random.") },
+    Command { run: hscan, spec: spec("hscan", -3, READONLY).tips(&["nondeterministic_output"]).doc("hash", "2.8.0", "O(1) a call, O(N) for all calls of a scan", "Walks over the fields of a hash, some at a time.") },
 ];
 
 #[cfg(test)]

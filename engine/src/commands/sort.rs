@@ -6,7 +6,7 @@
 //! that the same data always sorts the same way and the log can hold the command as it came.
 
 use super::util::{int, is};
-use crate::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
+use crate::command::{Command, Ctx, Handler, Keys, Search, Spec, access::*, category, flag::*};
 use crate::entry::Payload;
 use crate::keyspace::event;
 use crate::listpack::Entry;
@@ -262,11 +262,14 @@ const fn spec(name: &'static str, flags: u32, keys: Keys) -> Spec {
     Spec::new(name, -2, flags | MOVABLE_KEYS, categories, keys)
 }
 
+/// The keys that `BY` and `GET` make of what the first one holds.
+const PATTERNS: (Search, u32) = (Search::Unknown, RO | ACCESS);
+
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<Handler>] = &[
-    Command { run: sort, spec: spec("sort", WRITE | DENYOOM, Keys::Special(keys)).key(RO | ACCESS).other_keys(OW | UPDATE).doc("generic", "1.0.0", "O(N log N) in the elements, plus a look-up for each pattern", "Gives or stores the elements of a list or set in order.") },
-    Command { run: sort_ro, spec: spec("sort_ro", READONLY, Keys::ONE).doc("generic", "7.0.0", "O(N log N) in the elements, plus a look-up for each pattern", "Gives the elements of a list or set in order.") },
+    Command { run: sort, spec: spec("sort", WRITE | DENYOOM, Keys::Special(1, keys)).key(RO | ACCESS).other_keys(OW | UPDATE).more_keys(&[PATTERNS, (Search::Unknown, OW | UPDATE)]).doc("generic", "1.0.0", "O(N log N) in the elements, plus a look-up for each pattern", "Gives or stores the elements of a list or set in order.") },
+    Command { run: sort_ro, spec: spec("sort_ro", READONLY, Keys::ONE).more_keys(&[PATTERNS]).doc("generic", "7.0.0", "O(N log N) in the elements, plus a look-up for each pattern", "Gives the elements of a list or set in order.") },
 ];
 
 #[cfg(test)]
