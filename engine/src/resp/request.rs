@@ -298,6 +298,10 @@ impl Framer {
             return fail("too big inline request");
         }
         let line = buf[..lf].strip_suffix(b"\r").unwrap_or(&buf[..lf]);
+        // Redis looks for the line's end no further, and waits for ever.
+        if line.contains(&0) {
+            return fail("NUL byte in inline request");
+        }
         let spans_before = spans.len();
         let mut quoted = Vec::new(); // whose indexes count from this request's first
         if split_words(line, spans, &mut quoted).is_none() {
@@ -344,7 +348,7 @@ fn split_words(line: &[u8], spans: &mut Vec<Span>, large: &mut Vec<Vec<u8>>) -> 
         if at == line.len() {
             return Some(());
         }
-        let ends = |b: u8| matches!(b, b' ' | b'\n' | b'\r' | b'\t' | 0);
+        let ends = |b: u8| matches!(b, b' ' | b'\n' | b'\r' | b'\t');
         let rest = &line[at..];
         let len = rest.iter().position(|&b| ends(b) || b == b'"' || b == b'\'');
         let len = len.unwrap_or(rest.len());
@@ -355,12 +359,9 @@ fn split_words(line: &[u8], spans: &mut Vec<Span>, large: &mut Vec<Vec<u8>>) -> 
                 large.push(word);
                 at += len;
             }
-            end => {
+            _ => {
                 spans.push(Span { start: at as u32, len: len as u32 });
                 at += len;
-                if end == Some(&0) {
-                    return Some(()); // where a C string ends
-                }
             }
         }
     }
@@ -382,7 +383,7 @@ fn quoted_word(text: &[u8], ends: impl Fn(u8) -> bool) -> Option<(Vec<u8>, usize
                 };
                 // Nothing but space may follow a closing quote.
                 return match text.get(at) {
-                    Some(&b) if !is_space(b) && b != 0 => None,
+                    Some(&b) if !is_space(b) => None,
                     _ => Some((word, at)),
                 };
             }
@@ -912,6 +913,11 @@ mod tests {
             let want = Some("Protocol error: unbalanced quotes in request".to_string());
             assert_eq!(whole(bad.as_bytes()), (vec![], want), "{bad}");
         }
+        for bad in ["SET a b\0c\r\n", "\0\n", "ECHO \"a\0b\"\n", "ECHO \"a\0\n"] {
+            let want = Some("Protocol error: NUL byte in inline request".to_string());
+            assert_eq!(whole(bad.as_bytes()), (vec![], want), "{bad}");
+        }
+        assert_eq!(words("echo \"a\\x00b\"\n")[1], b"a\0b");
     }
 
     #[test]
