@@ -166,7 +166,7 @@ fn reset(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     s.monitors.retain(|&m| m != call.id);
     let c = &mut *call.client;
     (c.db, c.monitor, c.reply_mode) = (0, false, ReplyMode::On);
-    (c.no_evict, c.no_touch, c.readonly) = (false, false, false);
+    (c.no_evict, c.no_touch) = (false, false);
     c.name.clear();
     (c.authenticated, c.reconfigure) = (s.cfg.requirepass.is_empty(), true);
     call.reply.resp3 = false;

@@ -1,6 +1,7 @@
 //! The daemon's own commands: connections, transactions, pub/sub, the server itself.
 
 pub mod client;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod connection;
@@ -25,6 +26,7 @@ use varve_engine::command::{Command, Handler};
 pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
     [
         client::COMMANDS,
+        cluster::COMMANDS,
         command::COMMANDS,
         config::COMMANDS,
         connection::COMMANDS,

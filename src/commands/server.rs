@@ -37,18 +37,6 @@ fn lolwut(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     Ok(())
 }
 
-fn readonly(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
-    call.client.readonly = true;
-    call.reply.ok();
-    Ok(())
-}
-
-fn readwrite(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
-    call.client.readonly = false;
-    call.reply.ok();
-    Ok(())
-}
-
 fn acl_whoami(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     call.reply.bulk(b"default");
     Ok(())
@@ -123,8 +111,6 @@ pub const COMMANDS: &[Command<ServerHandler>] = &[
     Command { run: monitor, spec: spec("monitor", 1, ADMIN | NOSCRIPT | LOADING | STALE, 0).doc("server", "1.0.0", "O(1)", "Shows every command as it is run.") },
     Command { run: time, spec: spec("time", 1, LOADING | STALE | FAST, 0).tips(&["nondeterministic_output"]).doc("server", "2.6.0", "O(1)", "Tells the server's time.") },
     Command { run: lolwut, spec: spec("lolwut", -1, READONLY | FAST, 0).doc("server", "5.0.0", "O(1)", "Tells the version with a flourish.") },
-    Command { run: readonly, spec: spec("readonly", 1, LOADING | STALE | FAST, category::CONNECTION).doc("cluster", "3.0.0", "O(1)", "Says that stale reads are fine: accepted, as all reads are served here.") },
-    Command { run: readwrite, spec: spec("readwrite", 1, LOADING | STALE | FAST, category::CONNECTION).doc("cluster", "3.0.0", "O(1)", "Takes READONLY back.") },
     Command { run: acl_whoami, spec: spec("acl|whoami", 2, NOSCRIPT | LOADING | STALE, 0).doc("server", "6.0.0", "O(1)", "Tells the connection's user.") },
     Command { run: acl_cat, spec: spec("acl|cat", -2, NOSCRIPT | LOADING | STALE, 0).doc("server", "6.0.0", "O(N) in the commands", "Lists categories of commands.") },
     Command { run: acl_users, spec: spec("acl|users", 2, ACL, 0).doc("server", "6.0.0", "O(1)", "Lists the users' names.") },

@@ -100,7 +100,6 @@ pub struct Client {
     pub reply_mode: ReplyMode,
     pub no_evict: bool,
     pub no_touch: bool,
-    pub readonly: bool,
     pub monitor: bool,
     pub close_after_reply: bool,
     /// The log's end after this client's last write: what `WAIT` waits for.
@@ -146,7 +145,6 @@ impl Client {
         add(self.watch_failed, 'd');
         add(self.close_after_reply, 'c');
         add(self.unix, 'U');
-        add(self.readonly, 'r');
         add(self.no_evict, 'e');
         add(self.no_touch, 'T');
         if s.is_empty() { "N".into() } else { s }

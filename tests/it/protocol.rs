@@ -449,6 +449,29 @@ fn commands_are_said_to_be_what_redis_says() {
     assert!(different.is_empty(), "Varve's answer, then Redis's:\n{}", different.join("\n"));
 }
 
+/// Clients that may be of a cluster ask first, and go by the words of the refusal.
+#[test]
+fn commands_of_a_cluster_are_refused_as_by_redis() {
+    let servers = both();
+    let [mut varve, mut redis] = [servers[0].client(), servers[1].client()];
+    let mut commands = vec!["cluster".to_owned(), "cluster|nosuch".to_owned()];
+    for name in redis.ok(&["COMMAND", "LIST"]).items() {
+        let docs = redis.ok(&["COMMAND", "DOCS", &name.text()]).items();
+        let of_it = docs.into_iter().nth(1).unwrap().items();
+        let group = of_it.iter().position(|field| *field == Value::bulk("group")).unwrap();
+        if of_it[group + 1] == Value::bulk("cluster") {
+            commands.push(name.text());
+        }
+    }
+    assert!(commands.len() > 25, "{commands:?}");
+    for command in &commands {
+        for more in 0..4 {
+            let words = [command.split('|').collect(), vec!["1"; more]].concat();
+            assert_eq!(varve.cmd(&words), redis.cmd(&words), "{words:?}");
+        }
+    }
+}
+
 #[test]
 fn hello_negotiates_the_protocol() {
     let server = Server::start();
