@@ -269,8 +269,8 @@ directives! {
         maxclients: u32 = 10_000, "maxclients", int(1, u32::MAX as i64);
         /// When a client that does not read its replies is closed: for each class (normal, replica,
         /// pubsub) a hard limit, a soft limit, and the seconds that the soft limit may be exceeded.
-        /// 0 is no limit. A replica is fed from the log and needs no buffer: its limit guards only
-        /// what a full sync adds.
+        /// 0 is no limit, and 16 KiB of a client are not counted. A replica is fed from the log and
+        /// needs no buffer: its limit guards only what a full sync adds.
         client_output_buffer_limit: [OutputLimit; 3] = [
             OutputLimit::new(0, 0, 0),
             OutputLimit::new(256 << 20, 64 << 20, 60),

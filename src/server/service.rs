@@ -15,6 +15,9 @@ use varve_net::{Closed, Conn, ConnId, External, Net, OutputLimit, Peer, Service}
 /// How much may wait to be read by a client that has not shown the password: error replies, no more.
 const UNAUTHENTICATED_OUTPUT: usize = 16 << 10;
 
+/// How much of what waits to be read no limit counts: what Redis has a fixed buffer for.
+const UNCOUNTED_OUTPUT: usize = 16 << 10;
+
 const DENIED: &[u8] = b"-DENIED Varve is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. If you want to connect from external computers to Varve you may adopt one of the following solutions: 1) Just disable protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to Varve from the same host the server is running, however MAKE SURE Varve is not publicly accessible from internet if you do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the protected mode by editing the configuration file, and setting the protected mode option to 'no', and then restarting the server. 3) If you started the server manually just for testing, restart it with the '--protected-mode no' option. 4) Setup a an authentication password for the default user. NOTE: You only need to do one of the above things in order for the server to start accepting connections from the outside.\r\n";
 
 fn is_local(peer: &Peer) -> bool {
@@ -260,9 +263,13 @@ impl Server {
             return OutputLimit { hard: UNAUTHENTICATED_OUTPUT, ..OutputLimit::default() };
         }
         let limit = &self.cfg.client_output_buffer_limit[class];
+        let with_uncounted = |bytes: u64| match bytes {
+            0 => 0,
+            _ => (bytes as usize).saturating_add(UNCOUNTED_OUTPUT),
+        };
         OutputLimit {
-            hard: limit.hard as usize,
-            soft: limit.soft as usize,
+            hard: with_uncounted(limit.hard),
+            soft: with_uncounted(limit.soft),
             soft_for: std::time::Duration::from_secs(limit.soft_seconds),
         }
     }

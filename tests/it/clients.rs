@@ -103,6 +103,29 @@ fn who_has_not_shown_the_password_has_no_replies_kept() {
     assert_eq!(crate::support::server::info(&mut client, "connected_clients"), "1");
 }
 
+/// A limit that is less than a reply was that reply's end, although it fits the socket.
+#[test]
+fn sixteen_kilobytes_of_replies_are_within_any_limit() {
+    for server in [Server::start(), Server::redis().start()] {
+        for (limit, len, fits) in [
+            ("10 0 0", 1000, true),
+            ("10 0 0", 16_000, true),
+            ("10 0 0", 40_000, false),
+            ("0 10 1000", 1 << 20, true),
+            ("100000 0 0", 110_000, true),
+            ("100000 0 0", 130_000, false),
+        ] {
+            let mut client = server.client();
+            let value = format!("normal {limit}");
+            client.ok(&["CONFIG", "SET", "client-output-buffer-limit", &value]);
+            client.ok(&["SET", "k", &"x".repeat(len)]);
+            let mut reader = server.client();
+            let reply = reader.try_cmd(&["GET", "k"]).map(|value| value.bytes().len());
+            assert_eq!(reply.ok(), fits.then_some(len), "{len} bytes with {value}");
+        }
+    }
+}
+
 #[test]
 fn a_subscriber_that_does_not_read_is_closed_by_the_limit_of_its_class() {
     let server = Server::varve().arg("--client-output-buffer-limit", "pubsub 200000 0 0").start();
