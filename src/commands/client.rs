@@ -3,9 +3,9 @@
 //! A command's own connection is not among the loop's while the command runs, so every walk over the
 //! clients takes it from the [`Call`] at its place.
 
-use super::Done;
 use super::connection::set_name;
 use super::replication::wait_until;
+use super::{Done, no_such_use};
 use crate::server::client::{Client, Kind, ReplyMode};
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
@@ -334,9 +334,10 @@ fn reply(_: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 
 fn pause(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let all = match args.get(3).map(|w| w.to_ascii_lowercase()) {
+        _ if args.len() > 4 => return Err(no_such_use("CLIENT", &args[1])),
         None => true,
-        Some(w) if args.len() == 4 && w == b"all" => true,
-        Some(w) if args.len() == 4 && w == b"write" => false,
+        Some(w) if w == b"all" => true,
+        Some(w) if w == b"write" => false,
         Some(_) => return Err(Error::new("ERR CLIENT PAUSE mode must be WRITE or ALL")),
     };
     let until_ms = wait_until(s, &args[2])?.unwrap_or(s.clock.now_ms());
@@ -359,12 +360,12 @@ fn unpause(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
 
 fn unblock(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let error = match args.get(3).map(|w| w.to_ascii_lowercase()) {
+        _ if args.len() > 4 => return Err(no_such_use("CLIENT", &args[1])),
         None => None,
-        Some(w) if args.len() == 4 && w == b"timeout" => None,
-        Some(w) if args.len() == 4 && w == b"error" => {
+        Some(w) if w == b"timeout" => None,
+        Some(w) if w == b"error" => {
             Some(Error::new("UNBLOCKED client unblocked via CLIENT UNBLOCK"))
         }
-        Some(_) if args.len() > 4 => return Err(Error::arity("client|unblock")),
         Some(_) => {
             return Err(Error::new("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR"));
         }

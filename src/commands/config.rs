@@ -32,7 +32,7 @@ fn get(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 
 fn set(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     if !args.len().is_multiple_of(2) {
-        return Err(Error::arity("config|set"));
+        return Err(Error::SYNTAX);
     }
     let words: Vec<&[u8]> = args.rest(2).collect();
     let pairs: Vec<(&[u8], &[u8])> = words.chunks_exact(2).map(|p| (p[0], p[1])).collect();

@@ -11,16 +11,13 @@ use varve_engine::num::parse_int;
 use varve_engine::{Args, Error};
 
 fn usage(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
-    match (args.get(3), args.get(4), args.len()) {
-        (None, None, 3) => {}
-        (Some(word), Some(n), 5) if word.eq_ignore_ascii_case(b"samples") => {
-            // What is allocated is known exactly: there is nothing to sample, only to check.
-            let n = parse_int(n).ok_or(Error::NOT_INT)?;
-            if n < 0 {
-                return Err(Error::SYNTAX);
-            }
+    let mut words = args.rest(3);
+    while let Some(word) = words.next() {
+        let n = words.next().filter(|_| word.eq_ignore_ascii_case(b"samples"));
+        // What is allocated is known exactly: there is nothing to sample, only to check.
+        if parse_int(n.ok_or(Error::SYNTAX)?).ok_or(Error::NOT_INT)? < 0 {
+            return Err(Error::SYNTAX);
         }
-        _ => return Err(Error::SYNTAX),
     }
     s.ks.now_ms = s.clock.now_ms();
     match s.ks.peek(call.client.db, &args[2]) {

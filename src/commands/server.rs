@@ -1,7 +1,7 @@
 //! What belongs to the server as a whole: watching it, its time, and who may do what.
 
-use super::Done;
 use super::connection::REDIS_VERSION;
+use super::{Done, no_such_use};
 use crate::server::Server;
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
@@ -49,7 +49,7 @@ fn acl_cat(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         return Ok(());
     };
     if args.len() > 3 {
-        return Err(Error::arity("acl|cat"));
+        return Err(no_such_use("ACL", &args[1]));
     }
     let named = |n: &&(u32, &str)| n.1.as_bytes().eq_ignore_ascii_case(word);
     let Some((bit, _)) = category::NAMES.iter().find(named) else {

@@ -1,6 +1,6 @@
 //! `SLOWLOG`: the commands that took long.
 
-use super::Done;
+use super::{Done, no_such_use};
 use crate::server::Server;
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
@@ -14,7 +14,7 @@ const SHOWN: usize = 10;
 fn get(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let entries = &s.slowlog.entries;
     let count = match args.get(2) {
-        _ if args.len() > 3 => return Err(Error::arity("slowlog|get")),
+        _ if args.len() > 3 => return Err(no_such_use("SLOWLOG", &args[1])),
         None => SHOWN,
         Some(word) => match parse_int(word) {
             Some(-1) => entries.len(),

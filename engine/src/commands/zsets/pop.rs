@@ -139,32 +139,39 @@ fn parse_mpop(args: &Args, at: usize) -> Result<(usize, End, usize), Error> {
     Ok((keys, end, count))
 }
 
-/// Pops from the first key that has members; says which it was, in the words of the log. Whether
+/// Pops from the first of `keys` that has members; says which it was, in the words of the log. Whether
 /// there was one.
-fn mpop(ctx: &mut Ctx, args: &Args, at: usize) -> Result<Option<usize>, Error> {
-    let (keys, end, count) = parse_mpop(args, at)?;
-    for i in at + 1..=at + keys {
-        let n = pop(ctx, &args[i], end, count, Shape::KeyAndPairs)?;
+fn mpop<'a>(
+    ctx: &mut Ctx,
+    keys: impl Iterator<Item = &'a [u8]>,
+    end: End,
+    count: usize,
+) -> Result<bool, Error> {
+    for key in keys {
+        let n = pop(ctx, key, end, count, Shape::KeyAndPairs)?;
         if n > 0 {
             let mut room = itoa::Buffer::new();
-            ctx.effect([end.command(), &args[i], room.format(n).as_bytes()]);
-            return Ok(None);
+            ctx.effect([end.command(), key, room.format(n).as_bytes()]);
+            return Ok(true);
         }
     }
-    Ok(Some(keys))
+    Ok(false)
 }
 
 pub fn zmpop(ctx: &mut Ctx, args: &mut Args) -> Done {
-    if mpop(ctx, args, 1)?.is_some() {
+    let (keys, end, count) = parse_mpop(args, 1)?;
+    if !mpop(ctx, args.rest(2).take(keys), end, count)? {
         ctx.reply.null_array();
     }
     Ok(())
 }
 
 pub fn bzmpop(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let (keys, end, count) = parse_mpop(args, 2)?;
     let until_ms = until(ctx, &args[1])?;
-    if let Some(keys) = mpop(ctx, args, 2)? {
-        wait(ctx, args.rest(3).take(keys), until_ms, OnTimeout::NullArray);
+    let keys = || args.rest(3).take(keys);
+    if !mpop(ctx, keys(), end, count)? {
+        wait(ctx, keys(), until_ms, OnTimeout::NullArray);
     }
     Ok(())
 }
