@@ -83,12 +83,18 @@ impl Options {
     }
 }
 
-/// The elements of what is at a key, in its own order (a sorted set's from the highest score down if
+/// The elements of what is at a key, in its own order (a list's and a sorted set's from the end if
 /// `descending`), and whether that order is by chance.
 fn elements(ctx: &mut Ctx, key: &[u8], descending: bool) -> Result<(Vec<Vec<u8>>, bool), Error> {
     let Some(entry) = ctx.ks.read(ctx.db, key) else { return Ok((Vec::new(), false)) };
     Ok(match entry.value() {
-        Some(Value::List(list)) => (list.range(0, list.len()).map(|e| e.to_vec()).collect(), false),
+        Some(Value::List(list)) => {
+            let mut all: Vec<_> = list.range(0, list.len()).map(|e| e.to_vec()).collect();
+            if descending {
+                all.reverse();
+            }
+            (all, false)
+        }
         Some(Value::Set(set)) => (set.iter().map(|e| e.to_vec()).collect(), true),
         Some(Value::Zset(zset)) => {
             let mut all = Vec::with_capacity(zset.len());
@@ -286,6 +292,7 @@ mod tests {
         assert_eq!(b.run("SORT l LIMIT -5 1"), "*1|$2|-3|");
         assert_eq!(b.run("SORT l LIMIT 9 9"), "*0|");
         assert_eq!(b.run("SORT l BY nosort LIMIT 0 2"), "*2|$2|10|$1|9|");
+        assert_eq!(b.run("SORT l BY nosort DESC LIMIT 1 1"), b.run("LRANGE l -2 -2"));
         b.run("RPUSH l word");
         let error = "-ERR One or more scores can't be converted into double|";
         assert_eq!(b.run("SORT l"), error);

@@ -66,6 +66,14 @@ fn expire_at(arg: &[u8], unit_ms: i64, base_ms: i64, command: &str) -> Result<i6
         .ok_or_else(|| Error::invalid_expire(command))
 }
 
+/// Whether what stands at `i` tells when the key expires, in the same word as what does at `before`, if
+/// anything: the last one counts.
+fn tells_expiry(args: &Args, i: usize, before: Option<usize>) -> bool {
+    ["ex", "px", "exat", "pxat"].iter().any(|w| is(&args[i], w))
+        && before.is_none_or(|before| args[before].eq_ignore_ascii_case(&args[i]))
+        && i + 1 < args.len()
+}
+
 /// Reads `EX|PX|EXAT|PXAT n` at `i`; `None` if the word there is another.
 fn expiry_option(ctx: &Ctx, args: &Args, i: usize, command: &str) -> Result<Option<i64>, Error> {
     let (unit, base) = match &args[i] {
@@ -87,17 +95,12 @@ fn set(ctx: &mut Ctx, args: &mut Args) -> Done {
     let mut i = 3;
     while i < args.len() {
         let word = &args[i];
-        let timed = ["ex", "px", "exat", "pxat"].iter().any(|w| is(word, w));
         match word {
             w if is(w, "nx") && !xx => nx = true,
             w if is(w, "xx") && !nx => xx = true,
             w if is(w, "get") => want_old = true,
             w if is(w, "keepttl") && expiry_at.is_none() => expiry = Expiry::Keep,
-            _ if timed
-                && expiry_at.is_none()
-                && matches!(expiry, Expiry::None)
-                && i + 1 < args.len() =>
-            {
+            _ if matches!(expiry, Expiry::None) && tells_expiry(args, i, expiry_at) => {
                 expiry_at = Some(i);
                 i += 1;
             }
@@ -195,28 +198,26 @@ fn getdel(ctx: &mut Ctx, args: &mut Args) -> Done {
 }
 
 fn getex(ctx: &mut Ctx, args: &mut Args) -> Done {
-    let mut expiry = Expiry::Keep;
-    match args.len() {
-        2 => {}
-        3 if is(&args[2], "persist") => expiry = Expiry::None,
-        4 => match expiry_option(ctx, args, 2, "getex") {
-            Ok(Some(at)) => expiry = Expiry::At(at),
-            Ok(None) => return Err(Error::SYNTAX),
-            Err(e) => {
-                // The key is read first: a bad time for one that is not there is not noticed.
-                match ctx.ks.read_string(ctx.db, &args[1])? {
-                    Some(_) => return Err(e),
-                    None => ctx.reply.null(),
-                }
-                return Ok(());
-            }
-        },
-        _ => return Err(Error::SYNTAX),
+    let (mut expiry, mut expiry_at) = (Expiry::Keep, None);
+    let mut places = 2..args.len();
+    while let Some(i) = places.next() {
+        if is(&args[i], "persist") && expiry_at.is_none() {
+            expiry = Expiry::None;
+        } else if matches!(expiry, Expiry::Keep) && tells_expiry(args, i, expiry_at) {
+            expiry_at = Some(i);
+            places.next();
+        } else {
+            return Err(Error::SYNTAX);
+        }
     }
     let Some(_) = ctx.ks.read_string(ctx.db, &args[1])? else {
         ctx.reply.null();
         return Ok(());
     };
+    // Only now: a bad time for a key that is not there is not noticed.
+    if let Some(i) = expiry_at {
+        expiry = Expiry::At(expiry_option(ctx, args, i, "getex")?.expect("one of the four words"));
+    }
     ctx.ks.stats.hits -= 1; // the reply reads it again
     reply_string(ctx, &args[1])?;
     match expiry {

@@ -102,9 +102,9 @@ impl<'a> Query<'a> {
                     limit = Some((int(&args[i + 1])?, int(&args[i + 2])?));
                     i += 2;
                 }
-                w if is(w, "rev") && form.reverse.is_none() => reverse = Some(true),
-                w if is(w, "bylex") && form.by.is_none() => by = Some(By::Lex),
-                w if is(w, "byscore") && form.by.is_none() => by = Some(By::Score),
+                w if is(w, "rev") && reverse.is_none() => reverse = Some(true),
+                w if is(w, "bylex") && by.is_none() => by = Some(By::Lex),
+                w if is(w, "byscore") && by.is_none() => by = Some(By::Score),
                 _ => return Err(Error::SYNTAX),
             }
             i += 1;
