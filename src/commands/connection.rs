@@ -108,10 +108,7 @@ fn hello(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
                 i += 1;
             }
             _ => {
-                return Err(Error::err(format_args!(
-                    "Syntax error in HELLO option '{}'",
-                    String::from_utf8_lossy(&args[i])
-                )));
+                return Err(Error::quoting("Syntax error in HELLO option '", &args[i], "'"));
             }
         }
         i += 1;

@@ -77,7 +77,9 @@ impl Config {
             let words = [OsStr::from_bytes(value).to_owned()];
             match target {
                 Target::Ours(directive) => {
-                    directive.set(&mut config, &words, false).map_err(|why| failed(&name, &why))?;
+                    directive
+                        .set(&mut config, &words, false)
+                        .map_err(|why| failed(&name.to_ascii_lowercase(), &why))?;
                     if directive.get(&config) != directive.get(self) {
                         changed.push(directive.name);
                     }
