@@ -14,6 +14,8 @@ pub enum Error {
     Manifest { path: PathBuf, line: usize, what: String },
     /// The manifest names a file that is not there.
     Missing { path: PathBuf, manifest: PathBuf },
+    /// There is no manifest, and a segment that one must have named.
+    Unnamed { path: PathBuf, manifest: PathBuf },
     /// A file's bytes are not what was written there.
     Damaged { path: PathBuf, position: u64, offset: Offset, what: String },
     /// The last segment ends inside a command, and `aof-load-truncated` is no.
@@ -37,6 +39,11 @@ impl fmt::Display for Error {
             Error::Missing { path, manifest } => {
                 write!(f, "{path:?} is missing, and {manifest:?} names it")
             }
+            Error::Unnamed { path, manifest } => write!(
+                f,
+                "{manifest:?} is missing, and {path:?} is a segment of a log: restore the manifest, or move \
+                 the folder away to begin another log"
+            ),
             Error::Damaged { path, position, offset, what } => {
                 write!(f, "{path:?} is damaged at byte {position} (offset {offset}): {what}")
             }

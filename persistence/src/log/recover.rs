@@ -118,11 +118,13 @@ fn find(options: &Options, manifest: Option<Manifest>) -> Result<Option<Recovere
             }
             manifest
         }
-        None if !options.alone => return Ok(None),
-        None => match adopt_single_file(options)? {
-            Some(manifest) => manifest,
-            None => return Ok(None),
-        },
+        None => {
+            refuse_unnamed_segments(options)?;
+            match if options.alone { adopt_single_file(options)? } else { None } {
+                Some(manifest) => manifest,
+                None => return Ok(None),
+            }
+        }
     };
     let start = manifest.base().and_then(|base| base.start).unwrap_or_default();
     let mut recovered = Recovered::from_parts(options, manifest, start);
@@ -136,6 +138,22 @@ fn find(options: &Options, manifest: Option<Manifest>) -> Result<Option<Recovere
     recovered.take_from_pool(options, pool.as_deref())?;
     recovered.check_history();
     Ok(Some(recovered))
+}
+
+/// Refuses a folder that lost its manifest: to begin a log there would remove the one that it holds. What a
+/// crash left of a log's very beginning is no reason: nothing is in a segment before a manifest names it.
+fn refuse_unnamed_segments(options: &Options) -> Result<(), Error> {
+    for path in options.disk.list(&options.dir).unwrap_or_default() {
+        let kind = path.file_name().and_then(|name| stray_kind(name, &options.base_name));
+        if kind.is_some_and(|(kind, _)| kind == FileType::Incr)
+            && path.extension() != Some(OsStr::new("idx"))
+            && options.disk.open(&path).and_then(|file| file.size()).is_ok_and(|size| size > 0)
+        {
+            let manifest = Folder::manifest_path(&options.dir, &options.base_name);
+            return Err(Error::Unnamed { path, manifest });
+        }
+    }
+    Ok(())
 }
 
 /// Moves the single-file AOF beside the folder into it, if there is one. Whether the folder has one now.

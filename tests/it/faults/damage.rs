@@ -234,6 +234,28 @@ fn a_damaged_manifest_is_refused() {
     }
 }
 
+/// The manifest was not copied with the rest, or somebody removed it. A log that begins there would take the
+/// place of the one that the segments hold.
+#[test]
+fn a_missing_manifest_is_refused() {
+    let folder = Folder::new();
+    let dir = log(&folder, &[]);
+    let args = ["--dir", text(folder.path()), "--appendonly", "yes", "--save", ""];
+    let file = file_with(&dir, ".manifest");
+    let manifest = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    let before = contents(folder.path());
+    Attempt::new(&args).refused().names(&["manifest\" is missing", "appendonly.aof.1.incr.aof"]);
+    assert!(before == contents(folder.path()), "a refused start changed files");
+    assert_eq!(start_with(&file, &manifest, &args, "restored").map_err(|r| r.output), Ok(ITEMS));
+
+    // What a log's very beginning leaves if it is cut short: nothing was in it yet.
+    fs::remove_dir_all(&dir).unwrap();
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("appendonly.aof.1.incr.aof"), "").unwrap();
+    assert_eq!(items(&mut Attempt::new(&args).serving()), 0);
+}
+
 /// A base and the segments after it: the base is damaged, or gone.
 #[test]
 fn a_damaged_or_missing_base_is_refused() {
