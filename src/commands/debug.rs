@@ -280,7 +280,9 @@ fn loadaof(s: &mut Server, call: &mut Call) -> Done {
     }
     s.flush_everything();
     s.reload_log(call.net).map_err(|why| {
-        log_warning!("DEBUG LOADAOF: {why}");
+        log_warning!("Fatal error of DEBUG LOADAOF, exiting: {why}");
+        // What was read of the files must not become the log in their place.
+        (s.insisted, s.stopping) = (true, true);
         Error::new("ERR Error trying to load the AOF files, check server logs.")
     })?;
     log_warning!("Append Only File loaded by DEBUG LOADAOF");

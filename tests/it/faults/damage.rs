@@ -3,6 +3,7 @@
 //! are named, the exit code is 1, and no file is touched.
 
 use super::*;
+use std::os::unix::fs::FileExt;
 
 /// Items in the list that each test writes one by one, so that a state is a number.
 const ITEMS: usize = 60;
@@ -254,6 +255,25 @@ fn a_missing_manifest_is_refused() {
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("appendonly.aof.1.incr.aof"), "").unwrap();
     assert_eq!(items(&mut Attempt::new(&args).serving()), 0);
+}
+
+/// `DEBUG LOADAOF` finds the log damaged. The files must not be replaced by what could be read of them.
+#[test]
+fn a_log_that_can_not_be_read_back_stays_as_it_is() {
+    let folder = Folder::new();
+    let mut args = vec!["--dir", text(folder.path()), "--appendonly", "yes", "--save", ""];
+    args.extend(["--appendfsync", "always", "--enable-debug-command", "yes"]);
+    let mut daemon = Attempt::new(&args);
+    let mut client = daemon.serving();
+    write_items(&mut client);
+    let file = file_with(&folder.path().join("appendonlydir"), ".incr.aof");
+    let segment = fs::OpenOptions::new().write(true).open(&file).unwrap();
+    segment.write_at(b"X", 0).unwrap();
+    let damaged = fs::read(&file).unwrap();
+    let _ = client.try_cmd(&["DEBUG", "LOADAOF"]);
+    daemon.refused().names(&["LOADAOF", "is damaged at byte 0"]);
+    assert!(fs::read(&file).unwrap() == damaged);
+    Attempt::new(&args).refused().names(&["is damaged at byte 0"]);
 }
 
 /// A base and the segments after it: the base is damaged, or gone.
