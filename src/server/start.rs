@@ -68,7 +68,7 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
         // Only now, with one thread, may the environment be moved out of the way.
         crate::title::claim();
     }
-    let pidfile = write_pidfile(&cfg);
+    let pidfile = pidfile(&cfg);
     std::env::set_current_dir(&cfg.dir)
         .map_err(|e| format!("Can't chdir to '{}': {e}", cfg.dir.display()))?;
     if cfg.disable_thp {
@@ -88,6 +88,8 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     if listeners.is_empty() {
         return Err("Configured to not listen anywhere, exiting.".into());
     }
+    // Only now: that of another daemon on this folder or port stays what it is.
+    let pidfile = pidfile.filter(|path| write_pidfile(path));
     // Whoever reads this may connect.
     let on_terminal = cfg.logfile.is_empty() && std::io::stdout().is_terminal();
     if cfg.always_show_logo || on_terminal {
@@ -172,20 +174,21 @@ fn daemonize() -> Result<(), String> {
     Ok(())
 }
 
-fn write_pidfile(cfg: &Config) -> Option<PathBuf> {
+fn pidfile(cfg: &Config) -> Option<PathBuf> {
     let path = match (&*cfg.pidfile, cfg.daemonize) {
         (path, _) if !path.is_empty() => path,
         (_, true) => OsStr::new("/var/run/varve.pid"),
         (_, false) => return None,
     };
-    let path = std::path::absolute(path).ok()?;
-    match std::fs::write(&path, format!("{}\n", std::process::id())) {
-        Ok(()) => Some(path),
-        Err(e) => {
-            log_warning!("Failed to write PID file: {e}");
-            None
-        }
+    std::path::absolute(path).ok()
+}
+
+fn write_pidfile(path: &Path) -> bool {
+    let written = std::fs::write(path, format!("{}\n", std::process::id()));
+    if let Err(e) = &written {
+        log_warning!("Failed to write PID file: {e}");
     }
+    written.is_ok()
 }
 
 /// Raises the limit of open files to what `maxclients` needs, or lowers `maxclients` to what the

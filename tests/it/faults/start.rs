@@ -8,13 +8,18 @@ use std::os::unix::fs::PermissionsExt;
 /// log would destroy it.
 #[test]
 fn a_second_daemon_on_a_folder_is_refused() {
-    let server = Server::varve().arg("--appendonly", "yes").start();
+    let folder = Folder::new();
+    let pidfile = folder.path().join("pid");
+    let pidfile = ["--pidfile", text(&pidfile)];
+    let server = Server::varve().arg("--appendonly", "yes").arg(pidfile[0], pidfile[1]).start();
     let mut client = server.client();
     client.ok(&["SET", "k", "before"]);
     let dir = server.dir();
-    Attempt::new(&["--dir", text(&dir), "--appendonly", "yes"])
+    Attempt::new(&["--dir", text(&dir), "--appendonly", "yes", pidfile[0], pidfile[1]])
         .refused()
         .names(&["in use by another process", text(&dir)]);
+    let pid = fs::read_to_string(pidfile[1]).unwrap();
+    assert_eq!(pid.trim(), server.pid().to_string(), "the pid of the one that runs");
     Attempt::new(&["--dir", text(&dir)]).refused().names(&["in use by another process"]);
     client.ok(&["APPEND", "k", "+after"]);
     assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("before+after"));
