@@ -4,6 +4,7 @@ use super::Done;
 use crate::config::types::Primary;
 use crate::log_notice;
 use crate::server::Server;
+use crate::server::blocking::NO_LOG;
 use crate::server::client::BlockedOn;
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
@@ -184,10 +185,8 @@ fn waitaof(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
             "ERR WAITAOF cannot be used with replica instances. Please also note that writes to replicas are just local and are not propagated.",
         ));
     }
-    if local > 0 && !s.log.is_on_disk() {
-        return Err(Error::new(
-            "ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.",
-        ));
+    if local > 0 && !s.cfg.appendonly {
+        return Err(NO_LOG);
     }
     let offset = call.client.wrote_to;
     let (here, there) = (s.synced_here(offset), s.replica_disks_at(offset));

@@ -14,6 +14,10 @@ use varve_engine::value::Type;
 use varve_engine::{Args, Error, OwnedArgs};
 use varve_net::{ConnId, Net};
 
+/// What `WAITAOF` says where it would wait for a disk that nothing is written to.
+pub const NO_LOG: Error =
+    Error::new("ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.");
+
 /// Who waits for which key, in the order in which they came.
 #[derive(Default)]
 pub struct Waiters {
@@ -212,15 +216,19 @@ impl Server {
     pub fn serve_replica_waiters(&mut self, net: &mut Net<Client>) {
         for id in self.waiters.on_replicas.clone() {
             let Some(conn) = net.conn_mut(id) else { continue };
+            let mut error = None;
             let done = match conn.session.blocked.as_ref().map(|b| &b.on) {
                 Some(&BlockedOn::Replicas { count, offset }) => self.replicas_at(offset) >= count,
                 Some(&BlockedOn::Disks { local, count, offset }) => {
-                    self.synced_here(offset) >= local && self.replica_disks_at(offset) >= count
+                    error = (local > 0 && !self.cfg.appendonly).then_some(NO_LOG);
+                    error.is_some()
+                        || self.synced_here(offset) >= local
+                            && self.replica_disks_at(offset) >= count
                 }
                 _ => true,
             };
             if done {
-                self.release(net, id, None);
+                self.release(net, id, error);
             }
         }
     }

@@ -186,6 +186,32 @@ fn syncs_rest_while_a_child_works_if_told_so() {
     }
 }
 
+/// The log is turned on, and its first base is still to come: `WAITAOF` waits for that. It is turned off
+/// under a client that waits: nothing is going to be synced.
+#[test]
+fn waitaof_follows_the_log_on_and_off() {
+    let server = Server::varve().arg("--appendonly", "no").arg("--appendfsync", "no").start();
+    let mut client = server.client();
+    client.ok(&["SET", "k", "1"]);
+    client.ok(&["CONFIG", "SET", "rdb-key-save-delay", "100000"]);
+    client.ok(&["CONFIG", "SET", "appendonly", "yes"]);
+    assert_eq!(
+        client.cmd(&["WAITAOF", "1", "0", "0"]),
+        Value::Array(vec![Value::Int(1), Value::Int(0)])
+    );
+    client.ok(&["SET", "k", "2"]);
+    let mut waiting = server.client();
+    waiting.ok(&["SET", "k", "3"]);
+    waiting.send_raw(b"*4\r\n$7\r\nWAITAOF\r\n$1\r\n1\r\n$1\r\n0\r\n$1\r\n0\r\n");
+    assert!(eventually(PATIENCE, || server.info("blocked_clients") == "1"));
+    client.ok(&["CONFIG", "SET", "appendonly", "no"]);
+    let reply = waiting.recv();
+    assert!(
+        matches!(&reply, Value::Error(why) if why.contains("appendonly is disabled")),
+        "{reply:?}"
+    );
+}
+
 /// What is written in one go is synced in one go: minutes of a busy disk at the end of a snapshot.
 #[test]
 fn snapshots_are_synced_on_the_way() {
