@@ -4,14 +4,16 @@ use super::Done;
 use crate::server::Server;
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
+use crate::server::snapshot::Purpose;
 use varve_engine::command::{Command, Keys, Spec, category, flag::*};
 use varve_engine::{Args, Error};
 
 fn save(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     s.abandon_empty_save(call.net);
-    if s.snapshots.running() {
+    if s.snapshots.running() && !s.snapshots.running_for(&Purpose::Rewrite) {
         return Err(Error::new("ERR Background save already in progress"));
     }
+    s.snapshots.saves += 1;
     s.save_now().map_err(Error::err)?;
     call.reply.ok();
     Ok(())

@@ -212,6 +212,24 @@ fn waitaof_follows_the_log_on_and_off() {
     );
 }
 
+/// The log's new base is no snapshot that `SAVE` would be in the way of.
+#[test]
+fn a_save_does_not_wait_for_a_rewrite() {
+    let server = Server::varve().arg("--appendonly", "yes").arg("--save", "").start();
+    let mut client = server.client();
+    client.ok(&["SET", "k", "1"]);
+    let child = stopped_child(&server, &mut client, "BGREWRITEAOF");
+    client.ok(&["SAVE"]);
+    assert_eq!(server.info("rdb_saves"), "1");
+    assert!(server.dir().join("dump.rdb").exists());
+    signal(child, libc::SIGCONT);
+    no_child(&server);
+    let child = stopped_child(&server, &mut client, "BGSAVE");
+    assert!(client.cmd(&["SAVE"]).is_error());
+    signal(child, libc::SIGCONT);
+    no_child(&server);
+}
+
 /// What is written in one go is synced in one go: minutes of a busy disk at the end of a snapshot.
 #[test]
 fn snapshots_are_synced_on_the_way() {
