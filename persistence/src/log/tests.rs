@@ -518,6 +518,15 @@ fn a_gap_between_segments_is_refused() {
     assert!(error.to_string().contains("a.aof.1.incr.aof"), "{error}");
 }
 
+/// A log of one command.
+fn under_everysec(disk: &Arc<FakeDisk>) -> Log {
+    let options = Options { fsync: Fsync::EverySec, ..options(disk) };
+    let mut log = Log::create(options, Histories::new(id(1)), Offset(0), no_waker()).unwrap();
+    log.append_command(0, &["SET", "a", "b"]);
+    log.flush();
+    log
+}
+
 #[test]
 fn a_failed_sync_is_not_forgotten_until_a_new_base() {
     let disk = FakeDisk::new(1);
@@ -543,14 +552,26 @@ fn a_failed_sync_is_not_forgotten_until_a_new_base() {
     assert_eq!((log.error(), log.released()), (None, log.end()));
 }
 
+/// The sync that comes before a new segment fails, with one that nobody waits for behind it: the kernel has
+/// told of the lost page by then.
+#[test]
+fn a_sync_that_fails_before_a_new_segment_is_not_forgotten_either() {
+    let disk = FakeDisk::new(1);
+    let mut log = under_everysec(&disk);
+    disk.set_syncs_fail(true);
+    log.begin_rotation();
+    disk.set_syncs_fail(false);
+    let now = Instant::now() + Duration::from_secs(2);
+    (0..3).for_each(|_| log.tick(now));
+    assert!(log.error().is_some());
+    assert_eq!(log.synced(), Some(Offset(0)));
+}
+
 /// What is in the pool alone needs room in a segment at the next start. Without that it stays where it is.
 #[test]
 fn a_disk_without_room_for_what_the_pool_has_is_told_and_costs_nothing() {
     let disk = FakeDisk::new(1);
-    let everysec = Options { fsync: Fsync::EverySec, ..options(&disk) };
-    let mut log = Log::create(everysec, Histories::new(id(1)), Offset(0), no_waker()).unwrap();
-    log.append_command(0, &["SET", "a", "b"]);
-    log.flush();
+    let log = under_everysec(&disk);
     assert!(log.written() < log.released() && log.released() == log.end());
     let disk = disk.after_kill(disk.ops());
     disk.set_space(Some(0));

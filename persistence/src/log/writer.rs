@@ -420,10 +420,11 @@ impl Shared {
                 _ => return Ok(()), // a reset came between, or a segment begins here already
             }
         };
-        let dir = folder.dir.clone();
-        let synced = old.file.sync().map_err(Error::io("sync", &dir));
-        if self.sync_failed_at.load(Ordering::Relaxed) == NEVER {
-            synced?; // else the new segment is begun because of that, for a new base to stand on
+        // The kernel tells of it once. The new segment is begun all the same, for a new base to stand on.
+        if let Err(error) = old.file.sync()
+            && self.sync_failed_at.load(Ordering::Relaxed) == NEVER
+        {
+            self.sync_failed(at.0, error);
         }
         let (file, entry) = folder.create_segment(at, db)?;
         let path = folder.path(&entry.name);
