@@ -7,6 +7,7 @@ use crate::server::client::Client;
 use crate::{log_notice, log_warning};
 use varve_engine::Error;
 use varve_net::Net;
+use varve_persistence::offset::Offset;
 
 /// How often the time of a rewrite must pass before the log's size alone begins the next: a child
 /// shares the processor's time and has the loop copy pages, and so takes a tenth of the time at most...
@@ -18,6 +19,8 @@ const CALM_MS: u64 = 500;
 const MOST_GROWTH: u128 = 4;
 /// Seconds between two attempts of a save point after a failure.
 const RETRY_S: i64 = 5;
+/// The same for a rewrite.
+const REWRITE_RETRY_S: i64 = 60;
 
 impl Server {
     /// Changes since the last save.
@@ -42,7 +45,9 @@ impl Server {
         }
         self.snapshots.last_try_s = self.clock.now_ms() / 1000;
         self.snapshots.saves += 1;
-        self.start_child(net, Purpose::Save).map(|_| "Background saving started")
+        let started = self.start_child(net, Purpose::Save);
+        self.snapshots.last_ok &= started.is_ok();
+        started.map(|_| "Background saving started")
     }
 
     /// All data were given up: without a log on disk, the last snapshot would bring them back after a
@@ -85,9 +90,18 @@ impl Server {
             // Without a log on disk there is nothing to shorten: a snapshot is what was asked for.
             return self.bgsave(net, true).map(|_| "Background append only file rewriting started");
         }
+        self.start_rewrite(net).map(|_| "Background append only file rewriting started")
+    }
+
+    pub(super) fn start_rewrite(&mut self, net: &mut Net<Client>) -> Result<Offset, Error> {
         self.snapshots.rewrites += 1;
-        self.start_child(net, Purpose::Rewrite)
-            .map(|_| "Background append only file rewriting started")
+        self.start_child(net, Purpose::Rewrite).inspect_err(|_| self.rewrite_failed())
+    }
+
+    /// The log has no new base: nothing but a command begins the next attempt for a minute.
+    pub fn rewrite_failed(&mut self) {
+        self.snapshots.last_rewrite_ok = false;
+        self.snapshots.rewrite_retry_s = self.clock.now_ms() / 1000 + REWRITE_RETRY_S;
     }
 
     /// Whether the log is to be on disk and is not yet.

@@ -302,9 +302,8 @@ impl Server {
         }
         // The tail must reach back to the base when that is finished.
         self.log.set_tail_bytes(u64::MAX);
-        self.snapshots.rewrites += 1;
         self.snapshots.disk_begins = Some(*self.log.histories());
-        if let Err(error) = self.start_child(net, Purpose::Rewrite) {
+        if let Err(error) = self.start_rewrite(net) {
             self.snapshots.disk_begins = None;
             self.log.set_tail_bytes(self.cfg.repl_backlog_size);
             return Err(error);
@@ -461,13 +460,13 @@ impl Server {
                 if self.snapshots.disk_begins.take().is_some() {
                     self.log.set_tail_bytes(self.cfg.repl_backlog_size);
                 }
-                self.snapshots.last_rewrite_ok = ok;
+                self.snapshots.last_rewrite_ok = true;
                 self.snapshots.last_rewrite_time_s = seconds;
                 let rest = running.started.elapsed() * REST;
                 self.snapshots.rests_until_ms = self.clock.now_ms() + rest.as_millis() as i64;
                 self.snapshots.last_rewrite_cow = running.cow;
                 if !ok {
-                    self.snapshots.rewrite_retry_s = self.clock.now_ms() / 1000 + 60;
+                    self.rewrite_failed();
                 }
             }
             Purpose::SyncDisk | Purpose::SyncSocket { .. } => self.snapshots.last_cow = running.cow,

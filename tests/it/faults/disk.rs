@@ -240,6 +240,29 @@ fn a_snapshot_on_a_full_disk() {
     assert_eq!(daemon.end(libc::SIGTERM), Some(0), "{}", daemon.log());
 }
 
+/// The folder is gone, or may not be written any more: there is not even a child to fail.
+#[test]
+fn a_snapshot_that_can_not_begin_has_failed() {
+    let folder = Folder::new();
+    let dir = folder.path().join("dir");
+    fs::create_dir(&dir).unwrap();
+    let args = ["--dir", text(&dir), "--save", "3600 1000000", "--appendonly", "yes"];
+    let mut daemon = Attempt::new(&args);
+    let mut client = daemon.serving();
+    client.ok(&["SET", "k", "old"]);
+    fs::remove_dir_all(&dir).unwrap();
+    for (command, status) in
+        [("BGREWRITEAOF", "aof_last_bgrewrite_status"), ("BGSAVE", "rdb_last_bgsave_status")]
+    {
+        assert_eq!(info(&mut client, status), "ok");
+        let refused = client.cmd(&[command]);
+        assert!(refused.is_error(), "{command}: {refused:?}");
+        assert_eq!(info(&mut client, status), "err", "{command}");
+    }
+    let refused = client.cmd(&["SET", "k", "new"]);
+    assert!(matches!(&refused, Value::Error(why) if why.starts_with("MISCONF")), "{refused:?}");
+}
+
 /// The log's new base has no room: the old base and all segments stay in force.
 #[test]
 fn a_rewrite_on_a_full_disk() {
