@@ -222,8 +222,9 @@ impl Folder {
             self.with_room(|| disk.link(from, &to)).map_err(Error::io("link", &to))?;
         } else {
             self.with_room(|| disk.rename(from, &to)).map_err(Error::io("rename", &to))?;
-            base.path = to; // where another attempt finds it, should a later step fail
         }
+        // Where another attempt finds it, should a later step fail.
+        (base.path, base.keep) = (to, false);
         self.sync_dir()?;
         let (seq, kind) = (self.last_base, FileType::Base);
         let start = Some(base.at);
@@ -316,6 +317,13 @@ impl Folder {
         match manifest == self.manifest && !self.is_stale {
             true => Ok(()),
             false => self.store(manifest),
+        }
+    }
+
+    /// Removes a file that was to join the log, if the manifest does not name it.
+    pub fn remove_unnamed(&self, path: &Path) {
+        if self.manifest.entries.iter().all(|entry| self.path(&entry.name) != path) {
+            let _ = self.disk.remove(path);
         }
     }
 

@@ -567,6 +567,50 @@ fn a_sync_that_fails_before_a_new_segment_is_not_forgotten_either() {
     assert_eq!(log.synced(), Some(Offset(0)));
 }
 
+/// The disk is full when a snapshot is to become the base, or no segment begins where it stands: it goes, for
+/// it may be what fills the disk, and the next one is made all the same.
+#[test]
+fn a_base_that_can_not_be_put_in_force_leaves_no_file() {
+    let disk = FakeDisk::new(1);
+    let mut log =
+        Log::create(options(&disk), Histories::new(id(1)), Offset(0), no_waker()).unwrap();
+    log.append_command(0, &["SET", "a", "b"]);
+    let rotated = log.begin_rotation();
+    log.append_command(0, &["SET", "a", "c"]);
+    let before = disk.list(Path::new(DIR)).unwrap();
+    for (at, space) in [(rotated, Some(0)), (rotated, Some(200)), (log.end(), None)] {
+        disk.put(Path::new("new.rdb"), b"REDIS");
+        disk.set_space(space);
+        log.install_base(NewBase { path: "new.rdb".into(), at, rdb: true, keep: false });
+        disk.set_space(None);
+        assert!(matches!(
+            log.take_events().pop(),
+            Some(Event::BaseInstalled { result: Err(_), .. })
+        ));
+        assert_eq!(disk.list(Path::new(DIR)).unwrap(), before, "{space:?}");
+        assert_eq!(disk.contents(Path::new("new.rdb")), None, "{space:?}");
+    }
+}
+
+/// A full resync finds the disk full: it is tried again and again until there is room.
+#[test]
+fn a_reset_that_is_tried_again_leaves_no_files() {
+    let disk = FakeDisk::new(1);
+    let mut log =
+        Log::create(options(&disk), Histories::new(id(1)), Offset(0), no_waker()).unwrap();
+    disk.put(Path::new("new.rdb"), b"REDIS");
+    disk.set_space(Some(1));
+    let base = NewBase { path: "new.rdb".into(), at: Offset(9), rdb: true, keep: false };
+    log.reset(Histories::new(id(2)), Offset(9), 0, Some(base));
+    let files = disk.list(Path::new(DIR)).unwrap().len();
+    (0..5).for_each(|_| log.tick(Instant::now()));
+    assert!(log.is_failing());
+    assert_eq!(disk.list(Path::new(DIR)).unwrap().len(), files);
+    disk.set_space(None);
+    log.tick(Instant::now());
+    assert_eq!((log.error(), log.released()), (None, Offset(9)));
+}
+
 /// What is in the pool alone needs room in a segment at the next start. Without that it stays where it is.
 #[test]
 fn a_disk_without_room_for_what_the_pool_has_is_told_and_costs_nothing() {

@@ -428,12 +428,8 @@ impl Shared {
         }
         let (file, entry) = folder.create_segment(at, db)?;
         let path = folder.path(&entry.name);
-        if let Err(error) = self.switch(&mut folder, &old, &file, &entry, epoch) {
-            if folder.manifest.entries.iter().all(|named| named.name != entry.name) {
-                let _ = self.disk.remove(&path);
-            }
-            return Err(error);
-        }
+        self.switch(&mut folder, &old, &file, &entry, epoch)
+            .inspect_err(|_| folder.remove_unnamed(&path))?;
         if lock(&self.sink).epoch != epoch {
             let _ = self.disk.remove(&path);
             return Ok(());
@@ -511,10 +507,28 @@ impl Shared {
         self.step_due.store(ahead::first_step(start).0, Ordering::Relaxed);
     }
 
-    /// Makes `base` the log's base. What is older becomes history, or goes.
+    /// Makes `base` the log's base. What is older becomes history, or goes. If that fails, the file goes: it
+    /// may be what fills the disk.
     fn install(&self, mut base: NewBase, epoch: u64) -> Result<(), Error> {
-        let at = base.at;
         let mut folder = lock(&self.folder);
+        let mut empty = None;
+        let result = self.try_install(&mut folder, &mut base, &mut empty, epoch);
+        if result.is_err() {
+            let empty = empty.map(|entry| folder.path(&entry.name));
+            let snapshot = (!base.keep).then_some(base.path);
+            empty.iter().chain(&snapshot).for_each(|path| folder.remove_unnamed(path));
+        }
+        result
+    }
+
+    fn try_install(
+        &self,
+        folder: &mut Folder,
+        base: &mut NewBase,
+        empty: &mut Option<Entry>,
+        epoch: u64,
+    ) -> Result<(), Error> {
+        let at = base.at;
         let begins = |e: &Entry| e.start == Some(base.at);
         if lock(&self.sink).epoch != epoch || !folder.manifest.segments().any(begins) {
             let what = "no segment of the log begins where the base stands";
@@ -526,10 +540,10 @@ impl Shared {
         // A log that began without a base began with nothing.
         let first = folder.manifest.segments().next().and_then(|entry| entry.start);
         let begun_at = first.filter(|_| keeps && folder.manifest.base().is_none());
-        let empty = begun_at.and_then(|at| folder.create_empty_base(at).ok());
-        let entry = folder.place_base(&mut base)?;
+        *empty = begun_at.and_then(|at| folder.create_empty_base(at).ok());
+        let entry = folder.place_base(base)?;
         let mut manifest = folder.manifest.clone();
-        manifest.entries.extend(empty);
+        manifest.entries.extend(empty.clone());
         for old in &mut manifest.entries {
             let keeps = match old.kind {
                 FileType::Base => keeps && old.is_named_base() && old.start < Some(at),
@@ -546,7 +560,7 @@ impl Shared {
         folder.store(manifest).inspect_err(|_| folder.publish())?;
         let superseded = folder.manifest.old_bases().first().map(|base| base.name.clone());
         superseded.iter().for_each(|name| folder.measure(name));
-        self.measure_base(&folder);
+        self.measure_base(folder);
         folder.publish();
         if failed_at != NEVER && failed_at <= at.0 {
             self.sync_failed_at.store(NEVER, Ordering::Relaxed);
@@ -564,9 +578,10 @@ impl Shared {
         // No byte of the log that is left reaches a file any more, whatever happens next.
         lock(&self.sink).abandon(offset, epoch);
         folder.indexer = None;
-        let mut change = || -> Result<_, Error> {
-            let (file, segment) = folder.create_segment(offset, db)?;
-            file.sync().map_err(Error::io("sync", &folder.path(&segment.name)))?;
+        let (file, segment) = folder.create_segment(offset, db)?;
+        let path = folder.path(&segment.name);
+        let mut change = || -> Result<(), Error> {
+            file.sync().map_err(Error::io("sync", &path))?;
             let mut manifest = Manifest {
                 entries: Vec::new(),
                 state: folder.manifest.state.clone().map(|s| State {
@@ -588,9 +603,9 @@ impl Shared {
             folder.store(manifest)?;
             folder.epoch = epoch;
             folder.begin_index(&segment, &file, offset);
-            Ok(file)
+            Ok(())
         };
-        let file = change()?;
+        change().inspect_err(|_| folder.remove_unnamed(&path))?;
         // Before the epoch: who sees that sees the new base's size and the new segments.
         self.measure_base(&folder);
         folder.publish();

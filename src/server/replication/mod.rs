@@ -219,9 +219,12 @@ impl Server {
                             log_notice!("The log's base is the snapshot at offset {at} now");
                             self.serve_base(at);
                         }
-                        Err(why) => log_warning!(
-                            "The snapshot at offset {at} could not become the log's base: {why}"
-                        ),
+                        Err(why) => {
+                            log_warning!(
+                                "The snapshot at offset {at} could not become the log's base: {why}"
+                            );
+                            self.rewrite_failed();
+                        }
                     }
                 }
                 log::Event::Rotated { .. } => {}

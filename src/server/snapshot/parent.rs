@@ -487,7 +487,7 @@ impl Server {
             if installs {
                 // The base takes a name of its own now: until it is in force, `dump.rdb` may
                 // become another snapshot's.
-                base.set_extension("base");
+                base.set_extension("base.rdb");
                 if std::fs::hard_link(&path, &base).is_err() {
                     (base, keep) = (dump.clone(), true);
                 }

@@ -263,6 +263,28 @@ fn a_snapshot_that_can_not_begin_has_failed() {
     assert!(matches!(&refused, Value::Error(why) if why.starts_with("MISCONF")), "{refused:?}");
 }
 
+/// Killed while a finished snapshot waits to become the base, because the log's own disk is full: the name
+/// that it had until then goes at the next start.
+#[test]
+fn a_snapshot_that_waits_to_become_the_base_leaves_nothing() {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    let folder = Folder::new();
+    std::os::unix::fs::symlink(disk.path(), folder.path().join("appendonlydir")).unwrap();
+    let args = ["--dir", text(folder.path()), "--appendonly", "yes", "--save", ""];
+    let mut daemon = Attempt::new(&args);
+    let mut client = daemon.serving();
+    fill(daemon.port, 0);
+    client.ok(&["BGSAVE"]);
+    let waits = || !temp_files(folder.path()).is_empty() && folder.path().join("dump.rdb").exists();
+    assert!(eventually(PATIENCE, waits), "{}", daemon.log());
+    daemon.end(libc::SIGKILL);
+    assert_ne!(temp_files(folder.path()), Vec::<PathBuf>::new());
+    disk.resize(16);
+    let mut daemon = Attempt::new(&args);
+    daemon.serving();
+    assert_eq!(temp_files(folder.path()), Vec::<PathBuf>::new());
+}
+
 /// The log's new base has no room: the old base and all segments stay in force.
 #[test]
 fn a_rewrite_on_a_full_disk() {
