@@ -529,6 +529,11 @@ impl Log {
         self.on_disk.as_ref().is_some_and(failing)
     }
 
+    /// Whether a sync has failed: nothing that is appended counts as synced before there is a new base.
+    pub fn needs_base(&self) -> bool {
+        self.on_disk.as_ref().is_some_and(|disk| disk.writer.shared.needs_base())
+    }
+
     /// Gets what was appended on its way to where it is safe: at the end of a loop turn. Never waits.
     pub fn flush(&mut self) {
         self.flush_with(false);

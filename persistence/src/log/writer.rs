@@ -197,11 +197,14 @@ impl Shared {
 
     /// Forgets the last error if nothing is wrong any more.
     fn recover_from_failure(&self) {
-        let synced = self.sync_failed_at.load(Ordering::Relaxed) == NEVER;
-        if synced && lock(&self.stuck).is_empty() && lock(&self.sink).is_empty() {
+        if !self.needs_base() && lock(&self.stuck).is_empty() && lock(&self.sink).is_empty() {
             *lock(&self.error) = None;
             self.failing.store(false, Ordering::Release);
         }
+    }
+
+    pub(super) fn needs_base(&self) -> bool {
+        self.sync_failed_at.load(Ordering::Relaxed) != NEVER
     }
 
     fn fail(&self, what: String) {
@@ -231,9 +234,7 @@ impl Shared {
                 let written = self.written.load(Ordering::Acquire);
                 (open, sink.epoch, written, sink.dir_dirty, sink.position)
             };
-            if self.sync_failed_at.load(Ordering::Relaxed) != NEVER
-                || written == self.synced.load(Ordering::Relaxed)
-            {
+            if self.needs_base() || written == self.synced.load(Ordering::Relaxed) {
                 return;
             }
             let dir = if dir_dirty { self.disk.sync_dir(&self.dir) } else { Ok(()) };
@@ -422,7 +423,7 @@ impl Shared {
         };
         // The kernel tells of it once. The new segment is begun all the same, for a new base to stand on.
         if let Err(error) = old.file.sync()
-            && self.sync_failed_at.load(Ordering::Relaxed) == NEVER
+            && !self.needs_base()
         {
             self.sync_failed(at.0, error);
         }

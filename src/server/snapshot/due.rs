@@ -146,21 +146,26 @@ impl Server {
             return;
         }
         let stats = self.log.stats();
-        if self.log.is_on_disk()
+        let may_rewrite = self.log.is_on_disk()
             && !self.snapshots.installing
-            && now_s >= self.snapshots.rewrite_retry_s
-            && self.rewrite_is_due(stats.base_bytes, stats.current_bytes)
-        {
+            && now_s >= self.snapshots.rewrite_retry_s;
+        if may_rewrite && self.log.needs_base() && self.has_rested() {
+            log_notice!("Starting automatic rewriting of AOF after a sync that failed");
+            let _ = self.bgrewriteaof(net);
+        } else if may_rewrite && self.rewrite_is_due(stats.base_bytes, stats.current_bytes) {
             let growth = (stats.current_bytes * 100 / stats.base_bytes.max(1)).saturating_sub(100);
             log_notice!("Starting automatic rewriting of AOF on {growth}% growth");
             let _ = self.bgrewriteaof(net);
         }
     }
 
+    fn has_rested(&self) -> bool {
+        self.clock.now_ms() >= self.snapshots.rests_until_ms
+    }
+
     fn rewrite_is_due(&self, base: u64, current: u64) -> bool {
         let percent = self.cfg.auto_aof_rewrite_percentage as u64;
-        let calm =
-            self.clock.now_ms() >= self.snapshots.rests_until_ms && self.load_rate.last() < CALM_MS;
+        let calm = self.has_rested() && self.load_rate.last() < CALM_MS;
         is_too_large(base, current, percent, self.cfg.auto_aof_rewrite_min_size, calm)
     }
 }
