@@ -281,6 +281,9 @@ impl Server {
         let wrong = |e: rdb::Error| format!("{}: {e}", path.display());
         let mut reader = rdb::Reader::new(&map).map_err(wrong)?;
         reader.set_limits(self.ks.limits.clone());
+        if !self.cfg.rdbchecksum {
+            reader.skip_checksum();
+        }
         let mut place = Place::default();
         (self.snapshots.last_load_keys, self.snapshots.last_load_expired) = (0, 0);
         self.clock.sync();

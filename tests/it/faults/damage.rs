@@ -111,6 +111,13 @@ fn a_damaged_dump_is_refused() {
             assert_eq!(found, ITEMS, "{what}");
         }
     }
+    // The checksum alone is wrong, and the operator wants what there is.
+    let mut flipped = whole.clone();
+    flipped[whole.len() - 1] ^= 1;
+    assert!(start_with(&file, &flipped, &args, "checksum flipped").is_err());
+    let args = [&args[..], &["--rdbchecksum", "no"]].concat();
+    let found = start_with(&file, &flipped, &args, "checksum flipped, and not looked at");
+    assert_eq!(found.map_err(|refusal| refusal.output), Ok(ITEMS));
 }
 
 /// The power went while the last segment grew: its end is missing from some byte on.
