@@ -179,7 +179,7 @@ impl Server {
             self.cancel_shutdown(net);
             return Err(NOT_SHUT_DOWN);
         }
-        self.kill_child();
+        self.end_child(net);
         let save = save.unwrap_or(!self.cfg.save.is_empty());
         if save {
             log_notice!("Saving the final RDB snapshot before exiting.");

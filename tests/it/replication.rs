@@ -5,11 +5,13 @@
 //! enough for all that is written, so that no broken link may cost a full resync.
 
 use crate::differential::random_write;
+use crate::directives::stopped_child;
 use crate::support::dataset::first_difference;
 use crate::support::{
     Client, PATIENCE, Proxy, Random, Server, Value, caught_up, dataset, env_number, eventually,
     server,
 };
+use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -451,4 +453,31 @@ fn replicas_are_told_of_what_expired_while_their_primary_was_down() {
     assert!(eventually(PATIENCE, || replica.info("master_link_status") == "up"));
     assert!(eventually(PATIENCE, || replica.client().ok(&["DBSIZE"]).int() == 0), "they stay");
     assert_eq!(primary.info("sync_full"), "0");
+}
+
+/// A replica waits for a save that is given up: everything is flushed, or a shutdown has no use for the save,
+/// and is then not to be. The replica comes back for another.
+#[test]
+fn a_save_that_is_given_up_leaves_no_replica_waiting() {
+    for flushes in [true, false] {
+        let builder = Server::varve().arg("--appendonly", "no").arg("--save", "");
+        let builder = builder.arg("--repl-diskless-sync", "no").arg("--repl-timeout", "3600");
+        let primary = builder.arg("--enable-protected-configs", "yes").start();
+        let mut client = primary.client();
+        fs::create_dir(primary.dir().join("folder")).unwrap();
+        stopped_child(&primary, &mut client, "BGSAVE");
+        let replica = Server::varve().arg("--repl-timeout", "3600").start();
+        follow(&replica, primary.port());
+        let joined = || primary.log().contains("joins the save that runs");
+        assert!(eventually(PATIENCE, joined), "{}", primary.log());
+        if flushes {
+            client.ok(&["FLUSHALL"]);
+        } else {
+            client.ok(&["CONFIG", "SET", "dbfilename", "folder"]);
+            assert!(client.cmd(&["SHUTDOWN", "SAVE", "NOW"]).is_error());
+            client.ok(&["CONFIG", "SET", "dbfilename", "dump.rdb"]);
+        }
+        client.ok(&["SET", "key", "value"]);
+        caught_up(&primary, &replica);
+    }
 }

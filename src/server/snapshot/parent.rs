@@ -328,10 +328,18 @@ impl Server {
         if let Some(running) = &self.snapshots.running
             && running.purpose == *purpose
         {
-            net.kill(running.reports);
-            net.child_lives = false;
-            self.kill_child();
+            self.end_child(net);
         }
+    }
+
+    /// Ends the child that works, and tells the replicas that wait for what it writes.
+    pub fn end_child(&mut self, net: &mut Net<Client>) {
+        let Some(running) = &self.snapshots.running else { return };
+        let purpose = running.purpose.clone();
+        net.kill(running.reports);
+        net.child_lives = false;
+        self.kill_child();
+        self.sync_child_ended(net, &purpose, false);
     }
 
     /// Goes on on disk from the base that a child has finished.
@@ -515,7 +523,7 @@ impl Server {
         Ok(())
     }
 
-    /// Ends a child that nobody needs any more.
+    /// Ends the child where nobody waits for it, or all ends.
     pub fn kill_child(&mut self) {
         if let Some(running) = self.snapshots.running.take() {
             let _ = nix::sys::signal::kill(running.pid, nix::sys::signal::Signal::SIGKILL);
