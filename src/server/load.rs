@@ -112,6 +112,8 @@ impl Server {
     /// Loads what the disk has, and opens the log.
     pub fn load_at_start(&mut self, net: &mut Net<Client>) -> Result<(), String> {
         let started = Instant::now();
+        self.clock.sync();
+        self.ks.now_ms = self.clock.now_ms(); // what is loaded is as old as it is from now on
         if self.cfg.appendonly {
             self.load_log(net)?;
         } else {
@@ -288,6 +290,7 @@ impl Server {
         (self.snapshots.last_load_keys, self.snapshots.last_load_expired) = (0, 0);
         self.clock.sync();
         let now = self.clock.now_ms();
+        self.ks.now_ms = now;
         let mut ahead = VecDeque::with_capacity(AHEAD + 1);
         let (mut n, mut released, mut base_loaded) = (0u64, 0usize, None);
         while let Some(item) = reader.next().map_err(wrong)? {

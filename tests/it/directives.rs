@@ -212,6 +212,31 @@ fn waitaof_follows_the_log_on_and_off() {
     );
 }
 
+/// How often and how long ago a key was used says what is evicted: a restart does not make all of them old.
+#[test]
+fn a_restart_keeps_when_keys_were_used() {
+    for appendonly in ["no", "yes"] {
+        for policy in ["allkeys-lfu", "allkeys-lru"] {
+            let builder = Server::varve().arg("--appendonly", appendonly);
+            let builder = builder.arg("--maxmemory", "1gb").arg("--maxmemory-policy", policy);
+            let mut server = builder.arg("--lfu-decay-time", "600").start();
+            let mut client = server.client();
+            client.ok(&["SET", "k", "v"]);
+            (0..300).for_each(|_| drop(client.ok(&["GET", "k"])));
+            let word = if policy == "allkeys-lfu" { "FREQ" } else { "IDLETIME" };
+            let before = client.ok(&["OBJECT", word, "k"]).int();
+            client.ok(&["BGSAVE"]);
+            no_child(&server);
+            server.restart();
+            let after = server.client().ok(&["OBJECT", word, "k"]).int();
+            match word {
+                "FREQ" => assert_eq!(after, before, "appendonly {appendonly}"),
+                _ => assert!(after < 3600, "appendonly {appendonly}: {after} seconds"),
+            }
+        }
+    }
+}
+
 /// The log's new base is no snapshot that `SAVE` would be in the way of.
 #[test]
 fn a_save_does_not_wait_for_a_rewrite() {
