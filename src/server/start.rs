@@ -150,12 +150,25 @@ fn remove_leftovers() {
     for entry in std::fs::read_dir(".").into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let ours = name.ends_with(".rdb") || name.ends_with(".aof");
-        if name.starts_with("temp-") && ours {
+        if is_leftover(&name) {
             log_notice!("Removing {name}, which an earlier process did not finish");
             let _ = std::fs::remove_file(entry.path());
         }
     }
+}
+
+/// Whether a file has a name that snapshots have while they are written: one or two numbers, and what
+/// they are for. Others' files may be called `temp-` something too.
+fn is_leftover(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("temp-") else { return false };
+    let numbers = match rest.strip_prefix("rewriteaof-bg-") {
+        Some(rest) => rest.strip_suffix(".aof"),
+        None => [".base.rdb", "-sync.rdb", ".rdb"].iter().find_map(|end| rest.strip_suffix(end)),
+    };
+    numbers.is_some_and(|numbers| {
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        numbers.split('-').count() <= 2 && numbers.split('-').all(is_number)
+    })
 }
 
 fn daemonize() -> Result<(), String> {

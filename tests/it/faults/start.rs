@@ -25,6 +25,20 @@ fn a_second_daemon_on_a_folder_is_refused() {
     assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("before+after"));
 }
 
+/// What a killed process left half written goes at the next start, and nothing that an operator put there.
+#[test]
+fn only_what_a_snapshot_left_is_removed() {
+    let folder = Folder::new();
+    let left = ["17.rdb", "17-3.rdb", "17-3.base.rdb", "17-sync.rdb", "rewriteaof-bg-17-3.aof"];
+    let others = ["backup.rdb", "2026-01-31.rdb", "17-old.rdb", "17.rdb.gz", ".rdb", "1-.aof"];
+    let file = |rest: &&str| folder.path().join(format!("temp-{rest}"));
+    left.iter().chain(&others).for_each(|rest| fs::write(file(rest), "").unwrap());
+    Attempt::new(&["--dir", text(folder.path()), "--appendonly", "no"]).serving();
+    assert!(left.iter().all(|rest| !file(rest).exists()));
+    let gone: Vec<_> = others.iter().filter(|rest| !file(rest).exists()).collect();
+    assert_eq!(gone, [] as [&&str; 0]);
+}
+
 /// Something else listens on the port already.
 #[test]
 fn a_port_in_use_is_refused() {
