@@ -325,9 +325,9 @@ impl Server {
         t.flag("aof_rewrite_scheduled", s.rewrite_scheduled || self.disk_is_due() && !rewriting);
         t.add("aof_last_rewrite_time_sec", s.last_rewrite_time_s);
         t.add("aof_current_rewrite_time_sec", seconds(rewriting));
-        t.add("aof_last_bgrewrite_status", ok(s.last_rewrite_ok));
+        t.add("aof_last_bgrewrite_status", ok(s.rewrite_failures == 0));
         t.add("aof_rewrites", s.rewrites);
-        t.flag("aof_rewrites_consecutive_failures", !s.last_rewrite_ok);
+        t.add("aof_rewrites_consecutive_failures", s.rewrite_failures);
         t.add("aof_last_write_status", ok(self.log.error().is_none()));
         t.add("aof_last_cow_size", s.last_rewrite_cow);
         t.add("module_fork_in_progress", 0);

@@ -216,6 +216,7 @@ impl Server {
                     self.snapshots.installing = false;
                     match result {
                         Ok(()) => {
+                            self.snapshots.rewrite_failures = 0;
                             log_notice!("The log's base is the snapshot at offset {at} now");
                             self.serve_base(at);
                         }

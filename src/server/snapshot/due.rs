@@ -100,7 +100,7 @@ impl Server {
 
     /// The log has no new base: nothing but a command begins the next attempt for a minute.
     pub fn rewrite_failed(&mut self) {
-        self.snapshots.last_rewrite_ok = false;
+        self.snapshots.rewrite_failures += 1;
         self.snapshots.rewrite_retry_s = self.clock.now_ms() / 1000 + REWRITE_RETRY_S;
     }
 

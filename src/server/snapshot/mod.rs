@@ -105,7 +105,8 @@ pub struct Snapshots {
     pub last_try_s: i64,
     pub last_save_time_s: i64,
     pub last_cow: u64,
-    pub last_rewrite_ok: bool,
+    /// Rewrites that failed since the last that went well.
+    pub rewrite_failures: u64,
     pub last_rewrite_time_s: i64,
     pub last_rewrite_cow: u64,
     pub saves: u64,
@@ -190,7 +191,7 @@ impl Snapshots {
             last_try_s: 0,
             last_save_time_s: -1,
             last_cow: 0,
-            last_rewrite_ok: true,
+            rewrite_failures: 0,
             last_rewrite_time_s: -1,
             last_rewrite_cow: 0,
             saves: 0,

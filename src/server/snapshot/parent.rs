@@ -468,13 +468,15 @@ impl Server {
                 if self.snapshots.disk_begins.take().is_some() {
                     self.log.set_tail_bytes(self.cfg.repl_backlog_size);
                 }
-                self.snapshots.last_rewrite_ok = true;
                 self.snapshots.last_rewrite_time_s = seconds;
                 let rest = running.started.elapsed() * REST;
                 self.snapshots.rests_until_ms = self.clock.now_ms() + rest.as_millis() as i64;
                 self.snapshots.last_rewrite_cow = running.cow;
-                if !ok {
-                    self.rewrite_failed();
+                match ok {
+                    false => self.rewrite_failed(),
+                    // Else that is known when the base is in force.
+                    true if !self.snapshots.installing => self.snapshots.rewrite_failures = 0,
+                    true => {}
                 }
             }
             Purpose::SyncDisk | Purpose::SyncSocket { .. } => self.snapshots.last_cow = running.cow,

@@ -295,6 +295,8 @@ fn a_snapshot_that_can_not_begin_has_failed() {
         assert!(refused.is_error(), "{command}: {refused:?}");
         assert_eq!(info(&mut client, status), "err", "{command}");
     }
+    assert!(client.cmd(&["BGREWRITEAOF"]).is_error());
+    assert_eq!(info(&mut client, "aof_rewrites_consecutive_failures"), "2");
     let refused = client.cmd(&["SET", "k", "new"]);
     assert!(matches!(&refused, Value::Error(why) if why.starts_with("MISCONF")), "{refused:?}");
 }
