@@ -502,9 +502,14 @@ impl Server {
                     (base, keep) = (dump.clone(), true);
                 }
             }
-            std::fs::rename(&path, &dump)?;
+            let renamed = std::fs::rename(&path, &dump).and_then(|()| sync_dir(Path::new(".")));
+            if let Err(error) = renamed {
+                if installs && !keep {
+                    let _ = std::fs::remove_file(&base);
+                }
+                return Err(error);
+            }
             self.snapshots.sync_file = running.purpose == Purpose::SyncDisk;
-            sync_dir(Path::new("."))?;
             path = dump;
         }
         if running.purpose == Purpose::Rewrite

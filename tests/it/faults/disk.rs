@@ -301,6 +301,20 @@ fn a_snapshot_that_can_not_begin_has_failed() {
     assert!(matches!(&refused, Value::Error(why) if why.starts_with("MISCONF")), "{refused:?}");
 }
 
+/// A save is finished and can not have its name, which is a folder's, or a file's that is mounted there. Nothing
+/// of it stays, however often it is tried.
+#[test]
+fn a_save_without_its_name_leaves_nothing() {
+    let folder = Folder::new();
+    let mut daemon = Attempt::new(&["--dir", text(folder.path()), "--appendonly", "yes"]);
+    let mut client = daemon.serving();
+    fs::create_dir(folder.path().join("dump.rdb")).unwrap();
+    client.ok(&["BGSAVE"]);
+    let failed = || daemon.log().contains("Background rdb error: Is a directory");
+    assert!(eventually(PATIENCE, failed), "{}", daemon.log());
+    assert_eq!(temp_files(folder.path()), Vec::<PathBuf>::new());
+}
+
 /// Killed while a finished snapshot waits to become the base, because the log's own disk is full: the name
 /// that it had until then goes at the next start.
 #[test]
