@@ -5,7 +5,7 @@
 //! enough for all that is written, so that no broken link may cost a full resync.
 
 use crate::differential::random_write;
-use crate::directives::stopped_child;
+use crate::directives::{no_child, stopped_child};
 use crate::support::dataset::first_difference;
 use crate::support::{
     Client, PATIENCE, Proxy, Random, Server, Value, caught_up, dataset, env_number, eventually,
@@ -479,5 +479,29 @@ fn a_save_that_is_given_up_leaves_no_replica_waiting() {
         }
         client.ok(&["SET", "key", "value"]);
         caught_up(&primary, &replica);
+    }
+}
+
+/// A server with data of its own becomes a replica while it saves them. That snapshot stands at an offset that
+/// the primary's history has too, or will have, and holds nothing of it: neither dump nor base may it become,
+/// nor what another replica is sent.
+#[test]
+fn a_save_of_the_data_before_a_full_sync_is_given_up() {
+    for appendonly in ["no", "yes"] {
+        let primary = Server::varve().start();
+        primary.client().ok(&["SET", "of", "the primary"]);
+        let builder = Server::varve().arg("--appendonly", appendonly);
+        let middle = builder.arg("--repl-diskless-sync", "no").start();
+        let mut client = middle.client();
+        (0..100).for_each(|n| drop(client.ok(&["SET", &format!("own:{n}"), "value"])));
+        let child = stopped_child(&middle, &mut client, "BGSAVE");
+        follow(&middle, primary.port());
+        caught_up(&primary, &middle);
+        // SAFETY: plain integers. If it is gone, it can not be another's pid so soon.
+        unsafe { libc::kill(child as libc::pid_t, libc::SIGCONT) };
+        no_child(&middle);
+        let last = Server::varve().start();
+        follow(&last, middle.port());
+        caught_up(&middle, &last);
     }
 }

@@ -201,6 +201,8 @@ impl Server {
             }
         };
         link.db = stream_db as usize;
+        // Its snapshot is of other data, and would pass for one of the new history's.
+        self.end_child(net);
         let followers = self.repl.node.adopted(place.0);
         let histories = self.repl.node.histories();
         self.histories = histories;

@@ -60,9 +60,7 @@ impl Server {
         to: Offset,
         ending: Ending,
     ) -> Result<(), String> {
-        if self.snapshots.running() {
-            self.kill_child();
-        }
+        self.end_child(net);
         self.snapshots.installing = false;
         // Where the history goes on they learn when they come back.
         self.drop_followers(net, Followers::Drop);
