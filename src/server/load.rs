@@ -145,6 +145,7 @@ impl Server {
         let mut base_place = None;
         if let Some(base) = recovered.base().cloned() {
             let place = self.load_base(net, &base, &mut recovered)?;
+            place.is_of(&base, recovered.histories())?;
             base_place = place.offset.map(|at| (base.path, at));
         }
         let replayed = recovered
@@ -565,6 +566,22 @@ fn release(map: &Mmap, from: usize, to: usize) {
 }
 
 impl Place {
+    /// Refuses a base that says of itself that it stands elsewhere in this log's history. `dump.rdb` may be
+    /// another name of it, and have been written over.
+    fn is_of(&self, base: &Base, known: Option<Histories>) -> Result<(), String> {
+        let (Some(history), Some(offset), Some(known)) = (self.history, self.offset, known) else {
+            return Ok(());
+        };
+        match known.continues(history, Offset::ZERO) && offset != base.offset {
+            true => Err(format!(
+                "{} holds the data at offset {offset}, and the manifest says {}: another file was written over it",
+                base.path.display(),
+                base.offset
+            )),
+            false => Ok(()),
+        }
+    }
+
     fn note(&mut self, key: &[u8], value: &[u8]) {
         let text = std::str::from_utf8(value).ok();
         match key {

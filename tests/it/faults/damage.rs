@@ -264,6 +264,30 @@ fn a_missing_manifest_is_refused() {
     assert_eq!(items(&mut Attempt::new(&args).serving()), 0);
 }
 
+/// An operator copies an old dump over `dump.rdb`, which is the log's base by another name: `cp` writes into
+/// the file that both are.
+#[test]
+fn an_old_dump_that_is_copied_over_the_base_is_refused() {
+    let folder = Folder::new();
+    let args = ["--dir", text(folder.path()), "--appendonly", "yes", "--save", ""];
+    let dump = folder.path().join("dump.rdb");
+    let mut daemon = Attempt::new(&args);
+    let (mut client, mut dumps) = (daemon.serving(), Vec::new());
+    for n in ["1", "2"] {
+        client.ok(&["RPUSH", "list", n]);
+        client.ok(&["BGSAVE"]);
+        let based = || daemon.log().matches("The log's base is the snapshot").count() > dumps.len();
+        assert!(eventually(PATIENCE, based), "{}", daemon.log());
+        dumps.push(fs::read(&dump).unwrap());
+    }
+    daemon.end(libc::SIGKILL);
+    fs::write(&dump, &dumps[0]).unwrap();
+    Attempt::new(&args).refused().names(&[".base.rdb", "another file was written over it"]);
+    fs::write(&dump, &dumps[1]).unwrap();
+    let mut client = Attempt::new(&args);
+    assert_eq!(client.serving().cmd(&["LLEN", "list"]).int(), 2);
+}
+
 /// `DEBUG LOADAOF` finds the log damaged. The files must not be replaced by what could be read of them.
 #[test]
 fn a_log_that_can_not_be_read_back_stays_as_it_is() {
