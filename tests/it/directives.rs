@@ -212,6 +212,27 @@ fn waitaof_follows_the_log_on_and_off() {
     );
 }
 
+/// The form of the log's base is another from the next rewrite on, and not for the one that is under way.
+#[test]
+fn a_base_is_named_for_what_it_holds() {
+    for form in ["yes", "no"] {
+        let builder = Server::varve().arg("--appendonly", "yes");
+        let mut server = builder.arg("--aof-use-rdb-preamble", form).start();
+        let mut client = server.client();
+        let child = stopped_child(&server, &mut client, "BGREWRITEAOF");
+        let other = if form == "yes" { "no" } else { "yes" };
+        client.ok(&["CONFIG", "SET", "aof-use-rdb-preamble", other]);
+        signal(child, libc::SIGCONT);
+        no_child(&server);
+        server.restart();
+        assert_eq!(server.client().ok(&["DBSIZE"]).int(), 500_000);
+        let names = fs::read_dir(server.dir().join("appendonlydir")).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let base = names.filter(|name| name.contains(".base.")).max().unwrap();
+        assert!(base.ends_with(if form == "yes" { ".rdb" } else { ".aof" }), "{base}");
+    }
+}
+
 /// How often and how long ago a key was used says what is evicted: a restart does not make all of them old.
 #[test]
 fn a_restart_keeps_when_keys_were_used() {

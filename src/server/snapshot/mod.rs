@@ -68,6 +68,8 @@ pub struct Running {
     pub purpose: Purpose,
     /// Where it writes; a stream has no file.
     pub path: Option<PathBuf>,
+    /// Whether it writes commands rather than RDB: `aof-use-rdb-preamble` may change meanwhile.
+    as_commands: bool,
     /// The state that it holds.
     pub at: Offset,
     /// The database selected there.

@@ -120,7 +120,7 @@ impl Server {
             log_warning!("Can't save in background: {what}: {e}");
             Error::err(format_args!("Can't save in background: {what}: {e}"))
         };
-        let rewrite_as_commands = purpose == Purpose::Rewrite && !self.cfg.aof_use_rdb_preamble;
+        let as_commands = purpose == Purpose::Rewrite && !self.cfg.aof_use_rdb_preamble;
         let path = match purpose {
             Purpose::SyncSocket { .. } => None,
             Purpose::Save | Purpose::SyncDisk => {
@@ -210,14 +210,7 @@ impl Server {
                     key_delay: Duration::from_micros(self.cfg.rdb_key_save_delay.into()),
                 };
                 child.let_go();
-                let ok = child.run(
-                    &self.ks,
-                    &options,
-                    rewrite_as_commands,
-                    mark,
-                    &mut buffers,
-                    &mut smaps,
-                );
+                let ok = child.run(&self.ks, &options, as_commands, mark, &mut buffers, &mut smaps);
                 // SAFETY: ends this process without running anything of the parent's.
                 unsafe { libc::_exit(if ok { 0 } else { 1 }) }
             }
@@ -247,6 +240,7 @@ impl Server {
             pid,
             purpose,
             path,
+            as_commands,
             at,
             db: options.db,
             started: Instant::now(),
@@ -489,6 +483,7 @@ impl Server {
         // As in Redis, what was saved for a replica is a save like any other.
         let to_dump = matches!(running.purpose, Purpose::Save | Purpose::SyncDisk);
         let installs = running.rotated && self.log.is_on_disk();
+        let rdb = !running.as_commands;
         let mut path = path.to_owned();
         let mut base = path.clone();
         let mut keep = false;
@@ -515,7 +510,6 @@ impl Server {
         if running.purpose == Purpose::Rewrite
             && let Some(histories) = self.snapshots.disk_begins
         {
-            let rdb = self.cfg.aof_use_rdb_preamble;
             let base = NewBase { path, at: running.at, rdb, keep: false };
             return self.start_disk(base, running.db, histories);
         }
@@ -523,7 +517,6 @@ impl Server {
             self.snapshots.base = Some(OnDisk::new(path, running.at));
         }
         if installs {
-            let rdb = running.purpose != Purpose::Rewrite || self.cfg.aof_use_rdb_preamble;
             self.log.install_base(NewBase { path: base, at: running.at, rdb, keep });
             self.snapshots.installing = true;
         }
