@@ -66,7 +66,7 @@ pub use tail::{Cursor, Piece};
 
 use crate::offset::{Histories, HistoryId, Offset};
 use aside::Places;
-use folder::Folder;
+use folder::{Folder, is_full};
 use history::Retention;
 use manifest::{FileType, Manifest, State};
 use marks::Marks;
@@ -320,10 +320,21 @@ impl Log {
         // manifest on disk names, and of the one that it will name.
         let (before, stream) = (recovered.pool_stream().unwrap_or_default(), pool::new_stream());
         let pool_path = pool::path(&options.dir, &options.base_name);
-        let pool = Pool::open(&*disk, &pool_path, options.pool_blocks, before, end).ok();
+        let mut pool = Pool::open(&*disk, &pool_path, options.pool_blocks, before, end).ok();
         pool.iter().for_each(|pool| pool.begin_stream(stream, end));
         manifest.state.iter_mut().for_each(|state| state.pool = pool.as_ref().map(|_| stream));
-        folder.store(manifest)?;
+        let stored = match folder.store(manifest.clone()) {
+            // The segments have all that the pool had: its room is what there is.
+            Err(Error::Io { source, .. }) if is_full(&source) && pool.take().is_some() => {
+                let _ = disk.remove(&pool_path);
+                let note = format!("The disk is full: {pool_path:?} makes room for the manifest");
+                lock(&folder.notes).push(note);
+                manifest.state.iter_mut().for_each(|state| state.pool = None);
+                folder.store(manifest)
+            }
+            other => other,
+        };
+        stored?;
         if pool.is_none() {
             let _ = disk.remove(&pool_path);
         }

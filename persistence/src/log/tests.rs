@@ -635,6 +635,22 @@ fn a_disk_without_room_for_what_the_pool_has_is_told_and_costs_nothing() {
     assert_eq!((replayed.end, replayed.commands, found.is_lossless()), (log.end(), 1, true));
 }
 
+/// Killed on a disk that is full to the last byte: the manifest of the next start has no room but the pool's.
+#[test]
+fn a_start_on_a_full_disk_has_the_pools_room() {
+    let disk = FakeDisk::new(1);
+    let mut log = under_everysec(&disk);
+    log.tick(Instant::now());
+    assert_eq!(log.written(), log.end());
+    let disk = disk.after_kill(disk.ops());
+    disk.set_space(Some(0));
+    let found = recover(&options(&disk)).unwrap().unwrap();
+    let mut again = Log::resume(found, Histories::new(id(1)), options(&disk), no_waker()).unwrap();
+    assert_eq!(again.end(), log.end());
+    assert_eq!(disk.contents(Path::new("d/a.aof.pool")), None);
+    assert!(again.take_notes()[0].contains("The disk is full"));
+}
+
 /// Who looks on does not see it when the daemon goes on with another segment, cuts the one that was the last,
 /// and removes it.
 #[test]
