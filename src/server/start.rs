@@ -81,6 +81,8 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     let here = std::env::current_dir().map_err(|e| format!("Can't tell the folder's path: {e}"))?;
     let lock = log::lock_dir(&here, LOCK_PATIENCE).map_err(|e| e.to_string())?;
     remove_leftovers();
+    // Not before: that of a daemon that has the folder stays what it is. Not later: who connects finds it.
+    let pidfile = pidfile.filter(|path| write_pidfile(path));
     let mut net: Net<Client> = Net::new().map_err(|e| format!("Can't make an event loop: {e}"))?;
     net.register(signals.as_fd(), true, false).map_err(|e| format!("Can't watch signals: {e}"))?;
     net.set_keepalive(keepalive(&cfg)).map_err(|e| e.to_string())?;
@@ -88,8 +90,6 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     if listeners.is_empty() {
         return Err("Configured to not listen anywhere, exiting.".into());
     }
-    // Only now: that of another daemon on this folder or port stays what it is.
-    let pidfile = pidfile.filter(|path| write_pidfile(path));
     // Whoever reads this may connect.
     let on_terminal = cfg.logfile.is_empty() && std::io::stdout().is_terminal();
     if cfg.always_show_logo || on_terminal {
