@@ -173,7 +173,7 @@ impl Server {
         log_notice!("The log ends at offset {} of history {}", replayed.end, histories.current);
         self.log = Log::resume(recovered, histories, options, self.waker.clone())
             .map_err(|e| e.to_string())?;
-        self.log.set_current_db(Some(replayed.db));
+        self.log.set_current_db(replayed.db);
         self.histories = histories;
         self.repl.set_histories(histories);
         // A replica that comes with nothing can have the base as it is.
@@ -214,7 +214,7 @@ impl Server {
         }
         let at = self.log.end();
         let base = log::NewBase { path: dump, at, rdb: true, keep: true };
-        let db = self.log.current_db().unwrap_or(0);
+        let db = self.log.current_db();
         self.log.start_disk(options, base, db).map_err(|e| e.to_string())
     }
 
@@ -263,7 +263,7 @@ impl Server {
             self.histories = histories;
             self.log =
                 Log::in_memory(histories, offset, self.cfg.repl_backlog_size, self.waker.clone());
-            self.log.set_current_db(Some(place.db));
+            self.log.set_current_db(place.db);
             self.repl.set_histories(histories);
             self.snapshots.base = Some(OnDisk::new(path, offset));
         }

@@ -249,6 +249,40 @@ fn a_promoted_replica_goes_on_with_the_history() {
     assert_eq!(promoted.info("sync_full"), "0", "a full sync was needed after the promotion");
 }
 
+/// A promoted replica that has written nothing returns under the name that it had. The stream goes on where
+/// it was, and so in the database that was selected there.
+#[test]
+fn a_replica_that_returns_goes_on_in_the_database_of_the_stream() {
+    for appendonly in ["no", "yes"] {
+        let start = || Server::varve().arg("--appendonly", appendonly).start();
+        let (primary, mut replica) = (start(), start());
+        let mut client = primary.client();
+        client.ok(&["SELECT", "5"]);
+        client.ok(&["SET", "before", "1"]);
+        follow(&replica, primary.port());
+        caught_up(&primary, &replica);
+        client.ok(&["SET", "key", "1"]);
+        caught_up(&primary, &replica);
+        replica.client().ok(&["REPLICAOF", "NO", "ONE"]);
+        follow(&replica, primary.port());
+        assert!(eventually(PATIENCE, || synced(&replica)));
+        client.ok(&["SET", "after", "1"]);
+        caught_up(&primary, &replica);
+        if appendonly == "yes" {
+            // What its own files say is the same.
+            replica.client().ok(&["REPLICAOF", "NO", "ONE"]);
+            replica.rewrite();
+            replica.terminate();
+            replica.restart();
+            follow(&replica, primary.port());
+            assert!(eventually(PATIENCE, || synced(&replica)));
+            client.ok(&["SET", "after the restart", "1"]);
+            caught_up(&primary, &replica);
+        }
+        assert_eq!(primary.info("sync_full"), "1", "{}", primary.log());
+    }
+}
+
 /// A replica that is started without being told whom to follow is a primary, and must not go on under
 /// the name of the one that it followed: two would write different bytes to one place.
 #[test]

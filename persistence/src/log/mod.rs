@@ -218,9 +218,9 @@ pub struct Log {
     histories: Histories,
     /// Whether this node took the current name itself.
     own: bool,
-    /// The database that is selected at the end, if that is known.
-    db: Option<u32>,
-    /// Whether the next write must say its database, because a segment begins there.
+    /// The database that is selected at the end.
+    db: u32,
+    /// Whether the next write must say its database all the same.
     select_due: bool,
     last_select: Offset,
     in_multi: bool,
@@ -241,8 +241,8 @@ impl Log {
             places,
             histories,
             own: true,
-            db: None,
-            select_due: false,
+            db: 0,
+            select_due: true,
             last_select: start,
             in_multi: false,
             scratch: Vec::new(),
@@ -423,7 +423,7 @@ impl Log {
     #[inline]
     fn select(&mut self, db: u32) {
         let due = self.tail.end().0 - self.last_select.0 >= SELECT_EVERY && !self.in_multi;
-        if self.db != Some(db) || self.select_due || due {
+        if self.db != db || self.select_due || due {
             self.append_select(db);
         }
     }
@@ -431,7 +431,7 @@ impl Log {
     #[cold]
     fn append_select(&mut self, db: u32) {
         self.last_select = self.tail.end();
-        self.db = Some(db);
+        self.db = db;
         self.select_due = false;
         let mut number = itoa::Buffer::new();
         let mut length = itoa::Buffer::new();
@@ -449,22 +449,27 @@ impl Log {
         self.in_multi = in_multi;
     }
 
-    /// The database selected at the end, if that is known.
-    pub fn current_db(&self) -> Option<u32> {
+    /// The database selected at the end.
+    pub fn current_db(&self) -> u32 {
         self.db
     }
 
-    /// Says which database is selected at the end, after [`Log::append`] of bytes that selected it;
-    /// `None` makes the next write say it again.
-    pub fn set_current_db(&mut self, db: Option<u32>) {
+    /// Says which database is selected at the end, after [`Log::append`] of bytes that selected it.
+    pub fn set_current_db(&mut self, db: u32) {
         self.db = db;
+        self.select_due = false;
         self.note_place();
+    }
+
+    /// Makes the next write say its database, for readers who begin here.
+    pub fn select_again(&mut self) {
+        self.select_due = true;
     }
 
     /// To be called between commands.
     fn note_place(&mut self) {
-        if let Some(db) = self.db.filter(|_| !self.in_multi) {
-            self.places.note(self.tail.end(), db);
+        if !self.in_multi {
+            self.places.note(self.tail.end(), self.db);
         }
     }
 
@@ -487,7 +492,7 @@ impl Log {
     fn rename(&mut self, histories: Histories, own: bool) {
         self.hand_over();
         (self.histories, self.own) = (histories, own);
-        self.db = None;
+        self.select_due = true;
         if let Some(disk) = &mut self.on_disk {
             disk.begin_change();
             disk.writer.write(WriteJob::Rename(Box::new((histories, own))));
@@ -698,7 +703,7 @@ impl Log {
     pub fn begin_rotation(&mut self) -> Offset {
         debug_assert!(!self.in_multi, "the log is cut inside MULTI");
         let end = self.tail.end();
-        let db = self.db.unwrap_or(0);
+        let db = self.db;
         self.select_due = true;
         if let Some(disk) = &mut self.on_disk {
             disk.flush(&mut self.tail, true);
@@ -741,7 +746,7 @@ impl Log {
         let keep = self.tail.keep();
         self.tail = Tail::new(offset, keep);
         (self.histories, self.own) = (histories, false);
-        self.db = Some(db);
+        self.db = db;
         self.select_due = false;
         self.in_multi = false;
         self.last_select = offset;
@@ -876,7 +881,7 @@ impl Log {
 pub struct Left {
     disk: OnDisk,
     end: Offset,
-    db: Option<u32>,
+    db: u32,
 }
 
 impl Left {

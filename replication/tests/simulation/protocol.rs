@@ -254,7 +254,7 @@ impl World {
                 let server = &mut self.servers[at];
                 let followers = server.node.continued(history, former, server.log.end());
                 server.log.set_histories(server.node.histories());
-                server.log.set_current_db(Some(server.data.db()));
+                server.log.set_current_db(server.data.db());
                 self.note(|w| format!("node {at} continues at {:?}", w.servers[at].place()));
                 self.drop_followers(at, followers);
             }

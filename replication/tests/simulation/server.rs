@@ -253,7 +253,7 @@ impl Server {
         self.log = Log::resume(recovered, histories, self.options.clone(), waker())?;
         let bytes = self.read_log(data.end(), self.log.end()).expect("the log follows its base");
         data.apply(&bytes);
-        self.log.set_current_db(self.parent.map(|_| replayed.db));
+        self.log.set_current_db(replayed.db);
         self.data = data;
         self.up = true;
         self.disk_full = false;
@@ -275,7 +275,7 @@ impl Server {
     pub fn append_stream(&mut self, bytes: &[u8]) {
         self.log.append(bytes);
         self.data.apply(bytes);
-        self.log.set_current_db(Some(self.data.db()));
+        self.log.set_current_db(self.data.db());
     }
 
     /// Begins a snapshot for a file or for connections.
@@ -285,7 +285,7 @@ impl Server {
             Some(_) => self.log.end(),
         };
         if self.parent.is_none() {
-            self.log.set_current_db(None);
+            self.log.select_again();
         }
         self.snapshot = Some(Snapshot { id, at, image: self.data.encode(), stream });
         at

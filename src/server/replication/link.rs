@@ -121,7 +121,7 @@ impl Server {
                     conn: None,
                     rdb: None,
                     place: None,
-                    db: self.log.current_db().unwrap_or(0) as usize,
+                    db: self.log.current_db() as usize,
                     loading: false,
                     received: None,
                     back_to: None,
@@ -145,7 +145,6 @@ impl Server {
         random.iter_mut().for_each(|b| *b = self.ks.random() as u8);
         let followers = self.repl.node.promote(self.log.end(), random);
         self.log.take_histories(self.repl.node.histories());
-        self.log.set_current_db(None);
         self.cfg.replicaof = None;
         logger::set_role(Role::Primary);
         log_notice!(
@@ -563,7 +562,7 @@ impl Server {
             rest = &rest[len..];
         }
         self.frame = frame;
-        self.log.set_current_db(Some(db as u32));
+        self.log.set_current_db(db as u32);
         if let Some(link) = &mut self.repl.link {
             link.db = db;
         }

@@ -240,12 +240,6 @@ impl Server {
         let now = self.now_u64();
         match self.start_child(net, purpose) {
             Ok(at) => {
-                // What a replica is fed after its snapshot begins with the database of its first
-                // write said: the snapshot alone does not tell a Redis replica which one that is. A
-                // replica's own stream stays as its primary made it, and the snapshot tells.
-                if self.is_primary() {
-                    self.log.set_current_db(None);
-                }
                 let there = self.repl.primary.forked(conns, target, at, now);
                 self.announce(net, &there, None);
                 if let Some(mark) = mark {

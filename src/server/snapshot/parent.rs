@@ -42,7 +42,7 @@ impl Server {
             used_memory: crate::allocator::used(),
             history: self.log.histories().current,
             offset: self.log.end(),
-            db: self.log.current_db().unwrap_or(0),
+            db: self.log.current_db(),
             aof_base: self.log.is_on_disk(),
             lfu: self.ks.access_clock == varve_engine::keyspace::AccessClock::Lfu,
             evicts: crate::server::memory::uses_access_clock(self.cfg.maxmemory_policy),
@@ -154,7 +154,7 @@ impl Server {
         options.aof_base |= purpose == Purpose::Rewrite;
         if self.is_primary() {
             // The file says which database is selected, but not all who sync with Redis read that.
-            self.log.set_current_db(None);
+            self.log.select_again();
         }
         let mut buffers = self.snapshots.buffers.take().unwrap_or_default();
         let mut smaps = vec![0u8; 8192];

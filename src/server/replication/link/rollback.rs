@@ -38,7 +38,7 @@ impl Server {
         let (history, end) = self.repl.node.place(self.log.end());
         let now = self.now_u64();
         let Some(link) = &mut self.repl.link else { return };
-        link.db = self.log.current_db().unwrap_or(0) as usize;
+        link.db = self.log.current_db() as usize;
         match result {
             Ok(()) => {
                 // The primary has said which name it means.
