@@ -283,6 +283,35 @@ fn a_replica_that_returns_goes_on_in_the_database_of_the_stream() {
     }
 }
 
+/// A full sync that can't be loaded leaves data and history as they belong together: the old data, if the
+/// log on disk has them, and otherwise nothing, under a name that nobody knows.
+#[test]
+fn a_full_sync_that_fails_leaves_no_data_under_a_name_of_others() {
+    let unknown = Server::redis().arg("--repl-diskless-sync-delay", "0").start();
+    unknown.client().ok(&["XADD", "stream", "*", "field", "value"]);
+    for appendonly in ["no", "yes"] {
+        let start = || Server::varve().arg("--appendonly", appendonly);
+        let mut server = start().start();
+        let follower = start().replica_of(server.port()).start();
+        server.client().ok(&["SET", "old", "data"]);
+        caught_up(&server, &follower);
+        follow(&server, unknown.port());
+        let failed = || server.log().contains("type 19 (stream) is not supported");
+        assert!(eventually(PATIENCE, failed), "{}", server.log());
+        server.client().ok(&["REPLICAOF", "NO", "ONE"]);
+        let kept = server.client().ok(&["EXISTS", "old"]).int();
+        assert_eq!(kept, i64::from(appendonly == "yes"), "{}", server.log());
+        server.client().ok(&["SET", "new", "data"]);
+        caught_up(&server, &follower);
+        if appendonly == "yes" {
+            server.kill9();
+            server.restart();
+            assert_eq!(server.client().ok(&["DBSIZE"]).int(), 2);
+            caught_up(&server, &follower);
+        }
+    }
+}
+
 /// A replica that is started without being told whom to follow is a primary, and must not go on under
 /// the name of the one that it followed: two would write different bytes to one place.
 #[test]
@@ -366,6 +395,30 @@ fn a_replica_serves_its_old_data_while_new_are_loaded_beside() {
         assert!(while_loading > 0, "appendonly {appendonly}: nobody was served meanwhile");
         assert!(eventually(PATIENCE, || synced(&replica)));
         crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
+    }
+}
+
+/// Whoever is told to follow another while data are loaded beside the old ones wants them no more: neither
+/// when the other goes on with the old, nor when it sends its own.
+#[test]
+fn a_load_beside_ends_with_the_wish_for_it() {
+    let [first, second, third] = [(); 3].map(|()| start(Kind::Varve));
+    second.client().ok(&["DEBUG", "POPULATE", "1000", "second"]);
+    for (appendonly, last) in [("no", &first), ("yes", &first), ("yes", &third)] {
+        let replica = Server::varve()
+            .arg("--repl-diskless-load", "swapdb")
+            .arg("--appendonly", appendonly)
+            .arg("--key-load-delay", "1000")
+            .replica_of(first.port())
+            .start();
+        assert!(eventually(PATIENCE, || synced(&replica)));
+        follow(&replica, second.port());
+        assert!(eventually(PATIENCE, || replica.info("async_loading") == "1"));
+        follow(&replica, last.port());
+        assert!(eventually(PATIENCE, || replica.info("async_loading") == "0"));
+        assert!(eventually(PATIENCE, || synced(&replica)));
+        last.client().ok(&["INCR", "counter"]);
+        caught_up(last, &replica);
     }
 }
 

@@ -386,7 +386,7 @@ impl Server {
                 Output::RdbEnd => self.sync_received(out),
                 Output::RdbAbort { keep } => {
                     if let Some(link) = &mut self.repl.link {
-                        link.received = None;
+                        (link.received, link.loading) = (None, false);
                         // Memory is not held for a primary that may never come back.
                         if !keep || link.rdb.as_ref().is_none_or(|rdb| rdb.in_memory) {
                             link.drop_received();

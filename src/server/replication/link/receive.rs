@@ -155,7 +155,7 @@ impl Server {
         }
     }
 
-    /// Whether the RDB that is being loaded is still wanted: the role may change meanwhile.
+    /// Whether the RDB that is being loaded is still wanted: the role or the primary may change meanwhile.
     pub fn still_receives(&self) -> bool {
         self.repl.link.as_ref().is_some_and(|link| link.loading)
     }
@@ -173,7 +173,9 @@ impl Server {
     pub(super) fn load_and_adopt(&mut self, net: &mut Net<Client>, out: &mut Vec<replica::Output>) {
         let Some(link) = &mut self.repl.link else { return };
         let Some(synced) = link.received.take() else { return };
-        let (Some(rdb), place) = (link.rdb.take(), link.place.take()) else { return };
+        // It stays the link's, who removes it if the load is wanted no more.
+        let (Some(rdb), place) = (&link.rdb, link.place.take()) else { return };
+        let path = rdb.path.clone();
         // A primary that tells no place (`SYNC`) leaves us with a history of our own.
         let place = place.unwrap_or_else(|| {
             let id = log::random_history().unwrap_or(HistoryId::NONE);
@@ -183,19 +185,24 @@ impl Server {
         let beside = self.cfg.repl_diskless_load == DisklessLoad::SwapDb;
         let kept = synced.is_err() || beside;
         let loaded = synced
-            .map_err(|e| format!("{}: {e}", rdb.path.display()))
-            .and_then(|()| self.load_from_primary(net, &rdb.path, beside));
+            .map_err(|e| format!("{}: {e}", path.display()))
+            .and_then(|()| self.load_from_primary(net, &path, beside));
         let now = self.now_u64();
-        let link = match &mut self.repl.link {
-            Some(link) if link.loading => link,
-            // Meanwhile the role was changed.
-            _ => return rdb.discard(),
-        };
+        let Some(link) = self.repl.link.as_mut().filter(|link| link.loading) else { return };
         link.loading = false;
+        let Some(rdb) = link.rdb.take() else { return };
         let stream_db = match loaded {
             Ok(loaded) => loaded.db,
             Err(why) => {
                 rdb.discard();
+                let kept = kept || self.restore(net);
+                if self.stopping {
+                    return;
+                }
+                let (place, now) = (self.repl.node.place(self.log.end()), self.now_u64());
+                let Some(link) = &mut self.repl.link else { return };
+                link.db = self.log.current_db() as usize;
+                link.machine.set_place(Some(place));
                 link.machine.rdb_failed(&why, kept, now, out);
                 return;
             }

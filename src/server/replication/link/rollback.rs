@@ -3,9 +3,9 @@
 
 use crate::server::Server;
 use crate::server::client::Client;
-use crate::{log_warning, service};
+use crate::{log_notice, log_warning, service};
 use varve_net::Net;
-use varve_persistence::log::{self, Ending, NotRolledBack, TailFile};
+use varve_persistence::log::{self, Ending, Left, NotRolledBack, TailFile};
 use varve_persistence::offset::Offset;
 use varve_replication::node::Followers;
 use varve_replication::replica;
@@ -60,11 +60,7 @@ impl Server {
         to: Offset,
         ending: Ending,
     ) -> Result<(), String> {
-        self.end_child(net);
-        self.snapshots.installing = false;
-        // Where the history goes on they learn when they come back.
-        self.drop_followers(net, Followers::Drop);
-        let Some(left) = self.log.leave_disk() else {
+        let Some(left) = self.leave_log(net) else {
             return Err("the log is only in memory".into());
         };
         service::status(self, "Rolling back");
@@ -98,18 +94,58 @@ impl Server {
         if self.stopping {
             return result;
         }
-        // The log is what its files are now, and the data are to be that too.
+        self.return_to_log(net).and(result)
+    }
+
+    /// After a load that failed, the data are what the log's files say again. If there are none, nothing
+    /// is held. Whether the data are there.
+    pub(super) fn restore(&mut self, net: &mut Net<Client>) -> bool {
+        let Some(left) = self.leave_log(net) else {
+            self.hold_nothing();
+            self.remain_replica();
+            return false;
+        };
+        service::status(self, "Loading the old data");
+        let closed = self.off_the_loop(net, "restore", move || left.close());
+        if self.stopping {
+            return false;
+        }
+        let closed = closed.and_then(|closed| closed.map_err(|error| error.to_string()));
+        let restored = closed.and_then(|()| self.return_to_log(net));
+        match &restored {
+            Ok(()) => log_notice!("The data are the old ones again, from the log on disk"),
+            Err(why) => log_warning!("The old data can't be loaded from the log: {why}"),
+        }
+        restored.is_ok()
+    }
+
+    /// Ends the use of the log's files, which are about to be read, by a child and by this server's own
+    /// replicas too: where the history goes on they learn when they come back. What is to be closed,
+    /// if there are files.
+    fn leave_log(&mut self, net: &mut Net<Client>) -> Option<Left> {
+        self.end_child(net);
+        self.snapshots.installing = false;
+        self.drop_followers(net, Followers::Drop);
+        self.log.leave_disk()
+    }
+
+    /// The log is what its files are now, and the data are made that too.
+    fn return_to_log(&mut self, net: &mut Net<Client>) -> Result<(), String> {
         self.flush_all(self.cfg.replica_lazy_flush);
         let loaded = self.load_log(net);
         self.loading = None;
         if loaded.is_err() {
             self.hold_nothing();
         }
+        self.remain_replica();
+        loaded
+    }
+
+    /// A load makes a primary of it.
+    fn remain_replica(&mut self) {
         if let Some(to) = &self.cfg.replicaof {
-            // A load makes a primary of it.
             let _ = self.repl.node.follow(&to.host, to.port);
         }
-        loaded.and(result)
     }
 
     /// Without files to go back with, what follows `to` goes into a file in `dir`, as far as memory has
