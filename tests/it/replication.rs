@@ -312,6 +312,16 @@ fn a_full_sync_that_fails_leaves_no_data_under_a_name_of_others() {
     }
 }
 
+/// The link to the primary is as old as it is, for those who close what is older.
+#[test]
+fn the_link_to_the_primary_has_an_age() {
+    let primary = Server::start();
+    let replica = Server::varve().replica_of(primary.port()).start();
+    assert!(eventually(PATIENCE, || synced(&replica)));
+    let hour = ["CLIENT", "KILL", "TYPE", "master", "MAXAGE", "3600"];
+    assert_eq!(replica.client().cmd(&hour).int(), 0);
+}
+
 /// A replica that is started without being told whom to follow is a primary, and must not go on under
 /// the name of the one that it followed: two would write different bytes to one place.
 #[test]

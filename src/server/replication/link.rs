@@ -407,7 +407,7 @@ impl Server {
                 Output::Continue { history, former } => {
                     let followers = self.repl.node.continued(history, former, self.log.end());
                     self.log.set_histories(self.repl.node.histories());
-                    let db = self.repl.link.as_ref().map(|l| l.db as u32);
+                    let db = self.repl.link.as_ref().map_or(0, |l| l.db as u32);
                     self.log.set_current_db(db);
                     self.stats.sync_continued += 1;
                     self.drop_followers(net, followers);
@@ -450,6 +450,7 @@ impl Server {
             kind: Kind::Primary,
             peer: format!("{host}:{port}"),
             authenticated: true,
+            created_ms: self.clock.now_ms(),
             ..Client::default()
         };
         let source = self.cfg.bind_source_addr.to_str().and_then(|addr| addr.parse().ok());
