@@ -408,6 +408,37 @@ fn a_replica_serves_its_old_data_while_new_are_loaded_beside() {
     }
 }
 
+/// A shutdown that waits for a replica of this one saves the data that there are then, and not a part of
+/// those that the primary sends meanwhile under the name of the old ones.
+#[test]
+fn a_shutdown_that_waits_saves_no_half_loaded_data() {
+    let primary = start(Kind::Varve);
+    primary.client().ok(&["DEBUG", "POPULATE", "1000"]);
+    let proxy = Proxy::to(primary.port());
+    let mut server = Server::varve()
+        .arg("--appendonly", "no")
+        .arg("--repl-diskless-load", "on-empty-db")
+        .arg("--shutdown-timeout", "2")
+        .start();
+    let mut client = server.client();
+    client.ok(&["SET", "key", "value"]);
+    client.ok(&["DEL", "key"]);
+    client.ok(&["CONFIG", "SET", "key-load-delay", "10000"]);
+    // It knows no acknowledgements, and so seems to lag for ever.
+    let mut lagging = server.client();
+    lagging.send_raw(b"SYNC\r\n");
+    assert!(eventually(PATIENCE, || server.info("slave0").contains("state=online")));
+    proxy.pause(true);
+    follow(&server, proxy.port());
+    client.send_raw(b"SHUTDOWN SAVE\r\n");
+    let waits = || server.log().contains("Waiting for replicas before shutting down");
+    assert!(eventually(PATIENCE, waits), "{}", server.log());
+    proxy.pause(false);
+    assert!(server.wait_end().success());
+    server.restart();
+    assert_eq!(server.client().ok(&["DBSIZE"]).int(), 0, "{}", server.log());
+}
+
 /// Whoever is told to follow another while data are loaded beside the old ones wants them no more: neither
 /// when the other goes on with the old, nor when it sends its own.
 #[test]

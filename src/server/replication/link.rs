@@ -470,10 +470,12 @@ impl Server {
         }
     }
 
-    /// Whether the data are to be loaded anew: [`Server::load_what_is_due`].
+    /// Whether the data are to be loaded anew: [`Server::load_what_is_due`]. Not while a shutdown waits,
+    /// which is about to save them.
     pub fn load_is_due(&self) -> bool {
         let due = |link: &Link| link.received.is_some() || link.back_to.is_some();
-        self.loading.is_none() && self.repl.link.as_ref().is_some_and(due)
+        let may = self.loading.is_none() && self.shutdown.is_none();
+        may && self.repl.link.as_ref().is_some_and(due)
     }
 
     /// Loads what the primary sent, or goes back to where it says. Runs turns of the loop meanwhile,
