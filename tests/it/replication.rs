@@ -439,6 +439,28 @@ fn a_shutdown_that_waits_saves_no_half_loaded_data() {
     assert_eq!(server.client().ok(&["DBSIZE"]).int(), 0, "{}", server.log());
 }
 
+/// The log is turned on in the middle of a full sync that is received into memory, where no base of a log
+/// is: it begins with the new data.
+#[test]
+fn a_log_that_is_turned_on_during_a_full_sync_begins_after_it() {
+    let primary = Server::varve().arg("--rdb-key-save-delay", "2000").start();
+    primary.client().ok(&["DEBUG", "POPULATE", "500"]);
+    let mut replica = Server::varve()
+        .arg("--appendonly", "no")
+        .arg("--repl-diskless-load", "swapdb")
+        .replica_of(primary.port())
+        .start();
+    assert!(eventually(PATIENCE, || replica.info("master_sync_in_progress") == "1"));
+    replica.client().ok(&["CONFIG", "SET", "appendonly", "yes"]);
+    caught_up(&primary, &replica);
+    let on_disk = || replica.info("log_synced_offset") == primary.info("master_repl_offset");
+    assert!(eventually(PATIENCE, on_disk), "{}", replica.log());
+    replica.kill9();
+    let log = replica.dir().join("appendonlydir");
+    let again = Server::varve().arg("--appendonly", "yes").with_file(&log).start();
+    assert_eq!(again.client().ok(&["DBSIZE"]).int(), 500);
+}
+
 /// Whoever is told to follow another while data are loaded beside the old ones wants them no more: neither
 /// when the other goes on with the old, nor when it sends its own.
 #[test]

@@ -289,9 +289,9 @@ impl Server {
     }
 
     /// `CONFIG SET appendonly yes`: a child writes the base that the log on disk begins with. If
-    /// there is another child, this one comes after it.
+    /// there is another child, this one comes after it, and so it does after a full sync into memory.
     pub fn begin_disk(&mut self, net: &mut Net<Client>) -> Result<(), Error> {
-        if self.snapshots.running() || self.in_exec.is_some() {
+        if self.snapshots.running() || self.in_exec.is_some() || self.receives_into_memory() {
             return Ok(());
         }
         // The tail must reach back to the base when that is finished.

@@ -56,7 +56,8 @@ impl Server {
         out: &mut Vec<replica::Output>,
     ) {
         // A log on disk needs the file as its base.
-        let in_memory = !self.log.is_on_disk()
+        let in_memory = !self.cfg.appendonly
+            && !self.log.is_on_disk()
             && match self.cfg.repl_diskless_load {
                 DisklessLoad::Disabled => false,
                 DisklessLoad::OnEmptyDb => self.ks.dbs.iter().all(|db| db.is_empty()),
@@ -153,6 +154,12 @@ impl Server {
         {
             link.received = Some(result);
         }
+    }
+
+    /// Whether an RDB is on its way here that is no file, and so can't become the base of a log on disk.
+    pub fn receives_into_memory(&self) -> bool {
+        let rdb = self.repl.link.as_ref().and_then(|link| link.rdb.as_ref());
+        rdb.is_some_and(|rdb| rdb.in_memory)
     }
 
     /// Whether the RDB that is being loaded is still wanted: the role or the primary may change meanwhile.
