@@ -3,7 +3,7 @@
 use super::Done;
 use crate::server::Server;
 use crate::server::client::{Client, Multi};
-use crate::server::dispatch::Call;
+use crate::server::dispatch::{Call, READ_ONLY};
 use crate::server::registry::ServerHandler;
 use varve_engine::command::{Command, Keys, Spec, access::*, category, flag::*};
 use varve_engine::{Args, Error};
@@ -45,7 +45,11 @@ fn exec(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     let own = call.command;
     for (id, args) in &mut multi.queue {
         call.command = *id;
-        s.run(call, *id, &mut args.args());
+        // The one before may have made a replica of this server.
+        match s.commands.get(*id).spec.has(WRITE) && s.takes_no_writes() {
+            true => s.fail(call, *id, &READ_ONLY),
+            false => s.run(call, *id, &mut args.args()),
+        }
     }
     call.command = own;
     s.in_exec = None;

@@ -41,6 +41,8 @@ impl Call<'_> {
 
 pub const STILL_LOADING: Error = Error::new("LOADING Varve is loading the dataset in memory");
 
+pub const READ_ONLY: Error = Error::new("READONLY You can't write against a read only replica.");
+
 const MISCONF_RDB: Error = Error::new(
     "MISCONF Varve is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that may modify the data set are disabled, because this instance is configured to report errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Varve logs for details about the RDB error.",
 );
@@ -188,6 +190,11 @@ impl Server {
         }
     }
 
+    /// Whether this is a replica that its clients may only read.
+    pub fn takes_no_writes(&self) -> bool {
+        !self.is_primary() && self.cfg.replica_read_only
+    }
+
     /// Whether the command may run now, for this client.
     pub(super) fn check(&mut self, call: &mut Call<'_>, id: CommandId) -> Result<(), Error> {
         let spec = self.commands.get(id).spec;
@@ -231,12 +238,8 @@ impl Server {
                 return Err(Error::new("NOREPLICAS Not enough good replicas to write."));
             }
         }
-        if !self.is_primary()
-            && self.cfg.replica_read_only
-            && client.kind != Kind::Primary
-            && writes
-        {
-            return Err(Error::new("READONLY You can't write against a read only replica."));
+        if writes && client.kind != Kind::Primary && self.takes_no_writes() {
+            return Err(READ_ONLY);
         }
         if client.in_pubsub()
             && !call.reply.resp3
@@ -357,7 +360,7 @@ impl Server {
         }
     }
 
-    pub(super) fn fail(&mut self, call: &mut Call<'_>, id: CommandId, error: &Error) {
+    pub fn fail(&mut self, call: &mut Call<'_>, id: CommandId, error: &Error) {
         self.count_error(error);
         self.commands.counters(id).failed += 1;
         call.reply.error(error);

@@ -322,6 +322,26 @@ fn the_link_to_the_primary_has_an_age() {
     assert_eq!(replica.client().cmd(&hour).int(), 0);
 }
 
+/// `REPLICAOF` in a transaction: what was written before it is the primary's and in the log, and what
+/// follows is refused.
+#[test]
+fn a_transaction_in_which_the_role_changes_leaves_nothing_beside_the_log() {
+    let server = Server::start();
+    let other = Server::varve().replica_of(server.port()).start();
+    server.client().ok(&["SET", "common", "1"]);
+    caught_up(&server, &other);
+    other.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    let mut client = server.client();
+    client.ok(&["MULTI"]);
+    client.ok(&["SET", "before", "1"]);
+    client.ok(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]);
+    client.ok(&["SET", "behind", "1"]);
+    assert!(client.cmd(&["EXEC"]).items()[2].is_error());
+    // The new primary never had it: it goes back, or begins anew.
+    caught_up(&other, &server);
+    assert_eq!(server.client().ok(&["EXISTS", "before", "behind"]).int(), 0);
+}
+
 /// A replica that is started without being told whom to follow is a primary, and must not go on under
 /// the name of the one that it followed: two would write different bytes to one place.
 #[test]

@@ -99,6 +99,8 @@ impl Server {
 
     /// `REPLICAOF host port`.
     pub fn follow(&mut self, net: &mut Net<Client>, to: PrimaryAddress) {
+        // What the transaction that this is in has written before is a primary's.
+        self.append_effects();
         let followers = self.repl.node.follow(&to.host, to.port);
         self.drop_followers(net, followers);
         let mut config = link_config(&self.cfg, &to, self.repl.id);
