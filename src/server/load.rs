@@ -34,6 +34,8 @@ pub struct Loading {
     /// What clients are served meanwhile, if the new data are loaded beside it:
     /// `repl-diskless-load swapdb`. In its place when the event loop runs.
     served: Option<Vec<Db>>,
+    /// Whether commands that are not known here are left out.
+    skips_unknown: bool,
 }
 
 /// Work between two turns of the event loop.
@@ -99,6 +101,7 @@ impl Loading {
             last_turn: now,
             from_primary,
             served: None,
+            skips_unknown: false,
         }
     }
 
@@ -115,7 +118,8 @@ impl Server {
         self.clock.sync();
         self.ks.now_ms = self.clock.now_ms(); // what is loaded is as old as it is from now on
         if self.cfg.appendonly {
-            self.load_log(net)?;
+            // A replica did not know them either when they came.
+            self.load_log(net, self.cfg.replicaof.is_some())?;
         } else {
             self.load_dump(net)?;
         }
@@ -132,7 +136,9 @@ impl Server {
         Ok(())
     }
 
-    pub fn load_log(&mut self, net: &mut Net<Client>) -> Result<(), String> {
+    /// Loads what the log's files hold, and goes on with them. `skips_unknown` is whether commands that this
+    /// server does not have are left out.
+    pub fn load_log(&mut self, net: &mut Net<Client>, skips_unknown: bool) -> Result<(), String> {
         let options = self.log_options();
         let recovered = log::recover(&options).map_err(|e| e.to_string())?;
         let Some(mut recovered) = recovered else {
@@ -141,7 +147,8 @@ impl Server {
         let base_bytes =
             recovered.base().and_then(|b| std::fs::metadata(&b.path).ok()).map_or(0, |m| m.len());
         let total = base_bytes + (recovered.end() - recovered.start());
-        self.loading = Some(Loading::new(total, self.clock.now_ms(), false));
+        let loading = Loading::new(total, self.clock.now_ms(), false);
+        self.loading = Some(Loading { skips_unknown, ..loading });
         let mut base_place = None;
         if let Some(base) = recovered.base().cloned() {
             let place = self.load_base(net, &base, &mut recovered)?;
@@ -193,7 +200,7 @@ impl Server {
         }
         self.snapshots.installing = false;
         self.log.stop_disk().map_err(|e| e.to_string())?;
-        let result = self.load_log(net);
+        let result = self.load_log(net, false);
         self.loading = None;
         result
     }
@@ -374,9 +381,7 @@ impl Server {
         let parts = command.args;
         match self.apply_parts(command.db as usize, parts) {
             Ok(()) => {}
-            Err(NotApplied::Failed(why))
-                if self.cfg.propagation_error_behavior != PropagationError::Panic =>
-            {
+            Err(why) if self.goes_on_after(&why) => {
                 log_warning!("== CRITICAL == A command of the log failed: {command}: {why}");
                 self.stats.unexpected_errors += 1;
             }
@@ -390,6 +395,15 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// Whether the log is loaded all the same.
+    fn goes_on_after(&self, why: &NotApplied) -> bool {
+        let skipped = match why {
+            NotApplied::Failed(_) => true,
+            NotApplied::Unknown(_) => self.loading.as_ref().is_some_and(|l| l.skips_unknown),
+        };
+        skipped && self.cfg.propagation_error_behavior != PropagationError::Panic
     }
 
     /// Runs a command that was decided elsewhere: from the log, or from the primary's stream.

@@ -459,6 +459,39 @@ fn a_shutdown_that_waits_saves_no_half_loaded_data() {
     assert_eq!(server.client().ok(&["DBSIZE"]).int(), 0, "{}", server.log());
 }
 
+/// What a Redis sends and Varve does not have is left out when it comes, and when the replica's log is
+/// loaded: at a start, and when a full sync has failed.
+#[test]
+fn a_replica_leaves_out_again_what_it_left_out() {
+    let unknown = || Server::redis().arg("--repl-diskless-sync-delay", "0").start();
+    let (primary, other) = (unknown(), unknown());
+    let mut replica = Server::varve().arg("--appendonly", "yes").replica_of(primary.port()).start();
+    primary.client().ok(&["SET", "before", "1"]);
+    caught_up(&primary, &replica);
+    for server in [&primary, &other] {
+        server.client().ok(&["XADD", "stream", "*", "field", "value"]);
+    }
+    primary.client().ok(&["SET", "after", "1"]);
+    let at_end = |replica: &Server| {
+        synced(replica) && replica.info("slave_repl_offset") == primary.info("master_repl_offset")
+    };
+    let is_whole = |replica: &Server| {
+        let kept = replica.client().ok(&["EXISTS", "before", "after"]).int();
+        assert_eq!(kept, 2, "{}", replica.log());
+    };
+    assert!(eventually(PATIENCE, || at_end(&replica)));
+    replica.kill9();
+    replica.restart();
+    assert!(eventually(PATIENCE, || at_end(&replica)));
+    is_whole(&replica);
+    assert_eq!(primary.info("sync_full"), "1");
+    follow(&replica, other.port());
+    let failed = || replica.log().contains("type 19 (stream) is not supported");
+    assert!(eventually(PATIENCE, failed), "{}", replica.log());
+    replica.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    is_whole(&replica);
+}
+
 /// The log is turned on in the middle of a full sync that is received into memory, where no base of a log
 /// is: it begins with the new data.
 #[test]

@@ -94,7 +94,7 @@ impl Server {
         if self.stopping {
             return result;
         }
-        self.return_to_log(net).and(result)
+        self.return_to_log(net, false).and(result)
     }
 
     /// After a load that failed, the data are what the log's files say again. If there are none, nothing
@@ -111,7 +111,7 @@ impl Server {
             return false;
         }
         let closed = closed.and_then(|closed| closed.map_err(|error| error.to_string()));
-        let restored = closed.and_then(|()| self.return_to_log(net));
+        let restored = closed.and_then(|()| self.return_to_log(net, true));
         match &restored {
             Ok(()) => log_notice!("The data are the old ones again, from the log on disk"),
             Err(why) => log_warning!("The old data can't be loaded from the log: {why}"),
@@ -130,9 +130,9 @@ impl Server {
     }
 
     /// The log is what its files are now, and the data are made that too.
-    fn return_to_log(&mut self, net: &mut Net<Client>) -> Result<(), String> {
+    fn return_to_log(&mut self, net: &mut Net<Client>, skips_unknown: bool) -> Result<(), String> {
         self.flush_all(self.cfg.replica_lazy_flush);
-        let loaded = self.load_log(net);
+        let loaded = self.load_log(net, skips_unknown);
         self.loading = None;
         if loaded.is_err() {
             self.hold_nothing();
