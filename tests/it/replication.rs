@@ -312,6 +312,25 @@ fn a_full_sync_that_fails_leaves_no_data_under_a_name_of_others() {
     }
 }
 
+/// Who waits on a primary that becomes a replica is told so, and closed to look for the new one.
+#[test]
+fn who_waits_on_a_primary_that_steps_down_is_sent_away() {
+    for server in [Server::start(), Server::redis().start()] {
+        let mut waiting = [["BLPOP", "list", "0"], ["WAIT", "1", "0"]].map(|command| {
+            let mut client = server.client();
+            client.send_raw(format!("{}\r\n", command.join(" ")).as_bytes());
+            client
+        });
+        assert!(eventually(PATIENCE, || server.info("blocked_clients") == "2"));
+        follow(&server, crate::support::server::free_port());
+        for client in &mut waiting {
+            assert!(client.recv().is_error());
+            let end = client.try_recv().expect_err("nothing follows");
+            assert_eq!(end.kind(), std::io::ErrorKind::UnexpectedEof, "it is still connected");
+        }
+    }
+}
+
 /// The link to the primary is as old as it is, for those who close what is older.
 #[test]
 fn the_link_to_the_primary_has_an_age() {

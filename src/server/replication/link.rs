@@ -573,12 +573,17 @@ impl Server {
         }
     }
 
-    /// Ends the waits of all clients, as the server is no longer what they waited on.
+    /// Ends the waits of all clients, as the server is no longer what they waited on. They are to look for
+    /// the primary anew.
     fn unblock_all(&mut self, net: &mut Net<Client>, why: &'static str) {
         let blocked: Vec<ConnId> =
             net.iter().filter(|c| c.session.blocked.is_some()).map(|c| c.id).collect();
         for id in blocked {
-            self.release(net, id, Some(Error::new(why)));
+            if self.release(net, id, Some(Error::new(why)))
+                && let Some(conn) = net.conn_mut(id)
+            {
+                conn.close_after_reply = true;
+            }
         }
     }
 }
