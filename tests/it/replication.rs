@@ -478,6 +478,27 @@ fn a_shutdown_that_waits_saves_no_half_loaded_data() {
     assert_eq!(server.client().ok(&["DBSIZE"]).int(), 0, "{}", server.log());
 }
 
+/// `CONFIG SET dir` in the middle of a full sync leaves its file behind, and the old data where they are.
+#[test]
+fn a_full_sync_whose_file_is_gone_costs_no_data() {
+    let primary = Server::varve().arg("--rdb-key-save-delay", "2000").start();
+    primary.client().ok(&["DEBUG", "POPULATE", "500"]);
+    let replica = Server::varve()
+        .arg("--appendonly", "no")
+        .arg("--enable-protected-configs", "yes")
+        .arg("--repl-reconnect-delay", "30")
+        .start();
+    replica.client().ok(&["SET", "old", "data"]);
+    follow(&replica, primary.port());
+    assert!(eventually(PATIENCE, || replica.info("master_sync_in_progress") == "1"));
+    let elsewhere = replica.dir().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    replica.client().ok(&["CONFIG", "SET", "dir", elsewhere.to_str().unwrap()]);
+    let failed = || replica.log().contains("Full sync failed");
+    assert!(eventually(PATIENCE, failed), "{}", replica.log());
+    assert_eq!(replica.client().ok(&["EXISTS", "old"]).int(), 1);
+}
+
 /// What a Redis sends and Varve does not have is left out when it comes, and when the replica's log is
 /// loaded: at a start, and when a full sync has failed.
 #[test]

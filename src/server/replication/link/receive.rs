@@ -183,6 +183,8 @@ impl Server {
         // It stays the link's, who removes it if the load is wanted no more.
         let (Some(rdb), place) = (&link.rdb, link.place.take()) else { return };
         let path = rdb.path.clone();
+        // `CONFIG SET dir` leads elsewhere: nothing is given up for what is not there.
+        let synced = synced.and_then(|()| std::fs::metadata(&path).map(drop));
         // A primary that tells no place (`SYNC`) leaves us with a history of our own.
         let place = place.unwrap_or_else(|| {
             let id = log::random_history().unwrap_or(HistoryId::NONE);
