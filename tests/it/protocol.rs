@@ -391,9 +391,15 @@ fn commands_are_said_to_be_what_redis_says() {
         let name = name.text();
         let told = described(&mut varve, &name).unwrap();
         // Redis 7.0 does not have all.
-        let Some(theirs) = described(&mut redis, &name) else { continue };
+        let Some(mut theirs) = described(&mut redis, &name) else { continue };
         if LATER.contains(&&name[..]) {
             continue;
+        }
+        // Here they end a load beside the data, where Redis would have nobody promoted before it has ended.
+        if ["replicaof", "slaveof"].contains(&&name[..])
+            && let Value::Set(flags) = &mut theirs[2]
+        {
+            flags.retain(|flag| *flag != Value::Status("no_async_loading".into()));
         }
         assert_eq!(told, theirs, "{name}");
         let docs = |client: &mut Client| {
