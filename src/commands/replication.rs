@@ -9,6 +9,7 @@ use crate::server::client::BlockedOn;
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
 use varve_engine::command::{Command, Keys, Spec, category, flag::*};
+use varve_engine::commands::blocking::until_after;
 use varve_engine::num::parse_int;
 use varve_engine::{Args, Error};
 
@@ -147,12 +148,7 @@ fn sync(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
 /// When a wait of `arg` milliseconds from now ends, Unix ms; `None` is never.
 pub fn wait_until(s: &Server, arg: &[u8]) -> Result<Option<i64>, Error> {
     let ms = parse_int(arg).ok_or(Error::new("ERR timeout is not an integer or out of range"))?;
-    if ms < 0 {
-        return Err(Error::new("ERR timeout is negative"));
-    }
-    let until =
-        s.clock.now_ms().checked_add(ms).ok_or(Error::new("ERR timeout is out of range"))?;
-    Ok((ms > 0).then_some(until))
+    until_after(s.clock.now_ms(), ms)
 }
 
 fn wait(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {

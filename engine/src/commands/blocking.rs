@@ -7,20 +7,26 @@ use crate::Error;
 use crate::command::{Block, Ctx, OnTimeout};
 use crate::num::parse_double;
 
+const TOO_LONG: Error = Error::new("ERR timeout is out of range");
+
 /// When a wait of `arg` seconds from now ends, Unix ms; `None` is never. Parts of a millisecond
 /// round up, so that a short wait does not become an endless one.
 pub fn until(ctx: &Ctx, arg: &[u8]) -> Result<Option<i64>, Error> {
-    const TOO_LONG: Error = Error::new("ERR timeout is out of range");
     let seconds =
         parse_double(arg).ok_or(Error::new("ERR timeout is not a float or out of range"))?;
     let ms = (seconds * 1000.0).ceil();
     if ms >= i64::MAX as f64 {
         return Err(TOO_LONG);
     }
-    match ms as i64 {
+    until_after(ctx.ks.now_ms, ms as i64)
+}
+
+/// When a wait of `ms` milliseconds from `now_ms` ends, Unix ms; `None` is never.
+pub fn until_after(now_ms: i64, ms: i64) -> Result<Option<i64>, Error> {
+    match ms {
         ..0 => Err(Error::new("ERR timeout is negative")),
         0 => Ok(None),
-        ms => ctx.ks.now_ms.checked_add(ms).ok_or(TOO_LONG).map(Some),
+        _ => now_ms.checked_add(ms).ok_or(TOO_LONG).map(Some),
     }
 }
 
