@@ -25,9 +25,20 @@ pub struct Args<'a> {
     spans: &'a [Span],
     large: &'a mut [Vec<u8>],
     raw: Option<&'a [u8]>,
+    taken: Vec<Taken>,
+}
+
+/// What is known of a large argument after it was taken.
+struct Taken {
+    arg: usize,
+    head: Vec<u8>,
+    len: usize,
 }
 
 impl<'a> Args<'a> {
+    /// The bytes of an argument that can still be shown after it was taken: what Redis's slow log shows.
+    pub const HEAD: usize = 128;
+
     /// Arguments over `buf` and `large`. `raw` is the whole request as it came when those bytes are
     /// already the RESP array that the log wants.
     pub fn new(
@@ -36,7 +47,7 @@ impl<'a> Args<'a> {
         large: &'a mut [Vec<u8>],
         raw: Option<&'a [u8]>,
     ) -> Args<'a> {
-        Args { buf, spans, large, raw }
+        Args { buf, spans, large, raw, taken: Vec::new() }
     }
 
     /// The number of arguments, the command's name included.
@@ -68,8 +79,21 @@ impl<'a> Args<'a> {
     pub fn take(&mut self, i: usize) -> Vec<u8> {
         let span = self.spans[i];
         match span.start {
-            Span::LARGE => std::mem::take(&mut self.large[span.len as usize]),
+            Span::LARGE => {
+                let whole = std::mem::take(&mut self.large[span.len as usize]);
+                let head = whole[..whole.len().min(Self::HEAD)].to_vec();
+                self.taken.push(Taken { arg: i, head, len: whole.len() });
+                whole
+            }
             start => self.buf[start as usize..start as usize + span.len as usize].to_vec(),
+        }
+    }
+
+    /// The first [`Args::HEAD`] bytes of the argument at `i`, and how many it has or had.
+    pub fn head(&self, i: usize) -> (&[u8], usize) {
+        match self.taken.iter().find(|taken| taken.arg == i) {
+            Some(taken) => (&taken.head, taken.len),
+            None => (&self[i][..self[i].len().min(Self::HEAD)], self[i].len()),
         }
     }
 
@@ -86,7 +110,7 @@ impl<'a> Args<'a> {
 
     /// The same arguments from `n` on: `CONFIG GET x` seen as `GET x`.
     pub fn skip(&mut self, n: usize) -> Args<'_> {
-        Args { buf: self.buf, spans: &self.spans[n..], large: self.large, raw: None }
+        Args::new(self.buf, &self.spans[n..], self.large, None)
     }
 }
 
@@ -167,6 +191,7 @@ mod tests {
         let mut args = Args::new(b"SET", &spans, &mut large, None);
         assert_eq!(&args[0], b"SET");
         let mut owned = OwnedArgs::from_args(&mut args);
+        assert_eq!(args.head(1), (&[7u8; Args::HEAD][..], 100_000));
         assert_eq!(owned.bytes(), 100_003);
         let value = owned.args().take(1);
         assert_eq!(value.as_ptr(), address, "the large value was copied");

@@ -55,9 +55,8 @@ pub struct SlowLog {
     next: u64,
 }
 
-/// Arguments and bytes of an argument that the slow log keeps.
+/// Arguments that the slow log keeps, each as [`Args::head`].
 const SLOW_ARGS: usize = 32;
-const SLOW_BYTES: usize = 128;
 
 impl SlowLog {
     fn add(&mut self, mut slow: Slow, max: usize) {
@@ -177,15 +176,16 @@ impl Server {
         }
         let shown = if args.len() > SLOW_ARGS { SLOW_ARGS - 1 } else { args.len() };
         let mut kept: Vec<Vec<u8>> = Vec::with_capacity(SLOW_ARGS);
-        for (i, arg) in args.iter().take(shown).enumerate() {
-            let arg = if call.secrets.contains(&i) { REDACTED } else { arg };
-            kept.push(match arg.len() > SLOW_BYTES {
-                false => arg.to_vec(),
-                true => {
-                    let more = format!("... ({} more bytes)", arg.len() - SLOW_BYTES);
-                    [&arg[..SLOW_BYTES], more.as_bytes()].concat()
-                }
-            });
+        for i in 0..shown {
+            let (mut arg, mut len) = args.head(i);
+            if call.secrets.contains(&i) {
+                (arg, len) = (REDACTED, REDACTED.len());
+            }
+            let mut arg = arg.to_vec();
+            if len > arg.len() {
+                arg.extend(format!("... ({} more bytes)", len - arg.len()).bytes());
+            }
+            kept.push(arg);
         }
         if shown < args.len() {
             kept.push(format!("... ({} more arguments)", args.len() - shown).into_bytes());

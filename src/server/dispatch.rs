@@ -291,7 +291,7 @@ impl Server {
         let spec = self.commands.get(id).spec;
         let watched = !self.monitors.is_empty() && !spec.has(flag::SKIP_MONITOR | flag::ADMIN);
         // The command may take its arguments; what is secret in them it tells.
-        let shown = watched.then(|| OwnedArgs::from_args(args));
+        let shown = watched.then(|| OwnedArgs::new(args.iter()));
         call.secrets.clear();
         match self.commands.get(id).run {
             Run::Data(run) => {

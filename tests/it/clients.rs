@@ -55,6 +55,33 @@ fn secrets_are_shown_neither_by_monitor_nor_by_the_slow_log() {
     }
 }
 
+/// A value that comes in an allocation of its own becomes the key's without a copy, whoever looks on.
+#[test]
+fn large_values_are_stored_and_shown() {
+    let value = "x".repeat(1 << 20);
+    for server in [Server::start(), Server::redis().start()] {
+        let mut monitor = server.client();
+        let mut client = server.client();
+        client.ok(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+        monitor.ok(&["MONITOR"]);
+        for key in ["plain", "queued"] {
+            if key == "queued" {
+                client.ok(&["MULTI"]);
+            }
+            client.ok(&["SET", key, &value]);
+        }
+        client.ok(&["EXEC"]);
+        for key in ["plain", "queued"] {
+            assert_eq!(client.ok(&["STRLEN", key]), Value::Int(1 << 20));
+        }
+        let shown = format!(" \"SET\" \"plain\" \"{value}\"");
+        assert!(monitor.recv().text().ends_with(&shown));
+        let slow = format!("{:?}", client.ok(&["SLOWLOG", "GET", "-1"]));
+        let rest = format!("({} more bytes)", value.len() - 128);
+        assert_eq!(slow.matches(&rest).count(), 2, "{slow}");
+    }
+}
+
 /// The limits on who has not shown the password stayed when it had been shown.
 #[test]
 fn the_password_lifts_the_limits_on_requests() {
