@@ -293,7 +293,7 @@ impl Server {
                     // Much may have changed meanwhile: this server may be a replica now.
                     match s.check(call, command) {
                         Ok(()) => s.run(call, command, &mut args.args()),
-                        Err(error) => s.reject(call, Some(command), error),
+                        Err(error) => s.reject(call, Some(command), &args.args(), error),
                     }
                 }
             });

@@ -4,8 +4,8 @@ use super::Server;
 use super::dispatch::{Call, REDACTED};
 use super::registry::CommandId;
 use std::collections::VecDeque;
+use varve_engine::Args;
 use varve_engine::command::flag;
-use varve_engine::{Args, OwnedArgs};
 
 /// Counters that `INFO stats` shows and `CONFIG RESETSTAT` clears.
 #[derive(Clone, Debug, Default)]
@@ -223,12 +223,12 @@ impl Server {
     /// Shows a command to the monitors after it ran, with the database that it left selected: a
     /// transaction's `EXEC` comes behind its commands.
     #[cold]
-    pub fn feed_monitors(&mut self, call: &mut Call<'_>, mut shown: OwnedArgs) {
+    pub fn feed_monitors(&mut self, call: &mut Call<'_>, shown: &Args<'_>) {
         let us = self.clock.now_us();
         let (seconds, micros) = (us / 1_000_000, us % 1_000_000);
         let (db, peer) = (call.client.db, &call.client.peer);
         let mut line = format!("+{seconds}.{micros:06} [{db} {peer}]").into_bytes();
-        for (i, arg) in shown.args().iter().enumerate() {
+        for (i, arg) in shown.iter().enumerate() {
             line.extend_from_slice(b" \"");
             escape(if call.secrets.contains(&i) { REDACTED } else { arg }, &mut line);
             line.push(b'"');

@@ -99,19 +99,19 @@ impl Server {
         let id = match self.commands.find(args) {
             Ok(id) if self.commands.get(id).spec.takes(args.len()) => id,
             Ok(id) => {
-                return self.reject(call, Some(id), Error::arity(self.commands.get(id).spec.name));
+                let error = Error::arity(self.commands.get(id).spec.name);
+                return self.reject(call, Some(id), args, error);
             }
             Err(why) => {
                 call.client.last_command = None;
                 return match why {
                     Unknown::Command if is_http(&args[0]) => self.hang_up(call),
-                    Unknown::Bare(name) => self.reject(call, None, Error::arity(&name)),
-                    _ => self.reject(call, None, unknown(why, args)),
+                    _ => self.reject(call, None, args, unknown(why, args)),
                 };
             }
         };
         if let Err(error) = self.check(call, id) {
-            return self.reject(call, Some(id), error);
+            return self.reject(call, Some(id), args, error);
         }
         call.client.last_command = Some(id);
         let spec = self.commands.get(id).spec;
@@ -141,7 +141,13 @@ impl Server {
     }
 
     /// A request that is not run: the error, and a transaction being queued will not be executed.
-    pub(super) fn reject(&mut self, call: &mut Call<'_>, id: Option<CommandId>, error: Error) {
+    pub(super) fn reject(
+        &mut self,
+        call: &mut Call<'_>,
+        id: Option<CommandId>,
+        args: &Args<'_>,
+        error: Error,
+    ) {
         if let Some(id) = id {
             self.commands.counters(id).rejected += 1;
         }
@@ -152,6 +158,8 @@ impl Server {
         let is_exec = id.is_some_and(|id| self.commands.get(id).spec.name == "exec");
         let error = if is_exec {
             self.discard(call.client);
+            // They have seen it begin.
+            self.feed_monitors(call, args);
             let text = error.to_string();
             let text = text.strip_prefix("ERR ").unwrap_or(&text);
             Error::text(format!("EXECABORT Transaction discarded because of: {text}"))
@@ -291,7 +299,7 @@ impl Server {
         let spec = self.commands.get(id).spec;
         let watched = !self.monitors.is_empty() && !spec.has(flag::SKIP_MONITOR | flag::ADMIN);
         // The command may take its arguments; what is secret in them it tells.
-        let shown = watched.then(|| OwnedArgs::new(args.iter()));
+        let mut shown = watched.then(|| OwnedArgs::new(args.iter()));
         call.secrets.clear();
         match self.commands.get(id).run {
             Run::Data(run) => {
@@ -326,8 +334,8 @@ impl Server {
                 }
             }
         }
-        if let Some(shown) = shown {
-            self.feed_monitors(call, shown);
+        if let Some(shown) = &mut shown {
+            self.feed_monitors(call, &shown.args());
         }
         self.stats.commands += 1;
         let spent_ns = self.clock.tick_ns() - started;

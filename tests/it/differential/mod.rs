@@ -11,11 +11,17 @@ use crate::support::dataset::scan_all;
 use crate::support::{
     Client, Command, Random, Server, Value, dataset, env_number, first_difference,
 };
-use compare::{CLOCK_SLACK_MS, beyond_double, differs_as_it_may, encoding_name, number, same};
+use compare::{
+    CLOCK_SLACK_MS, beyond_double, differs_as_it_may, encoding_name, event_differs_as_it_may,
+    number, same,
+};
 use grammar::{CHANCE, FLOAT, Grammar, POP, SCAN};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
+
+/// The channel of the message behind those that are looked at.
+const END: &str = "looked-at-until-here";
 
 /// What is done to both servers at once.
 #[derive(Clone, Debug)]
@@ -97,11 +103,14 @@ pub fn random_write(grammar: &mut Grammar, out: &mut Vec<Command>) {
     }
 }
 
-/// The server under test (first) and the oracle, each with two connections.
+/// The server under test (first) and the oracle, each with two connections that send commands, a subscriber
+/// of keyspace events and a monitor.
 struct Pair {
     servers: [Server; 2],
     main: [Client; 2],
     other: [Client; 2],
+    subscribed: [Client; 2],
+    monitor: [Client; 2],
     resp3: bool,
 }
 
@@ -110,7 +119,9 @@ impl Pair {
         let servers = [Server::start(), Server::redis().start()];
         let main = [servers[0].client(), servers[1].client()];
         let other = [servers[0].client(), servers[1].client()];
-        let mut pair = Pair { servers, main, other, resp3 };
+        let subscribed = [servers[0].client(), servers[1].client()];
+        let monitor = [servers[0].client(), servers[1].client()];
+        let mut pair = Pair { servers, main, other, subscribed, monitor, resp3 };
         pair.reset();
         pair
     }
@@ -128,7 +139,56 @@ impl Pair {
                 self.main[i].ok(&["HELLO", "3"]);
             }
             self.main[i].ok(&["FLUSHALL"]);
+            self.main[i].ok(&["CONFIG", "SET", "notify-keyspace-events", "EA"]);
+            self.main[i].ok(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+            self.subscribed[i] = self.servers[i].client();
+            self.subscribed[i].ok(&["PSUBSCRIBE", "__keyevent@*", END]);
+            self.subscribed[i].recv();
+            self.monitor[i] = self.servers[i].client();
+            self.monitor[i].ok(&["MONITOR"]);
         }
+    }
+
+    /// What the subscriber and the monitor of a server saw since they were asked last.
+    fn witnessed(&mut self, i: usize) -> [Vec<Value>; 2] {
+        self.other[i].ok(&["PUBLISH", END, END]);
+        let mut events = Vec::new();
+        loop {
+            let mut event = self.subscribed[i].recv().items();
+            if event[2] == Value::bulk(END) {
+                break;
+            }
+            if !event_differs_as_it_may(event[2].bytes()) {
+                events.push(Value::Array(event.split_off(2)));
+            }
+        }
+        let mut commands = Vec::new();
+        loop {
+            // The time and who sent it come first.
+            let line = self.monitor[i].recv().text();
+            let command = line.split_once("] ").expect("an address").1;
+            if command.contains(END) {
+                break;
+            }
+            commands.push(Value::bulk(command));
+        }
+        [events, commands]
+    }
+
+    /// Compares what others were told of the commands since the last time.
+    fn compare_witnesses(&mut self) -> Result<(), String> {
+        let (ours, oracle) = (self.witnessed(0), self.witnessed(1));
+        for (ours, oracle) in ours.iter().zip(&oracle) {
+            if ours != oracle {
+                let at = ours.iter().zip(oracle).take_while(|(x, y)| x == y).count();
+                return Err(format!(
+                    "others saw {:?} of us, {:?} of Redis",
+                    ours.get(at),
+                    oracle.get(at)
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn both(&mut self, command: &Command) -> (Value, Value) {
@@ -158,6 +218,8 @@ impl Pair {
                 special => {
                     self.flush(&mut batch)?;
                     self.special(special).map_err(|e| (at, e))?;
+                    // What is undone or done in another way looks different to others.
+                    (0..2).for_each(|i| drop(self.witnessed(i)));
                 }
             }
             if batch.len() >= 200 {
@@ -186,8 +248,9 @@ impl Pair {
                 _ => {}
             }
         }
+        let last = batch.last().map_or(0, |(at, _)| *at);
         batch.clear();
-        Ok(())
+        self.compare_witnesses().map_err(|e| (last, e))
     }
 
     fn special(&mut self, step: &Step) -> Result<(), String> {
