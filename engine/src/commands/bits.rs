@@ -439,7 +439,7 @@ fn bitfield(ctx: &mut Ctx, args: &mut Args) -> Done {
         };
         ctx.reply.int(if matches!(action, Action::Set(_)) { old } else { new });
         field.set(text, new);
-        changes += (old != new) as u64;
+        changes += (grew || old != new) as u64;
     }
     // A string that only became longer is another one too, and the log must say so.
     if grew || changes > 0 {

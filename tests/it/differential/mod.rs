@@ -12,8 +12,8 @@ use crate::support::{
     Client, Command, Random, Server, Value, dataset, env_number, first_difference,
 };
 use compare::{
-    CLOCK_SLACK_MS, beyond_double, differs_as_it_may, encoding_name, event_differs_as_it_may,
-    number, same,
+    CLOCK_SLACK_MS, beyond_double, count_differs_as_it_may, differs_as_it_may, encoding_name,
+    event_differs_as_it_may, number, same,
 };
 use grammar::{CHANCE, FLOAT, Grammar, POP, SCAN};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +22,14 @@ use std::time::{Duration, Instant};
 
 /// The channel of the message behind those that are looked at.
 const END: &str = "looked-at-until-here";
+
+/// The fields of `INFO` that count.
+const COUNTED: [&str; 4] = [
+    "rdb_changes_since_last_save",
+    "total_error_replies",
+    "expired_keys",
+    "total_commands_processed",
+];
 
 /// What is done to both servers at once.
 #[derive(Clone, Debug)]
@@ -112,6 +120,9 @@ struct Pair {
     subscribed: [Client; 2],
     monitor: [Client; 2],
     resp3: bool,
+    flushes: u64,
+    /// Whether each batch is counted, instead of some.
+    counts_all: bool,
 }
 
 impl Pair {
@@ -121,7 +132,9 @@ impl Pair {
         let other = [servers[0].client(), servers[1].client()];
         let subscribed = [servers[0].client(), servers[1].client()];
         let monitor = [servers[0].client(), servers[1].client()];
-        let mut pair = Pair { servers, main, other, subscribed, monitor, resp3 };
+        let (flushes, counts_all) = (0, false);
+        let mut pair =
+            Pair { servers, main, other, subscribed, monitor, resp3, flushes, counts_all };
         pair.reset();
         pair
     }
@@ -173,6 +186,51 @@ impl Pair {
             commands.push(Value::bulk(command));
         }
         [events, commands]
+    }
+
+    /// What `INFO` of a server counts: commands by name and outcome, errors, changes.
+    fn counters(&mut self, i: usize) -> BTreeMap<String, i64> {
+        let text = self.other[i].ok(&["INFO", "everything"]).text();
+        let mut counters = BTreeMap::new();
+        for (name, value) in text.lines().filter_map(|line| line.split_once(':')) {
+            if COUNTED.contains(&name) {
+                counters.insert(name.to_string(), value.parse().unwrap());
+            } else if name.starts_with("cmdstat_") || name.starts_with("errorstat_") {
+                for (what, n) in value.split(',').filter_map(|part| part.split_once('=')) {
+                    if !what.starts_with("usec") {
+                        counters.insert(format!("{name} {what}"), n.parse().unwrap());
+                    }
+                }
+            }
+        }
+        counters
+    }
+
+    /// Compares what the servers counted while they ran `commands`.
+    fn compare_counters(
+        &mut self,
+        commands: &[Command],
+        before: [BTreeMap<String, i64>; 2],
+    ) -> Result<(), String> {
+        let mut counted = [BTreeMap::new(), BTreeMap::new()];
+        for (i, before) in before.iter().enumerate() {
+            for (name, n) in self.counters(i) {
+                let more = n - before.get(&name).unwrap_or(&0);
+                if more != 0 && !count_differs_as_it_may(&name, commands) {
+                    counted[i].insert(name, more);
+                }
+            }
+        }
+        let [ours, oracle] = counted;
+        let odd: BTreeSet<&String> =
+            ours.keys().chain(oracle.keys()).filter(|k| ours.get(*k) != oracle.get(*k)).collect();
+        match odd.first() {
+            None => Ok(()),
+            Some(name) => {
+                let (ours, oracle) = (ours.get(*name), oracle.get(*name));
+                Err(format!("{name} rose by {ours:?} here, by {oracle:?} in Redis"))
+            }
+        }
     }
 
     /// Compares what others were told of the commands since the last time.
@@ -231,6 +289,9 @@ impl Pair {
 
     fn flush(&mut self, batch: &mut Vec<(usize, Command)>) -> Result<(), (usize, String)> {
         let commands: Vec<Command> = batch.iter().map(|(_, c)| c.clone()).collect();
+        self.flushes += 1;
+        let counts = self.counts_all || self.flushes.is_multiple_of(8);
+        let before = counts.then(|| [0, 1].map(|i| self.counters(i)));
         let ours = self.main[0].pipeline(&commands);
         let oracle = self.main[1].pipeline(&commands);
         let mut queued: Vec<&Command> = Vec::new();
@@ -250,6 +311,9 @@ impl Pair {
         }
         let last = batch.last().map_or(0, |(at, _)| *at);
         batch.clear();
+        if let Some(before) = before {
+            self.compare_counters(&commands, before).map_err(|e| (last, e))?;
+        }
         self.compare_witnesses().map_err(|e| (last, e))
     }
 
@@ -491,6 +555,7 @@ fn shrink(pair: &mut Pair, steps: &[Step]) -> Vec<Step> {
     let deadline = Instant::now() + Duration::from_secs(60);
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
+    pair.counts_all = true;
     let mut fails = |steps: &[Step]| {
         pair.reset();
         pair.run_and_compare(steps).err().map(|(at, _)| at)
