@@ -162,12 +162,16 @@ fn reset(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     s.forget_subscriptions(call.id, call.client);
     s.monitors.retain(|&m| m != call.id);
     let c = &mut *call.client;
-    (c.db, c.monitor, c.reply_mode) = (0, false, ReplyMode::On);
+    (c.db, c.monitor) = (0, false);
+    // A reply that was to be skipped is this one.
+    if c.reply_mode != ReplyMode::Skip {
+        c.reply_mode = ReplyMode::On;
+        call.reply.muted = false;
+    }
     (c.no_evict, c.no_touch) = (false, false);
     c.name.clear();
     (c.authenticated, c.reconfigure) = (s.cfg.requirepass.is_empty(), true);
     call.reply.resp3 = false;
-    call.reply.muted = false;
     call.reply.simple("RESET");
     Ok(())
 }

@@ -12,11 +12,12 @@ fn monitor(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     if s.in_exec.is_some() {
         return Err(Error::new("ERR Command not allowed inside a transaction"));
     }
+    // Who listens already is not answered: a reply would look like one more line.
     if !call.client.monitor {
         call.client.monitor = true;
         s.monitors.push(call.id);
+        call.reply.ok();
     }
-    call.reply.ok();
     Ok(())
 }
 

@@ -550,6 +550,9 @@ fn client_reply_silences_what_it_says() {
     assert_same_bytes(&servers, &request(&[&skip, wrong, &skip, &skip, get, get]));
     assert_same_bytes(&servers, &request(&[&off, &skip, get, &on, get]));
     assert_same_bytes(&servers, &request(&[&[b"CLIENT", b"REPLY", b"MAYBE"], get]));
+    for silent in [&skip, &off] {
+        assert_same_bytes(&servers, &request(&[silent, &[b"RESET"], get]));
+    }
 }
 
 #[test]
@@ -678,7 +681,7 @@ fn a_monitor_may_not_touch_the_data() {
     let got = servers.each_ref().map(|server| {
         let mut client = server.client();
         client.ok(&["MONITOR"]);
-        client.send_raw(b"GET key\r\nSET key 1\r\n");
+        client.send_raw(b"MONITOR\r\nGET key\r\nSET key 1\r\n");
         [client.recv_raw(), client.recv_raw()].concat()
     });
     assert!(got[0] == got[1], "{} and {}", Bytes(&got[0]), Bytes(&got[1]));
