@@ -12,7 +12,7 @@ impl SmallDisk {
     /// `None`, with the reason printed, where nothing may be mounted.
     fn new(megabytes: u32) -> Option<SmallDisk> {
         let folder = Folder::new();
-        match mount(folder.path(), megabytes, 0) {
+        match mount(folder.path(), &format!("size={megabytes}m"), 0) {
             Ok(()) => Some(SmallDisk(folder)),
             Err(why) => {
                 eprintln!("skipped, can't mount a tmpfs ({why}): a disk that fills");
@@ -26,7 +26,17 @@ impl SmallDisk {
     }
 
     fn resize(&self, megabytes: u32) {
-        mount(self.path(), megabytes, libc::MS_REMOUNT).expect("resize the file system");
+        self.remount(&format!("size={megabytes}m"));
+    }
+
+    fn remount(&self, options: &str) {
+        mount(self.path(), options, libc::MS_REMOUNT).expect("resize the file system");
+    }
+
+    /// Leaves room for so many more files.
+    fn leave_files(&self, more: u64) {
+        let system = nix::sys::statvfs::statvfs(self.path()).unwrap();
+        self.remount(&format!("nr_inodes={}", system.files() - system.files_free() + more));
     }
 }
 
@@ -38,9 +48,8 @@ impl Drop for SmallDisk {
     }
 }
 
-fn mount(path: &Path, megabytes: u32, flags: libc::c_ulong) -> std::io::Result<()> {
-    let (path, data) = (text(path), format!("size={megabytes}m"));
-    let (path, data) = (CString::new(path).unwrap(), CString::new(data).unwrap());
+fn mount(path: &Path, options: &str, flags: libc::c_ulong) -> std::io::Result<()> {
+    let (path, data) = (CString::new(text(path)).unwrap(), CString::new(options).unwrap());
     let kind = c"tmpfs".as_ptr();
     // SAFETY: four C strings that outlive the call.
     match unsafe { libc::mount(kind, path.as_ptr(), kind, flags, data.as_ptr().cast()) } {
@@ -370,4 +379,39 @@ fn a_rewrite_on_a_full_disk() {
     let mut client = daemon.serving();
     holds(&mut client, 1300, 0);
     assert_eq!(client.cmd(&["LLEN", "log2"]).int(), 1);
+}
+
+/// A replica's disk takes no new file just when the RDB of a full sync is to become its log's base, and then
+/// it is told to follow another primary. The first base must not become what the second primary sent.
+#[test]
+fn a_base_that_waits_for_room_is_not_the_next_primarys_rdb() {
+    let Some(disk) = SmallDisk::new(64) else { return };
+    let args = ["--dir", text(disk.path()), "--appendonly", "yes", "--save", ""];
+    let mut replica = Attempt::new(&args);
+    let mut client = replica.serving();
+    let primaries = ["first", "second"].map(|name| {
+        let primary = Server::varve().arg("--repl-diskless-sync-delay", "0").start();
+        primary.client().ok(&["SET", "name", name]);
+        primary
+    });
+    let follow = |client: &mut Client, primary: &Server| {
+        client.ok(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
+        let name = primary.client().cmd(&["GET", "name"]);
+        let loaded = || client.cmd(&["GET", "name"]) == name;
+        assert!(eventually(PATIENCE, loaded), "the full sync comes to nothing");
+    };
+    disk.leave_files(1);
+    follow(&mut client, &primaries[0]);
+    assert!(eventually(PATIENCE, || replica.log().contains("can't create")), "{}", replica.log());
+    disk.leave_files(1);
+    follow(&mut client, &primaries[1]);
+    disk.leave_files(1000);
+    let is_written = || info(&mut client, "aof_last_write_status") == "ok";
+    assert!(eventually(PATIENCE, is_written), "{}", replica.log());
+    let history = primaries[1].info("master_replid");
+    let manifest = disk.path().join("appendonlydir/appendonly.aof.manifest");
+    let is_named = || fs::read_to_string(&manifest).unwrap().contains(&history);
+    assert!(eventually(PATIENCE, is_named), "{}", replica.log());
+    replica.end(libc::SIGKILL);
+    assert_eq!(Attempt::new(&args).serving().cmd(&["GET", "name"]), Value::bulk("second"));
 }

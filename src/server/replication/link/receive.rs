@@ -72,7 +72,9 @@ impl Server {
                 (PathBuf::from(format!("/proc/self/fd/{path}")), file.map_err(io::Error::from))
             }
             false => {
-                let path = PathBuf::from(format!("temp-{}-sync.rdb", std::process::id()));
+                // The one before may still wait to become the log's base.
+                let (pid, id) = (std::process::id(), link.conn.unwrap_or_default());
+                let path = PathBuf::from(format!("temp-{pid}-{id}-sync.rdb"));
                 let mut options = File::options();
                 options.read(true).write(true).create(true).truncate(true);
                 let file = options.open(&path);
