@@ -60,7 +60,7 @@ pub trait Disk: Send + Sync {
     fn map(&self, path: &Path) -> io::Result<Contents>;
     /// Gives the file another name, atomically replacing any that has it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Gives the file a second name.
+    /// Gives the file a second name, or makes a copy of that name where a file can have but one.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a folder durable.
@@ -243,7 +243,14 @@ impl Disk for OsDisk {
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::hard_link(from, to)
+        // `dump.rdb` may be a symbolic link: a second one would lead elsewhere from another folder.
+        match fs::canonicalize(from).and_then(|file| fs::hard_link(file, to)) {
+            Err(error) if is_one_name_only(&error) => {
+                fs::copy(from, to)?;
+                File::open(to)?.sync_all()
+            }
+            other => other,
+        }
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -282,6 +289,12 @@ impl Disk for OsDisk {
         let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         id.trim().to_owned()
     }
+}
+
+/// Whether a link can not be where it is to be: on another file system, or on one that has none.
+fn is_one_name_only(error: &io::Error) -> bool {
+    let errors = [libc::EXDEV, libc::EPERM, libc::EOPNOTSUPP, libc::EMLINK];
+    error.raw_os_error().is_some_and(|error| errors.contains(&error))
 }
 
 /// Writes all of `bytes` at `position`.

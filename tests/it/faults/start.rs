@@ -158,3 +158,37 @@ fn a_wrong_configuration_is_refused_by_name() {
     command.arg(folder.path().join("none.conf"));
     Attempt::of(command, &[]).refused().names(&["none.conf", "No such file"]);
 }
+
+/// `dump.rdb` is a symbolic link to a backup, on this file system or another, and the log begins from it. The
+/// log's base must be that file wherever its own name stands.
+#[test]
+fn a_dump_that_is_a_symbolic_link_becomes_the_logs_base() {
+    let (folder, elsewhere) = (Folder::new(), Folder::on_disk());
+    let backup = folder.path().join("backup");
+    fs::create_dir(&backup).unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let args = ["--dir", text(&data), "--save", "", "--appendonly"];
+    let dump = data.join("dump.rdb");
+    let mut daemon = Attempt::new(&[&args[..], &["no"]].concat());
+    let mut client = daemon.serving();
+    client.ok(&["SET", "k", "v"]);
+    client.ok(&["SAVE"]);
+    daemon.end(libc::SIGKILL);
+    let saved = fs::read(&dump).unwrap();
+    for (place, target) in [
+        (backup.join("old.rdb"), PathBuf::from("../backup/old.rdb")),
+        (elsewhere.path().join("old.rdb"), elsewhere.path().join("old.rdb")),
+    ] {
+        let _ = fs::remove_dir_all(data.join("appendonlydir"));
+        fs::write(&place, &saved).unwrap();
+        fs::remove_file(&dump).unwrap();
+        std::os::unix::fs::symlink(&target, &dump).unwrap();
+        let mut daemon = Attempt::new(&[&args[..], &["yes"]].concat());
+        assert_eq!(daemon.serving().cmd(&["GET", "k"]), Value::bulk("v"));
+        daemon.end(libc::SIGTERM);
+        fs::remove_file(&place).unwrap();
+        let mut daemon = Attempt::new(&[&args[..], &["yes"]].concat());
+        assert_eq!(daemon.serving().cmd(&["GET", "k"]), Value::bulk("v"), "{target:?}");
+    }
+}
