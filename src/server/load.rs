@@ -238,6 +238,9 @@ impl Server {
             BaseKind::Aof => 0,
             BaseKind::RdbThenAof => self.load_rdb(net, &base.path)?.1 as u64,
         };
+        if self.stopping {
+            return Ok(Place::default());
+        }
         recovered
             .replay_base(rdb_end, &mut |command| self.replay(net, command))
             .map_err(|e: Fault| e.to_string())?;

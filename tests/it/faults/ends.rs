@@ -277,6 +277,26 @@ fn sigterm_while_loading() {
     assert!(eventually(PATIENCE, loaded), "{}", daemon.log());
 }
 
+/// The same while the RDB is loaded that an append-only file from before Redis 7 begins with.
+#[test]
+fn sigterm_while_an_old_append_only_file_is_loaded() {
+    let folder = Folder::new();
+    let args = ["--dir", text(folder.path()), "--save", "", "--appendonly"];
+    let mut daemon = Attempt::new(&[&args[..], &["no"]].concat());
+    let mut client = daemon.serving();
+    populate(&mut client, 3000);
+    client.ok(&["SAVE"]);
+    daemon.end(libc::SIGKILL);
+    fs::rename(folder.path().join("dump.rdb"), folder.path().join("appendonly.aof")).unwrap();
+    let slow = [&args[..], &["yes", "--key-load-delay", "10000"]].concat();
+    let mut daemon = Attempt::new(&slow);
+    let loads = || daemon.log().contains("Loading the log's base");
+    assert!(eventually(PATIENCE, loads), "{}", daemon.log());
+    assert_eq!(daemon.end(libc::SIGTERM), Some(0), "{}", daemon.log());
+    let mut daemon = Attempt::new(&[&args[..], &["yes"]].concat());
+    assert_eq!(daemon.serving().cmd(&["DBSIZE"]), Value::Int(3000));
+}
+
 /// `SHUTDOWN` with and without a save; what was not saved and not logged is gone, the rest is not.
 #[test]
 fn shutdown_saves_or_not_as_told() {
