@@ -273,9 +273,11 @@ fn reload(s: &mut Server, call: &mut Call, args: &Args) -> Done {
 }
 
 fn loadaof(s: &mut Server, call: &mut Call) -> Done {
-    if !s.log.is_on_disk() || s.snapshots.running() || !s.is_primary() {
+    // What a transaction has written is in the log when it ends.
+    let busy = s.snapshots.running() || s.in_exec.is_some();
+    if !s.log.is_on_disk() || busy || !s.is_primary() {
         return Err(Error::new(
-            "ERR DEBUG LOADAOF needs a primary with its log on disk and no child at work",
+            "ERR DEBUG LOADAOF needs a primary with its log on disk, no child at work and no transaction",
         ));
     }
     s.flush_everything();

@@ -307,6 +307,21 @@ fn a_log_that_can_not_be_read_back_stays_as_it_is() {
     Attempt::new(&args).refused().names(&["is damaged at byte 0"]);
 }
 
+/// What a transaction writes is in the log when it ends: `DEBUG LOADAOF` in one would read data without it.
+#[test]
+fn a_log_is_not_read_back_inside_a_transaction() {
+    let server = Server::varve().arg("--appendonly", "yes").start();
+    let mut client = server.client();
+    for command in [&["MULTI"][..], &["SET", "k", "v"], &["DEBUG", "LOADAOF"]] {
+        client.ok(command);
+    }
+    let replies = client.ok(&["EXEC"]);
+    assert!(format!("{replies:?}").contains("DEBUG LOADAOF needs"), "{replies:?}");
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("v"));
+    client.ok(&["DEBUG", "LOADAOF"]);
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("v"));
+}
+
 /// A base and the segments after it: the base is damaged, or gone.
 #[test]
 fn a_damaged_or_missing_base_is_refused() {
