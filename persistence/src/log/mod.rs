@@ -83,7 +83,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use syncs::Syncs;
 use tail::Tail;
-use writer::{Reset, Shared, SlowJob, WriteJob, Writer, lock};
+use writer::{Reset, Shared, WriteJob, Writer, lock};
 
 /// Called, from another thread, when the log has got further or something happened to it.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -753,11 +753,7 @@ impl Log {
         self.places = Places::default();
         self.note_place();
         if let Some(disk) = &mut self.on_disk {
-            for cut in std::mem::take(&mut disk.cuts) {
-                if let Cut::Install(base) = cut {
-                    disk.writer.slow(SlowJob::Install { base, epoch: disk.epoch }); // is refused
-                }
-            }
+            disk.refuse_bases();
             disk.epoch += 1;
             disk.epoch_start = offset;
             disk.syncs = Syncs::new(Instant::now());
@@ -831,7 +827,8 @@ impl Log {
     pub fn leave_disk(&mut self) -> Option<Left> {
         self.hand_over();
         let (end, db) = (self.end(), self.db);
-        let disk = self.on_disk.take()?;
+        let mut disk = self.on_disk.take()?;
+        disk.refuse_bases();
         self.tail.set_pool(None, end, end);
         Some(Left { disk, end, db })
     }

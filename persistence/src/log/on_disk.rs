@@ -164,6 +164,15 @@ impl OnDisk {
         }
     }
 
+    /// Lets the bases go that wait for a segment, which will not begin.
+    pub fn refuse_bases(&mut self) {
+        for cut in std::mem::take(&mut self.cuts) {
+            if let Cut::Install(base) = cut {
+                self.writer.slow(SlowJob::Install { base, epoch: self.epoch });
+            }
+        }
+    }
+
     /// Begins the sync that waits, when all that it is for is written, or is not going to be.
     fn begin_wanted_sync(&mut self) {
         let failing = self.writer.shared.failing.load(Ordering::Acquire);

@@ -592,6 +592,20 @@ fn a_base_that_can_not_be_put_in_force_leaves_no_file() {
     }
 }
 
+/// `CONFIG SET appendonly no` on a full disk, while a snapshot waits for the segment that would continue it.
+#[test]
+fn a_base_that_waits_when_the_log_leaves_the_disk_leaves_no_file() {
+    let disk = FakeDisk::new(1);
+    let mut log = under_everysec(&disk);
+    disk.put(Path::new("new.rdb"), b"REDIS");
+    disk.set_space(Some(0));
+    let at = log.begin_rotation();
+    log.install_base(NewBase { path: "new.rdb".into(), at, rdb: true, keep: false });
+    assert!(disk.contents(Path::new("new.rdb")).is_some());
+    assert!(log.stop_disk().is_err());
+    assert_eq!(disk.contents(Path::new("new.rdb")), None);
+}
+
 /// A full resync finds the disk full: it is tried again and again until there is room.
 #[test]
 fn a_reset_that_is_tried_again_leaves_no_files() {
