@@ -3,7 +3,8 @@
 //! compressed history; or is sent everything anew when the history can not be had.
 
 use crate::support::{
-    Client, Command, PATIENCE, Random, Server, Value, caught_up, dataset, eventually,
+    Client, Command, PATIENCE, Random, Server, Value, assert_same_data, caught_up, dataset,
+    eventually,
 };
 use lz4_flex::frame::FrameDecoder;
 use std::fs;
@@ -172,4 +173,39 @@ fn history_decompressed_is_an_append_only_file() {
     fs::write(&file, all).unwrap();
     let redis = Server::redis().arg("--appendonly", "yes").with_file(&file).start();
     assert!(dataset(&mut redis.client()) == before);
+}
+
+/// A primary turns its log off, goes on in memory, and is killed. Its next start has what the log had, and
+/// its replica more, under the name that both had: what follows on either side is not the other's.
+#[test]
+fn a_log_that_was_turned_off_does_not_go_on_under_its_name() {
+    let (mut primary, replica) = pair();
+    let turn = |on: &str, primary: &Server| {
+        primary.client().ok(&["CONFIG", "SET", "appendonly", on]);
+        let is_on_disk = || primary.log().contains("The log is on disk from offset");
+        assert!(on == "no" || eventually(PATIENCE, is_on_disk), "{}", primary.log());
+    };
+    turn("no", &primary);
+    turn("yes", &primary);
+    let history = primary.info("master_replid");
+    primary.kill9();
+    primary.restart();
+    assert_eq!(primary.info("master_replid"), history, "all that anybody has is in the log again");
+
+    turn("no", &primary);
+    for n in 0..20 {
+        primary.client().ok(&["SET", &format!("memory:{n}"), "only"]);
+    }
+    caught_up(&primary, &replica);
+    let ahead = primary.number("master_repl_offset");
+    replica.signal(libc::SIGSTOP);
+    primary.kill9();
+    primary.restart();
+    assert_eq!(primary.info("master_replid2"), history);
+    while primary.number("master_repl_offset") < ahead + 100 {
+        primary.client().ok(&["RPUSH", "other", "branch"]);
+    }
+    replica.signal(libc::SIGCONT);
+    caught_up(&primary, &replica);
+    assert_same_data(&mut primary.client(), &mut replica.client());
 }

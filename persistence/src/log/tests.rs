@@ -857,6 +857,9 @@ fn the_log_goes_to_disk_and_back_to_memory_while_it_runs() {
     log.stop_disk().unwrap();
     let mut seen = Vec::new();
     let mut recovered = recover(&options(&disk)).unwrap().unwrap();
+    // Others are given what follows in memory, which a start that finds this does not have.
+    let names = recovered.histories_after_restart(id(2));
+    assert_eq!((names.current, names.second()), (id(2), Some((id(1), log.end()))));
     assert_eq!(recovered.base().unwrap().offset, at);
     let replayed = recovered.replay::<Error>(&mut |command| {
         seen.push((command.db, command.args.concat()));
