@@ -567,6 +567,32 @@ fn a_sync_that_fails_before_a_new_segment_is_not_forgotten_either() {
     assert_eq!(log.synced(), Some(Offset(0)));
 }
 
+/// `CONFIG SET appendfsync always` after a sync has failed: what was acknowledged before need not be on the
+/// disk, and a manifest that says `always` would have a start conclude that it is.
+#[test]
+fn always_is_not_noted_after_a_failed_sync() {
+    let disk = FakeDisk::new(1);
+    let mut log = under_everysec(&disk);
+    let acknowledged = log.released();
+    disk.set_syncs_fail(true);
+    let now = Instant::now() + Duration::from_secs(2);
+    (0..3).for_each(|_| log.tick(now));
+    assert!(log.needs_base());
+    disk.set_syncs_fail(false);
+    log.set_fsync(Fsync::Always);
+    log.tick(now);
+    assert_eq!(log.released(), Offset(0), "what is not synced is not acknowledged any more");
+    let mut lost = 0;
+    for seed in 0..40 {
+        let disk = disk.after_power_cut(disk.ops(), seed);
+        let mut found = recover(&options(&disk)).unwrap().unwrap();
+        found.replay::<Error>(&mut |_| Ok(())).unwrap();
+        assert!(found.end() == acknowledged || !found.is_lossless(), "seed {seed}");
+        lost += usize::from(found.end() < acknowledged);
+    }
+    assert!(lost > 0);
+}
+
 /// The disk is full when a snapshot is to become the base, or no segment begins where it stands: it goes, for
 /// it may be what fills the disk, and the next one is made all the same.
 #[test]

@@ -305,8 +305,11 @@ impl Shared {
                         ));
                     }
                 }
-                let change = self.change_state(|state| state.fsync = fsync);
-                change.map_err(|error| (WriteJob::SetFsync(fsync), error))?;
+                // After a failed sync that would be too much said, of what was acknowledged before.
+                if fsync != Fsync::Always || !self.needs_base() {
+                    let change = self.change_state(|state| state.fsync = fsync);
+                    change.map_err(|error| (WriteJob::SetFsync(fsync), error))?;
+                }
                 self.always.store(fsync == Fsync::Always, Ordering::Release);
                 self.changes.fetch_add(1, Ordering::Release);
                 Ok(())
