@@ -546,7 +546,29 @@ impl Recovered {
         }
         self.end = total.end;
         self.replayed = true;
+        self.miss_what_was_closed()?;
         Ok(total)
+    }
+
+    /// Says what the files lack of a log that was closed in good order. Where they end between two commands,
+    /// nothing else shows it.
+    fn miss_what_was_closed(&mut self) -> Result<(), Error> {
+        let closed = self.manifest.state.as_ref().and_then(|state| state.closed);
+        let Some(closed) = closed.filter(|closed| *closed > self.end) else { return Ok(()) };
+        let missing = closed - self.end;
+        let last = self.manifest.segments().next_back();
+        let (Some(last), false) = (last, self.load_truncated) else {
+            let end = self.end;
+            self.notes.push(format!(
+                "The log was closed at offset {closed}, and its files end at {end}: {missing} bytes are missing"
+            ));
+            return Ok(());
+        };
+        let (path, start) = (self.dir.join(&last.name), last.start.unwrap_or_default());
+        let what = format!(
+            "the file ends here, and the log was closed {missing} bytes later; aof-load-truncated is no"
+        );
+        Err(Error::Damaged { path, position: self.end - start, offset: self.end, what })
     }
 
     /// Reads one file. If it may be cut, `may_be_cut` is how many zeros follow what is read.
