@@ -2,7 +2,9 @@
 //! is there after the restart, under every fsync policy, since the kernel had it.
 
 use crate::support::writers::{rewrite, write_until, writers};
-use crate::support::{PATIENCE, Random, Server, dataset, env_number, eventually};
+use crate::support::{
+    PATIENCE, Random, Server, dataset, env_number, eventually, manifest_to_change,
+};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
@@ -141,7 +143,7 @@ fn what_only_the_pool_has_survives_a_restart_of_the_machine() {
         let (mut server, keys, written) = killed_ahead_of_its_segment();
         let folder = server.dir().join("appendonlydir");
         let manifest = folder.join("appendonly.aof.manifest");
-        let text = fs::read_to_string(&manifest).unwrap();
+        let text = manifest_to_change(&manifest);
         let value = |key: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(&format!("# varve {key} ")));
             line.unwrap().to_owned()

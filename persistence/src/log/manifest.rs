@@ -7,6 +7,7 @@
 //! `docs/design.md` lists the keys.
 
 use super::Fsync;
+use super::index::crc32c;
 use crate::offset::{Histories, HistoryId, Offset};
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -100,6 +101,9 @@ pub struct State {
     pub closed: Option<Offset>,
 }
 
+/// What the first line begins with: the checksum of all that follows it.
+const CHECKSUM: &str = "# varve crc32c ";
+
 /// The manifest's contents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
@@ -146,6 +150,7 @@ impl Manifest {
 
     /// Reads a manifest; an error is a line number and what is wrong with it.
     pub fn parse(text: &[u8]) -> Result<Manifest, (usize, String)> {
+        verify(text).map_err(|what| (1, what))?;
         let mut manifest = Manifest::default();
         let mut comments = Comments::default();
         let mut names = HashSet::new();
@@ -229,7 +234,22 @@ impl Manifest {
             }
             text.push('\n');
         }
-        text.into_bytes()
+        format!("{CHECKSUM}{:08x}\n{text}", crc32c(text.as_bytes())).into_bytes()
+    }
+}
+
+/// Compares the text with the checksum in its first line. Without one (Redis's, or a hand has changed it)
+/// it is taken as it is.
+fn verify(text: &[u8]) -> Result<(), String> {
+    let Some(rest) = text.strip_prefix(CHECKSUM.as_bytes()) else { return Ok(()) };
+    let (said, rest) = rest.split_at(rest.iter().position(|&b| b == b'\n').unwrap_or(rest.len()));
+    let is = format!("{:08x}", crc32c(rest.get(1..).unwrap_or_default()));
+    match is.as_bytes() == said {
+        true => Ok(()),
+        false => Err(format!(
+            "the CRC-32C of what follows is {is}, expected {}; without this line it is not looked at",
+            said.escape_ascii()
+        )),
     }
 }
 

@@ -502,6 +502,56 @@ fn a_flipped_bit_is_found_wherever_it_is() {
     }
 }
 
+/// A flipped bit of the manifest, which alone says which base and which segments count, which of the pool's
+/// bytes do, and which database a replica's segment begins in: an error that names it, or the same data.
+#[test]
+fn a_flipped_bit_of_the_manifest_costs_no_data() {
+    let disk = FakeDisk::new(1);
+    let everysec =
+        |disk: &Arc<FakeDisk>| Options { fsync: Fsync::EverySec, pool_blocks: 5, ..options(disk) };
+    let histories = Histories::new(id(1));
+    let mut log = Log::create(everysec(&disk), histories, Offset(5), no_waker()).unwrap();
+    for nth in 0..3 {
+        log.append_command(2, &["SET", "a", &nth.to_string()]);
+        let at = log.begin_rotation();
+        if nth < 2 {
+            let path = PathBuf::from(format!("{nth}.rdb"));
+            disk.put(&path, b"REDIS");
+            log.install_base(NewBase { path, at, rdb: true, keep: false });
+        }
+    }
+    // As a replica's segment, which begins without a word of the database, and in the pool alone.
+    log.append(&command(&["SET", "a", "b"]));
+    log.flush();
+    assert!(log.written() < log.released());
+    let path = Path::new(DIR).join("a.aof.manifest");
+    let whole = disk.contents(&path).unwrap();
+    let found = |manifest: &[u8]| {
+        let disk = disk.after_kill(disk.ops());
+        disk.put(&path, manifest);
+        let mut found = recover(&everysec(&disk))?.unwrap();
+        let mut seen = vec![format!("{:?}", found.base().map(|base| (&base.path, base.offset)))];
+        let replayed = found.replay(&mut |command| {
+            seen.push(format!("{} {:?}", command.db, command.args));
+            Ok::<(), Error>(())
+        })?;
+        Ok::<_, Error>((seen, replayed.end))
+    };
+    let expected = found(&whole).unwrap();
+    assert_eq!((expected.0.len(), expected.1), (3, log.end()));
+    for bit in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        match found(&flipped) {
+            Ok(found) => assert_eq!(found, expected, "bit {bit}: {}", flipped.escape_ascii()),
+            Err(error) => assert!(error.to_string().contains("manifest"), "bit {bit}: {error}"),
+        }
+    }
+    for cut in 0..whole.len() {
+        found(&whole[..cut]).expect_err("a cut manifest");
+    }
+}
+
 #[test]
 fn a_gap_between_segments_is_refused() {
     let disk = FakeDisk::new(1);

@@ -220,7 +220,7 @@ fn a_damaged_manifest_is_refused() {
         .step_by(3)
         .map(|cut| (format!("cut at {cut} of {}", whole.len()), whole[..cut].to_vec()))
         .collect();
-    let manifest = String::from_utf8(whole.clone()).unwrap();
+    let manifest = manifest_to_change(&file);
     for (what, bytes) in [
         ("zeros", vec![0; whole.len()]),
         ("noise", Random::new(3).bytes(400)),

@@ -7,7 +7,9 @@ mod disk;
 mod ends;
 mod start;
 
-use crate::support::{Client, Folder, PATIENCE, Random, Server, Value, eventually};
+use crate::support::{
+    Client, Folder, PATIENCE, Random, Server, Value, eventually, manifest_to_change,
+};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -41,3 +41,10 @@ impl Drop for Folder {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+/// The text of a log's manifest without the line that has its checksum.
+pub fn manifest_to_change(path: &Path) -> String {
+    let text = fs::read_to_string(path).expect("read the manifest");
+    let lines = text.lines().filter(|line| !line.starts_with("# varve crc32c "));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}

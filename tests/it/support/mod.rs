@@ -12,7 +12,7 @@ pub mod writers;
 
 pub use client::{Client, Command};
 pub use dataset::{assert_same_data, dataset, first_difference};
-pub use folder::Folder;
+pub use folder::{Folder, manifest_to_change};
 pub use power::PowerDisk;
 pub use proxy::Proxy;
 pub use random::Random;
