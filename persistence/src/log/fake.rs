@@ -86,6 +86,8 @@ struct State {
     /// Bytes that may still be written before the disk is full.
     space: Option<u64>,
     syncs_fail: bool,
+    /// One operation in so many fails, and changes nothing; 0 for none.
+    errors: u64,
     /// How much of files the system was last asked to forget.
     forgotten: BTreeMap<Inode, u64>,
 }
@@ -93,6 +95,15 @@ struct State {
 impl State {
     fn below(&mut self, n: u64) -> u64 {
         below(&mut self.random, n)
+    }
+
+    /// As [`State::act`], if the disk does it.
+    fn try_act(&mut self, op: Op) -> io::Result<()> {
+        if self.errors > 0 && self.below(self.errors) == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        self.act(op);
+        Ok(())
     }
 
     fn act(&mut self, op: Op) {
@@ -149,6 +160,7 @@ impl FakeDisk {
             short_writes: false,
             space: None,
             syncs_fail: false,
+            errors: 0,
             forgotten: BTreeMap::new(),
         };
         Arc::new_cyclic(|me| FakeDisk { state: Mutex::new(state), me: me.clone() })
@@ -173,6 +185,10 @@ impl FakeDisk {
 
     pub fn set_syncs_fail(&self, on: bool) {
         self.state().syncs_fail = on;
+    }
+
+    pub fn set_errors(&self, one_in: u64) {
+        self.state().errors = one_in;
     }
 
     /// How many operations there were so far.
@@ -348,7 +364,7 @@ impl FakeFile {
             *space -= data.len() as u64 - again;
         }
         let len = data.len();
-        state.act(op(self.inode, position, data));
+        state.try_act(op(self.inode, position, data))?;
         Ok(len)
     }
 }
@@ -377,13 +393,11 @@ impl DiskFile for FakeFile {
         if state.syncs_fail {
             return Err(io::Error::other("the disk is broken"));
         }
-        state.act(Op::Sync(self.inode));
-        Ok(())
+        state.try_act(Op::Sync(self.inode))
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
-        self.disk.state().act(Op::SetLen(self.inode, bytes));
-        Ok(())
+        self.disk.state().try_act(Op::SetLen(self.inode, bytes))
     }
 
     fn reserve(&self, _position: u64, _bytes: u64) -> io::Result<()> {
@@ -408,10 +422,10 @@ impl Disk for FakeDisk {
         let existing = state.live.names.get(path).copied();
         let inode = existing.unwrap_or(state.next_inode);
         match existing {
-            Some(inode) => state.act(Op::SetLen(inode, 0)),
+            Some(inode) => state.try_act(Op::SetLen(inode, 0))?,
             None => {
                 state.next_inode += 1;
-                state.act(Op::Create(path.to_owned(), inode));
+                state.try_act(Op::Create(path.to_owned(), inode))?;
             }
         }
         drop(state);
@@ -456,8 +470,7 @@ impl Disk for FakeDisk {
         if !state.live.names.contains_key(from) {
             return Err(not_found());
         }
-        state.act(Op::Rename(from.to_owned(), to.to_owned()));
-        Ok(())
+        state.try_act(Op::Rename(from.to_owned(), to.to_owned()))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -465,8 +478,7 @@ impl Disk for FakeDisk {
         if !state.live.names.contains_key(from) {
             return Err(not_found());
         }
-        state.act(Op::Link(from.to_owned(), to.to_owned()));
-        Ok(())
+        state.try_act(Op::Link(from.to_owned(), to.to_owned()))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -474,8 +486,7 @@ impl Disk for FakeDisk {
         if !state.live.names.contains_key(path) {
             return Err(not_found());
         }
-        state.act(Op::Remove(path.to_owned()));
-        Ok(())
+        state.try_act(Op::Remove(path.to_owned()))
     }
 
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
@@ -483,8 +494,7 @@ impl Disk for FakeDisk {
         if state.syncs_fail {
             return Err(io::Error::other("the disk is broken"));
         }
-        state.act(Op::SyncDir);
-        Ok(())
+        state.try_act(Op::SyncDir)
     }
 
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {

@@ -212,6 +212,12 @@ impl Folder {
     /// Moves (or links) a finished snapshot into the folder under a base's name, durably. The entry
     /// is not in the manifest yet.
     pub fn place_base(&mut self, base: &mut NewBase) -> Result<Entry, Error> {
+        // An attempt that failed later may have put it in force.
+        if let Some(entry) =
+            self.manifest.base().filter(|entry| self.path(&entry.name) == base.path)
+        {
+            return Ok(entry.clone());
+        }
         let suffix = if base.rdb { "base.rdb" } else { "base.aof" };
         let name = self.next_name(|folder| &mut folder.last_base, suffix);
         let (from, to, disk) = (&base.path, self.path(&name), self.disk.clone());

@@ -703,6 +703,31 @@ fn a_reset_that_is_tried_again_leaves_no_files() {
     assert_eq!((log.error(), log.released()), (None, Offset(9)));
 }
 
+/// A disk that fails now and then, while a full resync is put in force by several attempts: at no moment does
+/// the manifest name a base that is not there.
+#[test]
+fn a_reset_that_is_tried_again_keeps_what_is_in_force() {
+    for seed in 0..100 {
+        let disk = FakeDisk::new(seed);
+        let mut log =
+            Log::create(options(&disk), Histories::new(id(1)), Offset(0), no_waker()).unwrap();
+        disk.put(Path::new("new.rdb"), b"REDIS");
+        disk.set_errors(3);
+        let base = NewBase { path: "new.rdb".into(), at: Offset(9), rdb: true, keep: false };
+        log.reset(Histories::new(id(2)), Offset(9), 0, Some(base));
+        (0..9).for_each(|_| log.tick(Instant::now()));
+        disk.set_errors(0);
+        log.tick(Instant::now());
+        assert_eq!((log.error(), log.released()), (None, Offset(9)), "seed {seed}");
+        for ops in 0..=disk.ops() {
+            let disk = disk.after_kill(ops);
+            if let Err(error) = recover(&options(&disk)) {
+                panic!("seed {seed}, after {ops} operations: {error}");
+            }
+        }
+    }
+}
+
 /// What is in the pool alone needs room in a segment at the next start. Without that it stays where it is.
 #[test]
 fn a_disk_without_room_for_what_the_pool_has_is_told_and_costs_nothing() {

@@ -599,7 +599,8 @@ impl Shared {
                 manifest.entries.push(folder.place_base(base)?);
             }
             manifest.entries.push(segment.clone());
-            for old in &folder.manifest.entries {
+            let base = manifest.base().cloned();
+            for old in folder.manifest.entries.iter().filter(|old| Some(*old) != base.as_ref()) {
                 let mut old = old.clone();
                 (old.kind, old.sealed_s) = (FileType::History, None);
                 manifest.entries.push(old);
