@@ -670,7 +670,7 @@ fn read_first(disk: &dyn Disk, path: &Path, bytes: Option<u64>) -> io::Result<Ve
 
 /// What a base's name and its first bytes say of it.
 pub(super) fn base_kind(name: &OsStr, bytes: &[u8]) -> BaseKind {
-    match name.as_bytes().ends_with(b".rdb") {
+    match name.as_bytes().ends_with(b".base.rdb") {
         true => BaseKind::Rdb,
         false if bytes.starts_with(b"REDIS") => BaseKind::RdbThenAof,
         false => BaseKind::Aof,

@@ -1025,6 +1025,11 @@ fn folders_of_redis_are_taken_as_they_are() {
     let replayed = recovered.replay_base::<Error>(0, &mut |_| Ok(())).unwrap();
     assert_eq!(replayed.commands, 1);
     Log::resume(recovered, histories, options(&single), no_waker()).unwrap().close().unwrap();
+    // By whatever name: `appendfilename` is free.
+    single.put(Path::new("a.rdb"), &[&b"REDIS0009"[..], &command(&["DEL", "a"])].concat());
+    let named = Options { base_name: "a.rdb".into(), ..options(&single) };
+    let recovered = recover(&named).unwrap().unwrap();
+    assert_eq!(recovered.base().unwrap().kind, BaseKind::RdbThenAof);
     assert_eq!(recover(&options(&single)).unwrap().unwrap().histories(), Some(histories));
 }
 
