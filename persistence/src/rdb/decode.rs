@@ -178,7 +178,6 @@ impl<'a> Reader<'a> {
                         let (key, value) = (owned(&mut from)?, owned(&mut from)?);
                         return Ok((opcode, Some(Item::Aux { key, value })));
                     }
-                    op::MODULE_AUX => skip_module_aux(&mut from)?,
                     op::SLOT_INFO => {
                         for _ in 0..3 {
                             from.length()?;
@@ -203,6 +202,12 @@ impl<'a> Reader<'a> {
                     return Err(
                         self.fault(before, "a library of functions, which are not supported")
                     );
+                }
+                op::MODULE_AUX => {
+                    let id = Cursor::new(self.bytes, place).length();
+                    let name = module_name(id.map_err(|e| self.fault(place, e.0))?);
+                    let text = format!("data of the module '{name}', which are not supported");
+                    return Err(self.fault(before, text));
                 }
                 op::SLOT_INFO..=op::EOF => continue,
                 ty => {
@@ -286,26 +291,9 @@ fn owned<'a>(from: &mut Cursor<'a>) -> Result<Cow<'a, [u8]>, Corrupt> {
     Ok(text.bytes(&mut itoa::Buffer::new()).to_vec().into())
 }
 
-/// What a module keeps beside its keys: its id, and values that say of what kind they are.
-fn skip_module_aux(from: &mut Cursor<'_>) -> Result<(), Corrupt> {
-    let mut room = Room::default();
-    from.length()?;
-    loop {
-        match from.length()? {
-            0 => return Ok(()),
-            1 | 2 => {
-                from.length()?;
-            }
-            3 => {
-                from.take(4)?;
-            }
-            4 => {
-                from.take(8)?;
-            }
-            5 => {
-                from.string(&mut room)?;
-            }
-            _ => return Err(Corrupt("a module's value of unknown kind")),
-        }
-    }
+/// A module's name, nine characters of six bits, from the id that its data begin with.
+fn module_name(id: u64) -> String {
+    const CHARACTERS: &[u8; 64] =
+        b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    (1..=9).map(|i| char::from(CHARACTERS[(id >> (64 - 6 * i) & 63) as usize])).collect()
 }

@@ -121,13 +121,19 @@ fn intsets_and_listpacks() {
     assert_eq!(nodes, Content::List(strings(&["a", "2", "b", "-1", "long"])));
 }
 
+/// What a module keeps beside its keys is data too, and is not left out without a word.
+#[test]
+fn what_a_module_keeps_is_refused_by_its_name() {
+    let id = b"\x81\x04\x8d\x15\x9e\x24\x2a\xf0\x02";
+    let records = [b"\xf7", &id[..], b"\x02\x01\x05\x01s\x00\x00\x01a\x01x"].concat();
+    let error = load(&file(12, &records)).err().expect("a module's data").to_string();
+    assert_eq!(error, "at byte 9: data of the module 'BI0VniQq8', which are not supported");
+}
+
 #[test]
 fn what_is_not_a_key_is_stepped_over() {
     let mut records = b"\xfa\x03abc\xc0\x05".to_vec();
-    // A module's data of every kind, and a slot's sizes.
-    records.extend(
-        b"\xf7\x81\0\0\0\0\0\0\0\x09\x02\x01\x01\x05\x02\x06\x03....\x04........\x05\x01s\x00",
-    );
+    // A slot's sizes.
     records.extend(b"\xf4\x01\x02\x00");
     records.extend(b"\xfe\x02\xfb\x02\x01");
     records.extend(b"\xfd\x10\0\0\0\xf8\x05\x00\x01a\x01x");
