@@ -1023,8 +1023,10 @@ fn a_file_that_is_in_use_is_not_made_anew_for_its_number() {
 #[test]
 fn folders_of_redis_are_taken_as_they_are() {
     let disk = FakeDisk::new(1);
-    let manifest = b"file \"a.aof.1.base.rdb\" seq 1 type b\nfile a.aof.1.incr.aof seq 1 type i\n\
-                     file a.aof.2.incr.aof seq 2 type i\n";
+    // With the offsets that Redis 8 writes, which count commands as long as it has no replica.
+    let manifest = b"file \"a.aof.1.base.rdb\" seq 1 type b\n\
+                     file a.aof.1.incr.aof seq 1 type i startoffset 336 endoffset 337\n\
+                     file a.aof.2.incr.aof seq 2 type i startoffset 337\n";
     let path = |name: &str| Path::new(DIR).join(name);
     disk.put(&path("a.aof.manifest"), manifest);
     disk.put(&path("a.aof.1.base.rdb"), b"REDIS0011");
