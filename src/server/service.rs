@@ -149,8 +149,8 @@ impl Service for Server {
         self.forget_subscriptions(id, client);
         self.unwatch(client);
         match kind {
-            Kind::Normal => self.clients -= 1,
-            Kind::Replica => {
+            Kind::Normal if !client.speaks_replconf => self.clients -= 1,
+            Kind::Normal | Kind::Replica => {
                 self.clients -= 1;
                 self.replica_closed(net, id);
             }

@@ -578,6 +578,19 @@ fn a_load_beside_ends_with_the_wish_for_it() {
     }
 }
 
+/// A connection that spoke as a replica, and went before it was one, leaves nothing behind.
+#[test]
+fn who_never_became_a_replica_is_forgotten() {
+    let server = Server::start();
+    let address = "a".repeat(255);
+    let before = server.number("used_memory");
+    for _ in 0..2000 {
+        server.client().ok(&["REPLCONF", "ip-address", &address]);
+    }
+    let forgotten = || server.number("used_memory") < before + (400 << 10);
+    assert!(eventually(PATIENCE, forgotten), "{}", server.number("used_memory") - before);
+}
+
 /// A rewrite makes a base that a newcomer can have as it is, and a rewrite that is about to be the
 /// base is worth waiting for.
 #[test]
