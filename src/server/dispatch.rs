@@ -6,6 +6,7 @@
 use super::Server;
 use super::books::escape;
 use super::client::{Blocked, BlockedOn, Client, Kind, ReplyMode};
+use super::load::Loading;
 use super::registry::{CommandId, Run, Unknown};
 use crate::log_warning;
 use varve_engine::command::{Ctx, Spec, Written, as_resp, flag};
@@ -432,7 +433,7 @@ impl Server {
     /// The one way into the log for what this server changed. A replica changes nothing: what its
     /// clients write to a writable replica is not part of the history.
     fn append(&mut self, db: usize, resp: &[u8]) {
-        if self.is_primary() && self.loading.is_none() {
+        if self.is_primary() && self.loading.as_ref().is_none_or(Loading::is_beside) {
             self.log.append_in_db(db as u32, resp);
         }
     }

@@ -362,7 +362,8 @@ impl Server {
                     released = position;
                 }
                 self.breathe(net);
-                if self.stopping {
+                let from_primary = self.loading.as_ref().is_some_and(|l| l.from_primary);
+                if self.stopping || from_primary && !self.still_receives() {
                     return Ok((place, 0));
                 }
             }

@@ -578,6 +578,37 @@ fn a_load_beside_ends_with_the_wish_for_it() {
     }
 }
 
+/// A replica that is promoted while data are loaded beside the old ones is a primary at once: what it is given
+/// then is in its log.
+#[test]
+fn what_is_written_while_a_load_beside_ends_is_kept() {
+    let primary = start(Kind::Varve);
+    primary.client().ok(&["DEBUG", "POPULATE", "2000"]);
+    let beside = Server::varve().arg("--repl-diskless-load", "swapdb");
+    let mut server = beside.arg("--appendonly", "yes").arg("--key-load-delay", "5000").start();
+    server.client().ok(&["SET", "old", "1"]);
+    follow(&server, primary.port());
+    assert!(eventually(PATIENCE, || server.info("async_loading") == "1"));
+    let mut client = server.client();
+    client.send_raw(b"REPLICAOF NO ONE\r\nSET new 1\r\n");
+    (0..2).for_each(|_| assert_eq!(client.recv(), Value::ok()));
+    server.kill9();
+    server.restart();
+    assert_eq!(server.client().ok(&["EXISTS", "old", "new"]).int(), 2, "{}", server.log());
+}
+
+/// Nobody wants the rest of a load that was given up, and it does not keep the server busy.
+#[test]
+fn a_load_beside_that_is_given_up_is_not_brought_to_its_end() {
+    let primary = start(Kind::Varve);
+    primary.client().ok(&["DEBUG", "POPULATE", "2000"]);
+    let beside = Server::varve().arg("--repl-diskless-load", "swapdb");
+    let server = beside.arg("--key-load-delay", "1000000").replica_of(primary.port()).start();
+    assert!(eventually(PATIENCE, || server.info("async_loading") == "1"));
+    server.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    assert!(eventually(PATIENCE, || server.info("async_loading") == "0"));
+}
+
 /// A connection that spoke as a replica, and went before it was one, leaves nothing behind.
 #[test]
 fn who_never_became_a_replica_is_forgotten() {
