@@ -456,6 +456,15 @@ impl Keyspace {
 
     // Making, changing and removing keys.
 
+    /// The largest string that may come to be. What was decided elsewhere is not judged here again, where
+    /// `proto-max-bulk-len` may be another.
+    pub fn max_string(&self) -> u64 {
+        match self.origin {
+            Origin::Log => u64::MAX,
+            _ => self.limits.max_string as u64,
+        }
+    }
+
     /// Sets a key to a value, whatever it held. `expire_ms` is its new time to live, if any.
     pub fn set(&mut self, db: usize, key: &[u8], payload: Payload<'_>, expire_ms: Option<i64>) {
         let hash = hash(key);

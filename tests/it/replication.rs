@@ -609,6 +609,31 @@ fn a_load_beside_that_is_given_up_is_not_brought_to_its_end() {
     assert!(eventually(PATIENCE, || server.info("async_loading") == "0"));
 }
 
+/// `proto-max-bulk-len` is for what clients make: what a primary has made a replica takes, and so does a start
+/// what its log has.
+#[test]
+fn strings_may_be_as_long_as_they_were_where_they_were_made() {
+    let primary = start(Kind::Varve);
+    let mut replica = Server::varve()
+        .arg("--appendonly", "yes")
+        .arg("--proto-max-bulk-len", "1mb")
+        .replica_of(primary.port())
+        .start();
+    assert!(eventually(PATIENCE, || synced(&replica)));
+    let mut client = primary.client();
+    let half = "x".repeat(600_000);
+    (0..2).for_each(|_| drop(client.ok(&["APPEND", "appended", &half])));
+    client.ok(&["SETRANGE", "range", "2000000", "x"]);
+    client.ok(&["SETBIT", "bit", "16000000", "1"]);
+    client.ok(&["BITFIELD", "field", "SET", "u8", "16000000", "1"]);
+    caught_up(&primary, &replica);
+    replica.kill9();
+    replica.restart();
+    caught_up(&primary, &replica);
+    replica.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    assert!(replica.client().cmd(&["APPEND", "appended", "x"]).is_error());
+}
+
 /// A connection that spoke as a replica, and went before it was one, leaves nothing behind.
 #[test]
 fn who_never_became_a_replica_is_forgotten() {

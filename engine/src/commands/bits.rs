@@ -23,7 +23,7 @@ fn offset(ctx: &Ctx, arg: &[u8], width: Option<u32>) -> Result<u64, Error> {
         }
         _ => parse_int(arg).ok_or(BAD_OFFSET)?,
     };
-    match at >= 0 && at as u64 >> 3 < ctx.ks.limits.max_string as u64 {
+    match at >= 0 && at as u64 >> 3 < ctx.ks.max_string() {
         true => Ok(at as u64),
         false => Err(BAD_OFFSET),
     }

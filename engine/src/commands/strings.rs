@@ -296,7 +296,7 @@ fn append(ctx: &mut Ctx, args: &mut Args) -> Done {
 }
 
 fn check_length(ctx: &Ctx, len: u64) -> Done {
-    if len > ctx.ks.limits.max_string as u64 { Err(Error::TOO_LONG) } else { Ok(()) }
+    if len > ctx.ks.max_string() { Err(Error::TOO_LONG) } else { Ok(()) }
 }
 
 fn strlen(ctx: &mut Ctx, args: &mut Args) -> Done {
