@@ -609,6 +609,30 @@ fn a_load_beside_that_is_given_up_is_not_brought_to_its_end() {
     assert!(eventually(PATIENCE, || server.info("async_loading") == "0"));
 }
 
+/// A replica of this one waits for a snapshot when this one begins to load another's data. What there is in
+/// a load is no snapshot of anything: neither for that replica, nor for the log's base, from which the old data
+/// are to come back when the load fails.
+#[test]
+fn no_snapshot_is_taken_in_the_middle_of_a_load() {
+    let unknown = Server::redis().arg("--repl-diskless-sync-delay", "0").start();
+    unknown.client().ok(&["DEBUG", "POPULATE", "1000"]);
+    unknown.client().ok(&["XADD", "stream", "*", "field", "value"]);
+    let server = Server::varve().arg("--appendonly", "yes").arg("--key-load-delay", "2000").start();
+    let mut client = server.client();
+    (0..100).for_each(|n| drop(client.ok(&["SET", &format!("own:{n}"), "value"])));
+    client.ok(&["CONFIG", "SET", "repl-diskless-sync-delay", "3600"]);
+    let last = Server::varve().replica_of(server.port()).start();
+    assert!(eventually(PATIENCE, || server.info("slave0").contains("state=wait_bgsave")));
+    follow(&server, unknown.port());
+    assert!(eventually(PATIENCE, || server.info("loading") == "1"));
+    client.ok(&["CONFIG", "SET", "repl-diskless-sync-delay", "0", "repl-diskless-sync", "no"]);
+    let failed = || server.log().contains("type 19 (stream) is not supported");
+    assert!(eventually(PATIENCE, failed), "{}", server.log());
+    client.ok(&["REPLICAOF", "NO", "ONE"]);
+    assert_eq!(client.ok(&["DBSIZE"]).int(), 100, "{}", server.log());
+    caught_up(&server, &last);
+}
+
 /// `proto-max-bulk-len` is for what clients make: what a primary has made a replica takes, and so does a start
 /// what its log has.
 #[test]

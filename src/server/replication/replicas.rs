@@ -155,8 +155,10 @@ impl Server {
                 disk_child: self.snapshots.running.as_ref().and_then(|r| {
                     (matches!(r.purpose, Purpose::Save | Purpose::SyncDisk)).then_some(r.at)
                 }),
-                // A base about to be in force is worth the moment that it takes.
+                // A base about to be in force is worth the moment that it takes. In a load the data
+                // are neither the old ones nor the new.
                 can_fork: !self.snapshots.running()
+                    && self.loading.is_none()
                     && (!self.snapshots.installing || self.log.is_failing())
                     && self.in_exec.is_none(),
             };
