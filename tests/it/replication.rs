@@ -671,6 +671,24 @@ fn who_never_became_a_replica_is_forgotten() {
     assert!(eventually(PATIENCE, forgotten), "{}", server.number("used_memory") - before);
 }
 
+/// A child's stream fills what is kept for a slow replica, and waits. The replica goes on reading, and is not
+/// given up for what it has still to take.
+#[test]
+fn a_slow_replica_is_given_time_for_a_stream() {
+    let primary = Server::varve()
+        .arg("--appendonly", "no")
+        .arg("--rdbcompression", "no")
+        .arg("--repl-timeout", "2")
+        .start();
+    primary.client().ok(&["DEBUG", "POPULATE", "24", "key", "1000000"]);
+    let proxy = Proxy::to(primary.port());
+    proxy.throttle(3_000_000);
+    let replica = Server::varve().replica_of(proxy.port()).start();
+    assert!(eventually(PATIENCE, || synced(&replica)), "{}", primary.log());
+    assert_eq!(primary.info("sync_full"), "1", "{}", primary.log());
+    assert!(primary.log().contains("target: replicas sockets"));
+}
+
 /// A rewrite makes a base that a newcomer can have as it is, and a rewrite that is about to be the
 /// base is worth waiting for.
 #[test]

@@ -291,7 +291,6 @@ impl Server {
                     }
                 }
                 (Feeding::File { file, progress }, Source::File { file: back, range }) => {
-                    self.repl.primary.bulk_progress(id, self.clock.now_ms() as u64);
                     progress.done = range.end as u64;
                     if progress.is_report_due() {
                         log_notice!("Full sync: sent {progress} to {}", conn.session.peer);

@@ -29,14 +29,14 @@ pub use link::Link;
 use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
-use varve_net::{ConnId, Net};
+use varve_net::{Conn, ConnId, Net};
 use varve_persistence::log;
 use varve_persistence::offset::{Histories, HistoryId, Offset};
 use varve_replication::node::Node;
 use varve_replication::primary::{self, LogView, Primary};
 use varve_replication::replica;
 
-/// A replica that sent anything within this time is alive.
+/// A replica that sent or took anything within this time is alive.
 const HEARD_LATELY: Duration = Duration::from_secs(1);
 
 pub struct Replication {
@@ -169,6 +169,14 @@ impl Server {
     pub fn replication_round(&mut self, net: &mut Net<Client>) {
         let now = self.now_u64();
         self.resume_stream(net);
+        // Who has taken all that was sent is not the one that the others, or the disk, are waited for.
+        for &id in self.repl.feeding.keys() {
+            let takes =
+                |c: &Conn<Client>| c.output.is_empty() || c.last_write.elapsed() < HEARD_LATELY;
+            if net.conn(id).is_some_and(takes) {
+                self.repl.primary.bulk_progress(id, now);
+            }
+        }
         let mut out = Vec::new();
         self.repl.primary.tick(now, self.is_primary(), &mut out);
         for output in out {

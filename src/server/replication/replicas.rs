@@ -345,7 +345,6 @@ impl Server {
         let bytes: Arc<Vec<u8>> = Arc::new(conn.input.bytes().to_vec());
         let len = bytes.len();
         conn.input.consume(len);
-        let now = self.clock.now_ms() as u64;
         let mut fullest = 0;
         // For all whose link is compressed, made once.
         let mut frames = None;
@@ -361,7 +360,6 @@ impl Server {
                 let sent = piece.send(replica);
                 fullest = fullest.max(replica.output.len());
                 self.stats.net_replication_out += sent as u64;
-                self.repl.primary.bulk_progress(id, now);
                 net.mark_dirty(id);
             }
         }
