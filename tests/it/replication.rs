@@ -836,6 +836,24 @@ fn a_save_that_is_given_up_leaves_no_replica_waiting() {
     }
 }
 
+/// A save that runs is no good to a newcomer when the log has left its place behind.
+#[test]
+fn a_save_that_the_log_no_longer_continues_is_not_joined() {
+    let builder = Server::varve().arg("--appendonly", "no").arg("--repl-diskless-sync", "no");
+    let primary = builder.arg("--repl-backlog-size", "16kb").start();
+    let mut client = primary.client();
+    let child = stopped_child(&primary, &mut client, "BGSAVE");
+    let value = "x".repeat(100_000);
+    (0..10).for_each(|_| drop(client.ok(&["SET", "key", &value])));
+    let replica = Server::varve().replica_of(primary.port()).start();
+    let asked = || primary.info("slave0").contains("state=wait_bgsave");
+    assert!(eventually(PATIENCE, asked), "{}", primary.log());
+    // SAFETY: plain integers. If it is gone, it can not be another's pid so soon.
+    unsafe { libc::kill(child as libc::pid_t, libc::SIGCONT) };
+    caught_up(&primary, &replica);
+    assert_eq!(primary.info("sync_full"), "1", "{}", primary.log());
+}
+
 /// A server with data of its own becomes a replica while it saves them. That snapshot stands at an offset that
 /// the primary's history has too, or will have, and holds nothing of it: neither dump nor base may it become,
 /// nor what another replica is sent.

@@ -153,7 +153,8 @@ impl Server {
                 base: base.as_ref().ok().copied(),
                 file,
                 disk_child: self.snapshots.running.as_ref().and_then(|r| {
-                    (matches!(r.purpose, Purpose::Save | Purpose::SyncDisk)).then_some(r.at)
+                    let is_whole = matches!(r.purpose, Purpose::Save | Purpose::SyncDisk);
+                    (is_whole && r.at >= self.log.first_available()).then_some(r.at)
                 }),
                 // A base about to be in force is worth the moment that it takes. In a load the data
                 // are neither the old ones nor the new.
