@@ -178,8 +178,6 @@ struct Peer {
     version: Option<String>,
     /// Where the log ended when it asked for everything.
     asked_at: Offset,
-    /// Where it was fed the log from. After a snapshot it holds that only once it says so.
-    fed_from: Offset,
     /// What it said that it holds.
     ack: Offset,
     /// What is on the replica's disk, if it told.
@@ -508,11 +506,6 @@ impl Primary {
         !conditions || self.good(now_ms) >= self.config.min_replicas
     }
 
-    /// Whether the connection asked to be fed, and was not refused.
-    pub fn is_replica(&self, conn: ConnId) -> bool {
-        self.replica(conn).is_some()
-    }
-
     /// Whether all that the connection is sent from now on is compressed frames.
     pub fn is_compressed(&self, conn: ConnId) -> bool {
         self.replica(conn).is_some_and(|peer| peer.compressed)
@@ -546,21 +539,6 @@ impl Primary {
                 version: peer.version.as_deref(),
             }
         })
-    }
-
-    /// The earliest place that some replica still has to be fed from, as far as it told: what the log
-    /// must not forget for their sake.
-    pub fn needed_from(&self) -> Option<Offset> {
-        self.replicas()
-            .filter_map(|peer| match peer.state {
-                State::WaitBgsaveEnd { from, .. } | State::SendBulk { from, .. } => Some(from),
-                State::Online { await_ack: Some(from) } => Some(from),
-                State::Online { await_ack: None } if !peer.pre_psync => {
-                    Some(peer.ack.max(peer.fed_from))
-                }
-                _ => None,
-            })
-            .min()
     }
 
     /// Time passes; to be called several times a second. `is_top` is whether this node has no primary
@@ -660,7 +638,6 @@ impl Peer {
             filter: RdbFilter::ALL,
             version: None,
             asked_at: Offset::ZERO,
-            fed_from: Offset::ZERO,
             ack: Offset::ZERO,
             fack: None,
             early_ack: false,

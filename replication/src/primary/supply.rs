@@ -244,7 +244,6 @@ impl Primary {
             peer.state = State::Transmitted;
             return Some(AfterBulk::Nothing);
         }
-        peer.fed_from = from;
         // A replica that knows only SYNC never sends an ACK that could be waited for.
         let streamed = source == Source::Child(Target::Socket);
         let wait = streamed && !peer.pre_psync && !peer.early_ack;

@@ -209,15 +209,14 @@ fn a_streamed_sync_goes_through_its_states() {
     assert_eq!(p.supply(&FORK, 99_000), None, "everyone is served");
     p.bulk_started(1, 10);
     assert_eq!(p.listed(0).next().unwrap().state, "wait_bgsave");
-    assert_eq!(p.needed_from(), Some(Offset(900)));
+    assert_eq!(p.feeds_from(1), Some(Offset(900)));
     assert_eq!(p.bulk_done(1, 20), Some(AfterBulk::AwaitAck));
     assert_eq!(p.bulk_done(1, 20), None);
-    assert_eq!(p.needed_from(), Some(Offset(900)));
+    assert_eq!(p.feeds_from(1), Some(Offset(900)));
     let start = Replconf::Ack { start: Some(Offset(900)) };
     assert_eq!(replconf(&mut p, 1, "REPLCONF ACK 900", 30), Ok(start));
     let later = Replconf::Ack { start: None };
     assert_eq!(replconf(&mut p, 1, "REPLCONF ACK 950", 30), Ok(later));
-    assert_eq!(p.needed_from(), Some(Offset(950)));
 }
 
 #[test]
@@ -421,7 +420,7 @@ fn a_replica_that_is_ahead_is_asked_to_roll_back_if_it_can() {
         assert_eq!((got, place), (reply, Offset(to)));
         assert!(reason.contains(&to.to_string()), "{reason}");
         // It is no replica yet, and nothing failed.
-        assert!(!primary.is_replica(1));
+        assert!(primary.is_empty());
         assert_eq!((primary.sync_counts(), primary.rollbacks()), ((0, 0, 0), 1));
         let decision = primary.psync(1, history.as_bytes(), to as i64 + 1, &log(), 0);
         assert!(matches!(decision, Decision::Continue { .. }), "{decision:?}");
@@ -494,7 +493,6 @@ fn a_snapshot_that_was_sent_counts_once_it_is_loaded() {
         primary.bulk_started(1, 10_000);
         primary.bulk_done(1, 10_000).unwrap();
         assert_eq!(primary.acked(Offset(900)), 0, "it may still fail to load");
-        assert_eq!(primary.needed_from(), Some(Offset(900)));
         replconf(&mut primary, 1, "REPLCONF ack 900", 10_000).unwrap();
         assert_eq!(primary.acked(Offset(900)), 1);
     }
