@@ -8,8 +8,8 @@ use crate::differential::random_write;
 use crate::directives::{no_child, stopped_child};
 use crate::support::dataset::first_difference;
 use crate::support::{
-    Client, PATIENCE, Proxy, Random, Server, Value, caught_up, dataset, env_number, eventually,
-    server,
+    Client, Command, PATIENCE, Proxy, Random, Server, Value, caught_up, dataset, env_number,
+    eventually, server,
 };
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -656,6 +656,42 @@ fn strings_may_be_as_long_as_they_were_where_they_were_made() {
     caught_up(&primary, &replica);
     replica.client().ok(&["REPLICAOF", "NO", "ONE"]);
     assert!(replica.client().cmd(&["APPEND", "appended", "x"]).is_error());
+}
+
+/// `client-query-buffer-limit` is for what clients send, and not for a primary's transactions and values.
+#[test]
+fn a_primary_may_send_more_at_once_than_clients() {
+    let primary = start(Kind::Varve);
+    let builder = Server::varve().arg("--client-query-buffer-limit", "1mb");
+    let replica = builder.replica_of(primary.port()).start();
+    assert!(eventually(PATIENCE, || synced(&replica)));
+    let mut client = primary.client();
+    let half = "x".repeat(600_000);
+    client.ok(&["MULTI"]);
+    (0..10).for_each(|n| drop(client.ok(&["SET", &format!("key:{n}"), &half])));
+    client.ok(&["EXEC"]);
+    caught_up(&primary, &replica);
+    assert!(!replica.log().contains("is down"), "{}", replica.log());
+}
+
+/// A replica with a password bounds what waits for those who have not shown it. Its primary is none of them,
+/// however many answers it asked for at once.
+#[test]
+fn a_replica_with_a_password_answers_all_that_its_primary_asks() {
+    let primary = start(Kind::Varve);
+    let replica = Server::varve().arg("--requirepass", "secret").replica_of(primary.port()).start();
+    let is_there = || primary.info("slave0").contains("state=online");
+    assert!(eventually(PATIENCE, is_there));
+    replica.signal(libc::SIGSTOP);
+    let ask = Command::new(&["DEBUG", "REPLICATE", "REPLCONF", "GETACK", "*"]);
+    primary.client().pipeline(&vec![ask; 2000]);
+    replica.signal(libc::SIGCONT);
+    let all = || {
+        let end = format!("offset={},", primary.info("master_repl_offset"));
+        primary.info("slave0").contains(&end)
+    };
+    assert!(eventually(PATIENCE, all));
+    assert!(!replica.log().contains("is down"), "{}", replica.log());
 }
 
 /// A connection that spoke as a replica, and went before it was one, leaves nothing behind.

@@ -460,10 +460,17 @@ impl Server {
             let addr = addrs.next().ok_or(io::Error::other("the name has no address"))?;
             net.connect(addr, client, source)
         });
-        let now = self.now_u64();
+        let (now, limit) = (self.now_u64(), self.output_limit(0, true));
         let Some(link) = &mut self.repl.link else { return };
         match result {
-            Ok(id) => link.conn = Some(id),
+            Ok(id) => {
+                link.conn = Some(id);
+                // A transaction waits here until it is whole, and acknowledgements may be many: what
+                // bounds clients, and who has shown no password, is not for a primary.
+                if let Some(conn) = net.conn_mut(id) {
+                    (conn.query_limit, conn.output_limit) = (usize::MAX, limit);
+                }
+            }
             Err(error) => {
                 let mut out = Vec::new();
                 link.machine.connect_failed(&error.to_string(), now, &mut out);
