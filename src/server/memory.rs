@@ -70,14 +70,14 @@ impl Server {
     }
 
     /// Evicts if memory is short, for as long as `maxmemory-eviction-tenacity` allows. Whether memory
-    /// is still short with nothing left to evict; never while writes are held.
+    /// is still short with nothing left to evict; never while writes are held, or data loaded.
     pub fn over_memory(&mut self, net: &mut Net<Client>) -> bool {
         let limit = self.cfg.maxmemory;
         // Eviction is the primary's; a replica gets its deletes.
         let leaves_it = !self.is_primary() && self.cfg.replica_ignore_maxmemory;
-        if self.ks.held {
+        if self.ks.held || self.loading.is_some() {
             // What would be refused for want of memory waits with the other writes, and is judged
-            // when they go on.
+            // when they go on. In a load the log takes no deletes.
             self.memory.evicting = false;
             return false;
         }

@@ -694,6 +694,24 @@ fn a_replica_with_a_password_answers_all_that_its_primary_asks() {
     assert!(!replica.log().contains("is down"), "{}", replica.log());
 }
 
+/// A start takes no key from what it loads, however little memory there is to be, and whoever asks meanwhile: its
+/// primary would not know.
+#[test]
+fn nothing_is_evicted_while_it_is_loaded() {
+    let primary = start(Kind::Varve);
+    let mut client = primary.client();
+    (0..1000).for_each(|n| drop(client.ok(&["SET", &format!("key:{n}"), &"x".repeat(2000)])));
+    let evicts = Server::varve().arg("--maxmemory", "1mb").arg("--maxmemory-policy", "allkeys-lru");
+    let mut replica = evicts.arg("--key-load-delay", "1000").replica_of(primary.port()).start();
+    caught_up(&primary, &replica);
+    for _ in 0..2 {
+        replica.kill9();
+        replica.restart();
+        caught_up(&primary, &replica);
+    }
+    assert_eq!(primary.info("sync_full"), "1");
+}
+
 /// A connection that spoke as a replica, and went before it was one, leaves nothing behind.
 #[test]
 fn who_never_became_a_replica_is_forgotten() {
