@@ -19,7 +19,7 @@ fn usage(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
             return Err(Error::SYNTAX);
         }
     }
-    s.ks.now_ms = s.clock.now_ms();
+    s.see_as_reader();
     match s.ks.peek(call.client.db, &args[2]) {
         // The word that the keyspace's table keeps for it is the key's too.
         Some(entry) => call.reply.int((entry.memory() + size_of::<usize>()) as i64),

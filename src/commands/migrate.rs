@@ -114,6 +114,7 @@ fn parse(call: &mut Call, args: &Args<'_>) -> Result<Request, Error> {
 
 fn migrate(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let request = parse(call, args)?;
+    s.see_as_reader();
     let (db, now_ms) = (call.client.db, s.ks.now_ms);
     let mut keys = Vec::new();
     let mut sent = Vec::new();

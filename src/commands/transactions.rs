@@ -66,7 +66,7 @@ fn watch(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
             continue;
         }
         // A key that has expired already counts as gone, not as a change to come.
-        s.ks.now_ms = s.clock.now_ms();
+        s.see_as_reader();
         let _ = s.ks.exists(db, key);
         s.ks.watch(db, key, call.id);
         call.client.watched.push((db, key.into()));

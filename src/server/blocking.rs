@@ -118,7 +118,7 @@ impl Server {
     /// Runs the commands of clients that wait for keys which may now have something.
     pub fn serve_ready(&mut self, net: &mut Net<Client>) {
         // What expired while the command ran is not there to be had.
-        self.ks.now_ms = self.clock.now_ms();
+        self.see_as_reader();
         // Serving one client may make a key ready for another (`BLMOVE`): until nothing is left.
         while !self.ks.ready.is_empty() {
             for (db, key) in std::mem::take(&mut self.ks.ready) {

@@ -353,6 +353,16 @@ impl Server {
         }
     }
 
+    /// Lets keys be seen as by a client that reads now: what has expired is not there, and is removed where the
+    /// log would say so.
+    pub fn see_as_reader(&mut self) {
+        self.ks.now_ms = self.clock.now_ms();
+        self.ks.origin = match self.loading {
+            Some(_) => Origin::ReplicaReader,
+            None => self.origin_of(0),
+        };
+    }
+
     /// Tells those concerned what has just changed, and gives away what is to be freed.
     fn tell(&mut self, call: &mut Call<'_>) {
         if !self.ks.watchers_hit.is_empty() {

@@ -712,6 +712,28 @@ fn nothing_is_evicted_while_it_is_loaded() {
     assert_eq!(primary.info("sync_full"), "1");
 }
 
+/// Only its primary deletes what has expired on a replica: it may have been given more time, of which the replica
+/// is still to hear.
+#[test]
+fn looking_at_what_has_expired_deletes_nothing_on_a_replica() {
+    let primary = start(Kind::Varve);
+    let proxy = Proxy::to(primary.port());
+    let replica = Server::varve().replica_of(proxy.port()).start();
+    let mut client = primary.client();
+    let keys = ["used", "watched"];
+    keys.iter().for_each(|key| drop(client.ok(&["SET", key, "v", "PX", "1500"])));
+    let there = || synced(&replica) && replica.info("db0").contains("keys=2");
+    assert!(eventually(PATIENCE, there));
+    proxy.pause(true);
+    keys.iter().for_each(|key| assert_eq!(client.ok(&["PERSIST", key]).int(), 1));
+    let mut reader = replica.client();
+    let gone = || reader.ok(&["MEMORY", "USAGE", "used"]) == Value::Nil;
+    assert!(eventually(PATIENCE, gone));
+    replica.client().ok(&["WATCH", "watched"]);
+    proxy.pause(false);
+    caught_up(&primary, &replica);
+}
+
 /// A connection that spoke as a replica, and went before it was one, leaves nothing behind.
 #[test]
 fn who_never_became_a_replica_is_forgotten() {
