@@ -45,6 +45,8 @@ enum Command {
     Multi,
     Exec,
     Replconf,
+    /// Until its database was seen.
+    Select,
     /// `PING`, `SELECT`
     Harmless,
 }
@@ -117,6 +119,10 @@ impl Framer {
                     self.part = Part::Length;
                     if self.args_left == 0 {
                         self.part = Part::Count;
+                        // No start takes a log that has it.
+                        if self.command == Command::Select {
+                            return Err(ProtocolError("a SELECT of no database"));
+                        }
                         if let Some(unit) = self.command_ended() {
                             return Ok(Some(unit));
                         }
@@ -181,13 +187,17 @@ impl Framer {
             self.command = match arg.len() {
                 4 if arg.eq_ignore_ascii_case(b"EXEC") => Command::Exec,
                 4 if arg.eq_ignore_ascii_case(b"PING") => Command::Harmless,
-                6 if arg.eq_ignore_ascii_case(b"SELECT") => Command::Harmless,
+                6 if arg.eq_ignore_ascii_case(b"SELECT") => Command::Select,
                 5 if arg.eq_ignore_ascii_case(b"MULTI") => Command::Multi,
                 8 if arg.eq_ignore_ascii_case(b"REPLCONF") => Command::Replconf,
                 _ => Command::Other,
             };
         } else if self.command == Command::Replconf && arg.eq_ignore_ascii_case(b"GETACK") {
             self.getack = true;
+        } else if self.command == Command::Select
+            && std::str::from_utf8(arg).is_ok_and(|db| db.parse::<u32>().is_ok())
+        {
+            self.command = Command::Harmless;
         }
     }
 
@@ -195,7 +205,7 @@ impl Framer {
         match self.command {
             Command::Multi => self.in_multi = true,
             Command::Exec => self.in_multi = false,
-            Command::Other | Command::Replconf | Command::Harmless => {}
+            Command::Other | Command::Replconf | Command::Select | Command::Harmless => {}
         }
         if self.in_multi {
             return None;
@@ -292,6 +302,17 @@ mod tests {
             assert!(Framer::default().next(bad).is_err(), "{}", bad.escape_ascii());
             assert!(ends(bad, &[1]).is_err(), "{}", bad.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_select_of_no_database_is_refused() {
+        for bad in [&b""[..], b"-1", b"4294967296", b"zero", b"\xff"] {
+            assert!(Framer::default().next(&command(&[b"Select", bad])).is_err());
+        }
+        assert!(Framer::default().next(&command(&[b"SELECT"])).is_err());
+        let all = [command(&[b"MULTI"]), command(&[b"SELECT", b"x"])].concat();
+        assert!(ends(&all, &[1]).is_err());
+        assert!(Framer::default().next(&command(&[b"SELECT", b"4294967295"])).is_ok());
     }
 
     #[test]
