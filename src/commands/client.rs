@@ -137,7 +137,7 @@ impl Server {
         let mut ids: Vec<ConnId> = call
             .net
             .iter()
-            .filter(|c| c.session.kind != Kind::Child && !c.close_asap)
+            .filter(|c| c.session.kind != Kind::Child && !c.close_asap && c.id != call.id)
             .map(|c| c.id)
             .collect();
         ids.push(call.id);
@@ -261,7 +261,9 @@ fn kill(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     for &id in &doomed {
         if id == call.id {
             call.client.close_after_reply = true;
-        } else {
+        } else if let Some(conn) = call.net.conn_mut(id) {
+            // Its connection ends with the turn, and what runs until then is not for it.
+            s.forget_client(id, &mut conn.session);
             call.net.kill(id);
         }
     }

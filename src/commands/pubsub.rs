@@ -3,7 +3,7 @@
 use super::{Done, no_such_use};
 use crate::server::Server;
 use crate::server::dispatch::Call;
-use crate::server::pubsub::{Listening, unmuted};
+use crate::server::pubsub::Listening;
 use crate::server::registry::ServerHandler;
 use varve_engine::command::{Command, Keys, Spec, access::NOT_KEY, flag::*};
 use varve_engine::{Args, Error, glob};
@@ -13,8 +13,8 @@ fn publish_as(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> 
     let mut own = call.reply.alike();
     let got = s.publish(call.net, Some((call.id, &mut own)), kind, &args[1], &args[2]);
     s.ks.effects.push(call.client.db, args.iter());
-    unmuted(call.reply, |reply| reply.append(&mut own));
     call.reply.int(got as i64);
+    s.tell_own(call.reply, own);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use crate::server::client::{Client, Multi};
 use crate::server::dispatch::{Call, READ_ONLY};
 use crate::server::registry::ServerHandler;
 use varve_engine::command::{Command, Keys, Spec, access::*, category, flag::*};
-use varve_engine::{Args, Error};
+use varve_engine::{Args, Error, Reply};
 use varve_net::{ConnId, Net};
 
 fn multi(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
@@ -41,7 +41,7 @@ fn exec(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
         return Ok(());
     }
     call.reply.array(multi.queue.len());
-    s.in_exec = Some(());
+    s.in_exec = Some(Reply::new());
     let own = call.command;
     for (id, args) in &mut multi.queue {
         call.command = *id;
@@ -52,7 +52,9 @@ fn exec(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
         }
     }
     call.command = own;
-    s.in_exec = None;
+    if let Some(published) = s.in_exec.take() {
+        s.tell_own(call.reply, published);
+    }
     Ok(())
 }
 

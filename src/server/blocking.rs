@@ -275,6 +275,11 @@ impl Server {
     /// What nothing holds any more runs now, in the order in which it came.
     pub fn let_go(&mut self, net: &mut Net<Client>) {
         self.hold();
+        // Nobody else's commands run amid a transaction: they do at the end of the turn.
+        self.let_go_due = self.in_exec.is_some();
+        if self.let_go_due {
+            return;
+        }
         self.let_stream_go(net);
         for id in std::mem::take(&mut self.paused) {
             let Some(conn) = net.conn(id) else { continue };
@@ -298,14 +303,16 @@ impl Server {
                 }
             });
             self.serve_ready(net);
-            self.publish_events(net);
+            self.publish_events(net, None);
             self.fail_all_watchers(net);
         }
     }
 
-    /// A client that is going leaves every list.
-    pub fn forget_blocked(&mut self, id: ConnId, client: &mut Client) {
+    /// A client that is going leaves every list: it takes nothing along.
+    pub fn forget_client(&mut self, id: ConnId, client: &mut Client) {
         self.unblock(id, client);
         self.monitors.retain(|&m| m != id);
+        self.forget_subscriptions(id, client);
+        self.unwatch(client);
     }
 }

@@ -124,7 +124,7 @@ impl Server {
         if !self.ks.effects.is_empty() {
             self.append_effects_singly();
             self.collect_garbage();
-            self.publish_events(net);
+            self.publish_events(net, None);
             self.fail_all_watchers(net);
         }
         self.stats.expire_cycle_us += started.elapsed().as_micros() as u64;

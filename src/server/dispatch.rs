@@ -369,7 +369,9 @@ impl Server {
             self.fail_watchers(call.net, call.id, call.client);
         }
         if !self.ks.events.is_empty() {
-            self.publish_events(call.net);
+            let mut own = call.reply.alike();
+            self.publish_events(call.net, Some((call.id, &mut own)));
+            self.tell_own(call.reply, own);
         }
         if !self.ks.garbage.is_empty() {
             self.collect_garbage();

@@ -101,7 +101,7 @@ impl Server {
             // What is to be said of it takes memory too: kept until the end, one small key after the
             // other would be evicted for the last one's sake.
             self.append_effects_singly();
-            self.publish_events(net);
+            self.publish_events(net, None);
             short = self.counted_memory() > limit;
             in_time = !evicted.is_multiple_of(STEP)
                 || budget.is_none_or(|budget| self.clock.tick_ns() - started < budget);

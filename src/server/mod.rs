@@ -93,8 +93,11 @@ pub struct Server {
     pub migrations: Vec<crate::commands::migrate::Migration>,
     /// Clients that a pause holds, in the order in which they came.
     pub paused: Vec<ConnId>,
-    /// Set while a transaction runs: its effects are gathered and appended as one.
-    pub in_exec: Option<()>,
+    /// What was held is to run at the end of the turn.
+    pub let_go_due: bool,
+    /// Set while a transaction runs: its effects are gathered and appended as one. What is published to
+    /// its own client comes behind the reply, and is here until then.
+    pub in_exec: Option<Reply>,
     pub loading: Option<load::Loading>,
     pub snapshots: snapshot::Snapshots,
     pub repl: replication::Replication,
@@ -152,6 +155,9 @@ impl Server {
             conn.close_after_reply |= client.close_after_reply;
             conn.session = client;
             conn.output = reply;
+            if std::mem::take(&mut conn.session.reconfigure) {
+                self.configure_conn(conn);
+            }
         }
         net.mark_dirty(id);
         net.resume(id);

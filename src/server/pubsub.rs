@@ -180,17 +180,26 @@ impl Server {
         got
     }
 
-    /// Publishes the keyspace events that commands left.
-    pub fn publish_events(&mut self, net: &mut Net<Client>) {
+    /// Gives a client what was published to it while its own command ran: behind the reply, of a
+    /// transaction behind all of it.
+    pub fn tell_own(&mut self, reply: &mut Reply, mut published: Reply) {
+        let reply = self.in_exec.as_mut().unwrap_or(reply);
+        unmuted(reply, |reply| reply.append(&mut published));
+    }
+
+    /// Publishes the keyspace events that commands left; `own` is as with [`Server::publish`].
+    pub fn publish_events(&mut self, net: &mut Net<Client>, mut own: Option<(ConnId, &mut Reply)>) {
         for e in std::mem::take(&mut self.ks.events) {
             let flags = self.cfg.notify_keyspace_events;
             if flags & event::KEYSPACE != 0 {
                 let channel = [format!("__keyspace@{}__:", e.db).as_bytes(), &e.key].concat();
-                self.publish(net, None, Listening::Channel, &channel, e.name.as_bytes());
+                let own = own.as_mut().map(|(id, reply)| (*id, &mut **reply));
+                self.publish(net, own, Listening::Channel, &channel, e.name.as_bytes());
             }
             if flags & event::KEYEVENT != 0 {
                 let channel = format!("__keyevent@{}__:{}", e.db, e.name).into_bytes();
-                self.publish(net, None, Listening::Channel, &channel, &e.key);
+                let own = own.as_mut().map(|(id, reply)| (*id, &mut **reply));
+                self.publish(net, own, Listening::Channel, &channel, &e.key);
             }
         }
     }

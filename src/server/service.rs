@@ -97,8 +97,7 @@ impl Service for Server {
             self.execute(&mut call, &mut args);
             conn.hold = conn.session.blocked.is_some();
             conn.close_after_reply |= conn.session.close_after_reply;
-            if conn.session.reconfigure {
-                conn.session.reconfigure = false;
+            if std::mem::take(&mut conn.session.reconfigure) {
                 self.configure_conn(conn);
             }
         }
@@ -144,10 +143,7 @@ impl Service for Server {
             Closed::Error(error) => log_verbose!("Client id={id}: {error}"),
             Closed::Eof | Closed::Killed | Closed::Done => {}
         }
-        let client = &mut conn.session;
-        self.forget_blocked(id, client);
-        self.forget_subscriptions(id, client);
-        self.unwatch(client);
+        self.forget_client(id, &mut conn.session);
         match kind {
             Kind::Normal if !client.speaks_replconf => self.clients -= 1,
             Kind::Normal | Kind::Replica => {
@@ -165,6 +161,9 @@ impl Service for Server {
 
     fn turn_end(&mut self, net: &mut Net<Client>) {
         self.continue_failover(net);
+        if self.let_go_due {
+            self.let_go(net);
+        }
         // A failover asks by itself.
         if std::mem::take(&mut self.acks_due)
             && !self.repl.primary.is_empty()

@@ -338,6 +338,7 @@ impl Server {
             pause: None,
             migrations: Vec::new(),
             paused: Vec::new(),
+            let_go_due: false,
             in_exec: None,
             cron: Default::default(),
             shutdown: None,

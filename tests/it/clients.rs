@@ -765,3 +765,102 @@ fn times_of_commands_are_told_to_two_digits() {
         assert_eq!(info(&mut client, "latency_percentiles_usec_debug"), "");
     }
 }
+
+/// Until the end of the turn its connection was still there, and it was given what it waited for.
+#[test]
+fn who_was_killed_takes_nothing_along() {
+    let server = Server::start();
+    let (mut waiting, mut writer, mut client) = (server.client(), server.client(), server.client());
+    let mut ids = [&mut waiting, &mut writer]
+        .map(|client| client.ok(&["CLIENT", "ID"]).int().to_string())
+        .into_iter();
+    let mut kill = |then: &[&[&str]]| {
+        let mut requests = Vec::new();
+        encode(&mut requests, &["CLIENT", "KILL", "ID", &ids.next().unwrap()]);
+        then.iter().for_each(|command| encode(&mut requests, command));
+        client.send_raw(&requests);
+        (0..=then.len()).map(|_| client.recv()).last().unwrap()
+    };
+    waiting.send_raw(b"BLPOP list 0\r\n");
+    blocked(&server, "1");
+    assert_eq!(kill(&[&["RPUSH", "list", "v"], &["LLEN", "list"]]), Value::Int(1));
+    server.client().ok(&["CLIENT", "PAUSE", "100000", "WRITE"]);
+    writer.send_raw(b"SET k v\r\n");
+    blocked(&server, "1");
+    assert_eq!(kill(&[&["CLIENT", "UNPAUSE"], &["EXISTS", "k"]]), Value::Int(0));
+}
+
+/// They ran within the transaction: it saw what others wrote meanwhile, and their blocking commands found
+/// that they may not wait.
+#[test]
+fn what_a_pause_held_runs_behind_the_transaction_that_ends_it() {
+    let server = Server::start();
+    let (mut other, mut waiting, mut client) = (server.client(), server.client(), server.client());
+    client.ok(&["CLIENT", "PAUSE", "100000", "WRITE"]);
+    other.ok(&["MULTI"]);
+    other.ok(&["CLIENT", "LIST"]);
+    other.ok(&["SET", "k", "other"]);
+    other.send_raw(b"EXEC\r\n");
+    waiting.send_raw(b"BLPOP list 0\r\n");
+    blocked(&server, "2");
+    for command in [&["MULTI"][..], &["CLIENT", "UNPAUSE"], &["GET", "k"]] {
+        client.ok(command);
+    }
+    assert_eq!(client.ok(&["EXEC"]).items()[1], Value::Nil);
+    let done = other.recv().items();
+    assert_eq!(done[1], Value::ok());
+    let own = format!("addr=127.0.0.1:{} ", other.local_port());
+    assert_eq!(done[0].text().matches(&own).count(), 1, "it lists itself once");
+    blocked(&server, "1");
+    client.ok(&["RPUSH", "list", "v"]);
+    assert_eq!(waiting.recv(), Value::Array(["list", "v"].map(Value::bulk).to_vec()));
+}
+
+/// The login lifted the limits with the request after it, which they did not let through.
+#[test]
+fn a_login_that_a_pause_held_lifts_the_limits() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.ok(&["CONFIG", "SET", "requirepass", "secret"]);
+    client.ok(&["CLIENT", "PAUSE", "100000", "ALL"]);
+    let mut held = server.client();
+    held.send_raw(b"AUTH secret\r\n");
+    let is_held = || client.ok(&["CLIENT", "LIST"]).text().contains(" flags=b ");
+    assert!(eventually(PATIENCE, is_held));
+    client.ok(&["CLIENT", "UNPAUSE"]);
+    assert_eq!(held.recv(), Value::ok());
+    held.ok(&["SET", "k", &"x".repeat(20_000)]);
+}
+
+/// A client of RESP 3 may listen and write. Of the events of its own writes it heard nothing, and what
+/// was published in a transaction stood among that one's replies.
+#[test]
+fn a_listener_hears_of_its_own_writes_behind_the_reply() {
+    let server = Server::varve().arg("--notify-keyspace-events", "E$").start();
+    let mut client = server.client();
+    let message = |channel: &str, text: &str| ["message", channel, text].map(Value::bulk).to_vec();
+    client.ok(&["HELLO", "3"]);
+    client.ok(&["SUBSCRIBE", "__keyevent@0__:set"]);
+    client.ok(&["SUBSCRIBE", "news"]);
+    client.ok(&["SET", "k", "1"]);
+    let set = || message("__keyevent@0__:set", "k");
+    assert_eq!(client.recv(), Value::Push(set()));
+    assert_eq!(client.ok(&["PUBLISH", "news", "x"]), Value::Int(1));
+    assert_eq!(client.recv(), Value::Push(message("news", "x")));
+    for protocol in ["3", "2"] {
+        client.ok(&["RESET"]);
+        client.ok(&["HELLO", protocol]);
+        client.ok(&["MULTI"]);
+        for command in [
+            &["SUBSCRIBE", "__keyevent@0__:set"][..],
+            &["SUBSCRIBE", "news"],
+            &["SET", "k", "1"],
+            &["PUBLISH", "news", "x"],
+        ] {
+            client.ok(command);
+        }
+        let done = client.ok(&["EXEC"]).items();
+        assert_eq!(done[2..], [Value::ok(), Value::Int(1)]);
+        assert_eq!([client.recv().items(), client.recv().items()], [set(), message("news", "x")]);
+    }
+}

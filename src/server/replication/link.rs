@@ -423,7 +423,7 @@ impl Server {
                         self.serve_ready(net);
                     }
                     if !self.ks.events.is_empty() {
-                        self.publish_events(net);
+                        self.publish_events(net, None);
                     }
                     self.fail_all_watchers(net);
                 }
