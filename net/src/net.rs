@@ -759,7 +759,10 @@ impl<S> Net<S> {
 
 /// Redis's reading of `tcp-keepalive`: the first probe after that time, three more at a third.
 fn set_keepalive(socket: &SockRef<'_>, keepalive: Option<Duration>) -> io::Result<()> {
+    /// Linux refuses more.
+    const LONGEST: Duration = Duration::from_secs(32767);
     let Some(after) = keepalive else { return socket.set_keepalive(false) };
+    let after = after.min(LONGEST);
     let interval = (after / 3).max(Duration::from_secs(1));
     let keepalive = TcpKeepalive::new().with_time(after).with_interval(interval).with_retries(3);
     socket.set_tcp_keepalive(&keepalive)

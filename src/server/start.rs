@@ -12,7 +12,7 @@ use crate::{log_notice, log_warning, logger};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signalfd::SignalFd;
 use std::ffi::{OsStr, OsString};
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -231,37 +231,55 @@ fn keepalive(cfg: &Config) -> Option<Duration> {
     (cfg.tcp_keepalive > 0).then(|| Duration::from_secs(cfg.tcp_keepalive as u64))
 }
 
-/// Binds everything that is to be listened on. An address with a leading `-` may be missing.
+/// Listens on all that the configuration names, or on nothing.
 fn listen(net: &mut Net<Client>, cfg: &Config) -> Result<Vec<ListenerId>, String> {
     let mut listeners = Vec::new();
+    let bound = bind(net, cfg, &mut listeners);
+    if bound.is_err() {
+        listeners.drain(..).for_each(|id| net.close_listener(id));
+    }
+    bound.map(|()| listeners)
+}
+
+/// Binds one after the other. An address with a leading `-` may be missing; one that somebody else has
+/// is not.
+fn bind(
+    net: &mut Net<Client>,
+    cfg: &Config,
+    listeners: &mut Vec<ListenerId>,
+) -> Result<(), String> {
+    let is_missing = |e: &io::Error| {
+        let no_family = [libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT];
+        e.kind() == io::ErrorKind::AddrNotAvailable
+            || e.raw_os_error().is_some_and(|code| no_family.contains(&code))
+    };
     if cfg.port != 0 {
         for bind in &cfg.bind {
             let (optional, name) = match bind.strip_prefix('-') {
                 Some(name) => (true, name),
                 None => (false, &bind[..]),
             };
-            let ips: Vec<IpAddr> = match name {
-                "*" => vec![IpAddr::from([0, 0, 0, 0])],
-                "::*" => vec![IpAddr::from([0u16; 8])],
-                _ => (name, cfg.port)
-                    .to_socket_addrs()
-                    .map(|addrs| addrs.map(|a| a.ip()).take(1).collect())
-                    .unwrap_or_default(),
+            let ip = match name {
+                "*" => Ok(IpAddr::from([0, 0, 0, 0])),
+                "::*" => Ok(IpAddr::from([0u16; 8])),
+                _ => address_of(name),
             };
-            let mut failure = ips.is_empty().then(|| "Name or service not known".to_owned());
-            for ip in ips {
-                match net.listen_tcp(SocketAddr::new(ip, cfg.port), cfg.tcp_backlog as i32) {
-                    Ok(id) => listeners.push(id),
-                    Err(e) => failure = Some(e.to_string()),
-                }
-            }
-            if let Some(why) = failure {
-                log_warning!(
-                    "Warning: Could not create server TCP listening socket {name}:{}: {why}",
-                    cfg.port
-                );
-                if !optional {
-                    return Err(format!("Failed listening on port {} (tcp), aborting.", cfg.port));
+            let listening = ip.and_then(|ip| {
+                net.listen_tcp(SocketAddr::new(ip, cfg.port), cfg.tcp_backlog as i32)
+            });
+            match listening {
+                Ok(id) => listeners.push(id),
+                Err(e) => {
+                    log_warning!(
+                        "Warning: Could not create server TCP listening socket {name}:{}: {e}",
+                        cfg.port
+                    );
+                    if !(optional && is_missing(&e)) {
+                        return Err(format!(
+                            "Failed listening on port {} (tcp), aborting.",
+                            cfg.port
+                        ));
+                    }
                 }
             }
         }
@@ -276,7 +294,14 @@ fn listen(net: &mut Net<Client>, cfg: &Config) -> Result<Vec<ListenerId>, String
             .map_err(|e| format!("Failed opening Unix socket: bind: {e}"))?;
         listeners.push(id);
     }
-    Ok(listeners)
+    Ok(())
+}
+
+/// The address that a name stands for: of several an IPv4 one, as `localhost` means it.
+fn address_of(name: &str) -> io::Result<IpAddr> {
+    let unknown = || io::Error::new(io::ErrorKind::AddrNotAvailable, "Name or service not known");
+    let addresses = (name, 0).to_socket_addrs().map_err(|_| unknown())?;
+    addresses.map(|address| address.ip()).min_by_key(IpAddr::is_ipv6).ok_or_else(unknown)
 }
 
 /// The log's policy by its directive.

@@ -3,6 +3,7 @@
 
 use crate::faults::{Attempt, text};
 use crate::support::client::encode;
+use crate::support::server::free_port;
 use crate::support::{Client, Folder, PATIENCE, Server, Value, eventually};
 use std::ffi::OsStr;
 use std::fs;
@@ -625,6 +626,31 @@ fn no_touch_leaves_no_traces_but_by_touch() {
     quiet.ok(&["CLIENT", "NO-TOUCH", "off"]);
     quiet.ok(&["GET", "k"]);
     assert_eq!(frequency("k"), start + 2);
+}
+
+/// An address was opened, the next one could not be, and the first stayed open for ever.
+#[test]
+fn a_bind_that_fails_opens_nothing() {
+    let server = Server::start();
+    let mut client = server.client();
+    let reply = client.cmd(&["CONFIG", "SET", "bind", "127.0.0.1 192.0.2.1"]);
+    assert!(reply.is_error(), "{reply:?}");
+    server.client().ok(&["PING"]);
+    let port = free_port();
+    client.ok(&["CONFIG", "SET", "port", &port.to_string()]);
+    Client::connect(port).ok(&["PING"]);
+    assert!(Client::try_connect(server.port()).is_err(), "the old port is open");
+}
+
+/// Linux refuses so much, and a server that was to have it could not listen.
+#[test]
+fn keepalive_may_be_a_day() {
+    let server = Server::varve().arg("--tcp-keepalive", "86400").start();
+    let mut client = server.client();
+    client.ok(&["CONFIG", "SET", "tcp-keepalive", "90000"]);
+    let port = free_port();
+    client.ok(&["CONFIG", "SET", "port", &port.to_string()]);
+    Client::connect(port).ok(&["PING"]);
 }
 
 #[test]

@@ -50,6 +50,20 @@ fn a_port_in_use_is_refused() {
     assert!(UdpSocket::bind(("127.0.0.1", 0)).is_ok(), "sockets can be made at all");
 }
 
+/// Another daemon has the port on one of the addresses: half of the clients would reach that one.
+#[test]
+fn an_address_that_may_be_missing_may_not_be_in_use() {
+    let Ok(taken) = TcpListener::bind(("::1", 0)) else {
+        return eprintln!("skipped: there is no IPv6");
+    };
+    let port = taken.local_addr().unwrap().port().to_string();
+    let folder = Folder::new();
+    let dir = ["--dir", text(folder.path())];
+    let args = [&dir[..], &["--bind", "127.0.0.1", "-::1", "--port", &port]].concat();
+    Attempt::new(&args).refused().names(&["Address already in use", &port]);
+    Attempt::new(&[&dir[..], &["--bind", "127.0.0.1", "-192.0.2.1"]].concat()).serving();
+}
+
 /// The data folder is missing, is a file, or its log folder's name is taken by a file.
 #[test]
 fn a_folder_that_is_none_is_refused() {
