@@ -233,11 +233,13 @@ directives! {
         /// `auto` if there is a NOTIFY_SOCKET.
         supervised: Supervised = Supervised::No, "supervised", Supervised::KIND, immutable(),
             packaged("auto");
-        /// Where to write the process id. Without a path it is written only with `daemonize`.
+        /// Where to write the process id, inside `dir` if that is no full path. Without a path it is written
+        /// only with `daemonize`.
         pidfile: OsString = OsString::new(), "pidfile", Kind::Text, immutable();
         /// The least important lines that are still logged.
         loglevel: LogLevel = LogLevel::Notice, "loglevel", LogLevel::KIND, packaged("notice");
-        /// The log file; empty logs to standard output. A file that was moved away is made anew.
+        /// The log file, inside `dir` if that is no full path; empty logs to standard output. A file that
+        /// was moved away is made anew.
         logfile: OsString = OsString::new(), "logfile", Kind::Text, immutable();
         /// Greet with a drawing at start; without this, only on a terminal.
         always_show_logo: bool = false, "always-show-logo", Kind::Bool, immutable();

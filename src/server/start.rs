@@ -40,6 +40,9 @@ pub struct Process {
 /// log file, or for standard error before there is one.
 pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     let mut cfg = loaded.config;
+    // First of all: relative paths of other directives are meant from there.
+    std::env::set_current_dir(&cfg.dir)
+        .map_err(|e| format!("Can't chdir to '{}': {e}", cfg.dir.display()))?;
     if cfg.daemonize {
         daemonize()?;
     }
@@ -69,8 +72,6 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
         crate::title::claim();
     }
     let pidfile = pidfile(&cfg);
-    std::env::set_current_dir(&cfg.dir)
-        .map_err(|e| format!("Can't chdir to '{}': {e}", cfg.dir.display()))?;
     if cfg.disable_thp {
         // SAFETY: plain integers; the call touches no memory of ours.
         unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };

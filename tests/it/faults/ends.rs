@@ -319,7 +319,8 @@ fn shutdown_saves_or_not_as_told() {
     assert_eq!(temp_files(&server.dir()), Vec::<PathBuf>::new());
 }
 
-/// An init script starts it as a daemon of its own and finds it by its pid file.
+/// An init script starts it as a daemon of its own and finds it by its pid file. That and the log file
+/// are in its folder, where Redis has them, wherever it was started.
 #[test]
 fn a_daemonized_server_is_found_by_its_pid_file() {
     let folder = Folder::new();
@@ -330,9 +331,9 @@ fn a_daemonized_server_is_found_by_its_pid_file() {
         "--daemonize",
         "yes",
         "--pidfile",
-        text(&pidfile),
+        "varve.pid",
         "--logfile",
-        text(&logfile),
+        "varve.log",
     ]);
     let port = starter.port;
     let mut client = None;
