@@ -152,7 +152,7 @@ fn show(path: &Path, whole: bool, (from, to): (u64, u64)) -> Result<(), Failure>
     let (start, records) = (file.start.unwrap_or_default(), &*file.records);
     let reading = Reading { path, bytes, start, records, db: file.db };
     let outcome = reading.replay(0, &mut |command| {
-        if (from + 1..=to).contains(&command.end.0) {
+        if command.end.0 > from && command.end.0 <= to {
             print(&mut out, &command, whole)?;
         }
         Ok::<(), io::Error>(())

@@ -6,13 +6,13 @@
 
 use super::Done;
 use super::connection::REDIS_VERSION;
-use crate::allocator;
 use crate::server::Server;
 use crate::server::client::Kind;
 use crate::server::dispatch::Call;
 use crate::server::progress::Progress;
 use crate::server::registry::ServerHandler;
 use crate::server::snapshot::Purpose;
+use crate::{allocator, service};
 use nix::sys::resource::{UsageWho, getrusage};
 use std::fmt::{Display, Write};
 use varve_engine::Args;
@@ -188,8 +188,10 @@ impl Server {
         t.add("arch_bits", usize::BITS);
         t.add("monotonic_clock", "POSIX clock_gettime");
         t.add("multiplexing_api", "epoll");
+        t.add("atomicvar_api", "c11-builtin");
+        t.add("gcc_version", "0.0.0");
         t.add("process_id", std::process::id());
-        let supervised = if std::env::var_os("NOTIFY_SOCKET").is_some() { "systemd" } else { "no" };
+        let supervised = if service::is_supervised() { "systemd" } else { "no" };
         t.add("process_supervised", supervised);
         t.add("run_id", &self.run_id);
         t.add("tcp_port", self.cfg.port);
@@ -205,7 +207,7 @@ impl Server {
         };
         t.add("executable", path(std::env::current_exe().ok().as_deref()));
         t.add("config_file", path(self.origin.file.as_deref()));
-        t.add("io_threads_active", 0);
+        t.flag("io_threads_active", self.cfg.io_threads > 1);
         if let Some(shutdown) = &self.shutdown {
             let left = (shutdown.deadline_ms - self.clock.now_ms()).max(0);
             t.add("shutdown_in_milliseconds", left);

@@ -230,7 +230,7 @@ directives! {
         /// Go to the background.
         daemonize: bool = false, "daemonize", Kind::Bool, immutable();
         /// Which init system to tell that the server is ready: with `systemd` by sd_notify, with
-        /// `auto` if there is a NOTIFY_SOCKET.
+        /// `auto` if there is a NOTIFY_SOCKET. `upstart` tells nobody.
         supervised: Supervised = Supervised::No, "supervised", Supervised::KIND, immutable(),
             packaged("auto");
         /// Where to write the process id, inside `dir` if that is no full path. Without a path it is written
@@ -287,7 +287,7 @@ directives! {
         client_query_buffer_limit: u64 = 1 << 30, "client-query-buffer-limit", memory(1 << 20);
         /// The largest single argument.
         proto_max_bulk_len: u64 = 512 << 20, "proto-max-bulk-len", memory(1 << 20);
-        /// How many keys CLIENT TRACKING remembers; 0 is no limit.
+        /// How many keys CLIENT TRACKING remembers; 0 is no limit. No effect: there is no tracking yet.
         tracking_table_max_keys: u64 = 1_000_000, "tracking-table-max-keys", int(0, i64::MAX);
     }
 
@@ -480,18 +480,15 @@ directives! {
     }
 
     "Threads and timers" {
-        /// How many threads read and write connections, the main one included.
+        /// How many threads read and write connections, the main one included; they parse requests
+        /// too.
         io_threads: u32 = 1, "io-threads", int(1, 128), immutable();
-        /// Let those threads also read and parse requests.
-        io_threads_do_reads: bool = false, "io-threads-do-reads", Kind::Bool, immutable();
         /// How often a second the server looks after timeouts, expiry and the like (1 to 500).
         hz: u32 = 10, "hz", int(0, INT_MAX), check(clamp_hz);
-        /// Look more often when there are many clients.
-        dynamic_hz: bool = true, "dynamic-hz", Kind::Bool;
         /// Spend a little of every second on tables that are being resized.
         activerehashing: bool = true, "activerehashing", Kind::Bool;
         /// Milliseconds after which a script that runs can be killed and clients hear BUSY; 0
-        /// never interrupts.
+        /// never interrupts. No effect: there are no scripts yet.
         busy_reply_threshold: i64 = 5000, "busy-reply-threshold", int(0, i64::MAX),
             alias("lua-time-limit");
     }
@@ -536,14 +533,14 @@ directives! {
         /// And while no member is longer than this.
         zset_max_listpack_value: u64 = 64, "zset-max-listpack-value", memory(0),
             alias("zset-max-ziplist-value");
-        /// How large one node of a stream grows, in bytes; 0 is no limit.
+        /// How large one node of a stream grows, in bytes; 0 is no limit. No effect: there are no
+        /// streams yet.
         stream_node_max_bytes: u64 = 4096, "stream-node-max-bytes", memory(0);
         /// And in entries; 0 is no limit.
         stream_node_max_entries: u64 = 100, "stream-node-max-entries", int(0, i64::MAX);
-        /// How large a HyperLogLog grows before it gets its full, fixed size.
+        /// How large a HyperLogLog grows before it gets its full, fixed size. No effect: there are none
+        /// yet.
         hll_sparse_max_bytes: u64 = 3000, "hll-sparse-max-bytes", memory(0);
-        /// The locale for SORT ALPHA; empty takes the environment's.
-        locale_collate: OsString = OsString::new(), "locale-collate", Kind::Text;
     }
 
     "Tests" {

@@ -510,7 +510,7 @@ impl Server {
         if loading.progress.is_report_due() {
             let text = format!("Loading: {}", loading.progress);
             log_notice!("{text}");
-            service::status(self, &text);
+            service::status(&text);
         }
         self.clock.sync();
         self.exchange_served();

@@ -51,6 +51,7 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     logger::set_role(logger::Role::Primary);
     crate::crash::install();
     crate::crash::set_enabled(cfg.crash_log_enabled);
+    crate::service::init(cfg.supervised);
     log_notice!("Varve is starting");
     log_notice!(
         "Varve version={}, bits={}, pid={}",
@@ -103,7 +104,7 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     server.show_title();
     server.apply_limits(&mut net);
     server.warn_about_system();
-    crate::service::status(&server, "Loading");
+    crate::service::status("Loading");
     server.load_at_start(&mut net)?;
     if !server.stopping {
         log_notice!("Ready to accept connections");

@@ -183,7 +183,7 @@ impl Server {
         let save = save.unwrap_or(!self.cfg.save.is_empty());
         if save {
             log_notice!("Saving the final RDB snapshot before exiting.");
-            crate::service::status(self, "Saving");
+            crate::service::status("Saving");
             let saved = self.save_now();
             if self.insisted {
                 return Ok(true);

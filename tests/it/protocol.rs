@@ -686,3 +686,25 @@ fn a_monitor_may_not_touch_the_data() {
     });
     assert!(got[0] == got[1], "{} and {}", Bytes(&got[0]), Bytes(&got[1]));
 }
+
+/// An exporter that misses a field shows a gap, or nothing at all.
+#[test]
+fn info_has_every_field_of_redis_in_its_section() {
+    let [ours, oracle] = both().map(|server| {
+        let mut client = server.client();
+        client.ok(&["SET", "k", "v", "PX", "100000"]);
+        client.cmd(&["NO-SUCH-COMMAND"]);
+        let text = client.ok(&["INFO", "everything"]).text();
+        let mut section = "";
+        let mut fields = Vec::new();
+        for line in text.lines() {
+            match line.split_once(':') {
+                Some((field, _)) => fields.push(format!("{section}: {field}")),
+                None => section = line,
+            }
+        }
+        fields
+    });
+    let lacking: Vec<_> = oracle.iter().filter(|field| !ours.contains(field)).collect();
+    assert!(lacking.is_empty(), "{lacking:?}");
+}

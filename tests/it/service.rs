@@ -1,6 +1,7 @@
 //! What a service manager sees: the test plays systemd's notify socket.
 
 use crate::faults::{Attempt, text};
+use crate::support::server::info;
 use crate::support::{Client, Folder, PATIENCE, Server, Value, eventually};
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -194,5 +195,22 @@ fn the_packaged_rights_let_the_daemon_at_its_configuration() {
         may(conf.parent().unwrap(), 0o7);
         may(&root.join("var/lib/varve"), 0o7);
         chown(&conf, Some(UID), Some(UID)).unwrap(); // as after CONFIG REWRITE
+    }
+}
+
+/// A daemon that is started by hand from within some service is not that service.
+#[test]
+fn who_is_not_supervised_tells_nobody() {
+    for (how, tells) in [("no", false), ("auto", true)] {
+        let folder = Folder::new();
+        let mut manager = Manager::new(&folder);
+        let dir = text(folder.path());
+        let args = ["--dir", dir, "--save", "", "--appendonly", "no", "--supervised", how];
+        let mut daemon = Attempt::of(supervised(&folder), &args);
+        let shown = info(&mut daemon.serving(), "process_supervised");
+        assert_eq!(shown, if tells { "systemd" } else { "no" });
+        assert_eq!(daemon.end(libc::SIGTERM), Some(0));
+        manager.listen();
+        assert_eq!(!manager.heard.is_empty(), tells, "{how}: {:?}", manager.heard);
     }
 }

@@ -270,7 +270,7 @@ impl Server {
         if running.progress.is_report_due() {
             log_notice!("{text}");
         }
-        service::status(self, &text);
+        service::status(&text);
     }
 
     /// Tells the log when to sync: as `appendfsync` says, or not at all while a child works and

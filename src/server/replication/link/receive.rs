@@ -176,7 +176,7 @@ impl Server {
         }
         let text = format!("Full sync: received {}", rdb.progress);
         log_notice!("{text}");
-        service::status(self, &text);
+        service::status(&text);
     }
 
     pub(super) fn load_and_adopt(&mut self, net: &mut Net<Client>, out: &mut Vec<replica::Output>) {

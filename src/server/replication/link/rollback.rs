@@ -63,7 +63,7 @@ impl Server {
         let Some(left) = self.leave_log(net) else {
             return Err("the log is only in memory".into());
         };
-        service::status(self, "Rolling back");
+        service::status("Rolling back");
         let (options, waker) = (self.log_options(), self.waker.clone());
         let surplus = ending.bytes();
         let work = move || left.roll_back(to, options, &ending, waker);
@@ -105,7 +105,7 @@ impl Server {
             self.remain_replica();
             return false;
         };
-        service::status(self, "Loading the old data");
+        service::status("Loading the old data");
         let closed = self.off_the_loop(net, "restore", move || left.close());
         if self.stopping {
             return false;
