@@ -233,62 +233,9 @@ fn keepalive(cfg: &Config) -> Option<Duration> {
     (cfg.tcp_keepalive > 0).then(|| Duration::from_secs(cfg.tcp_keepalive as u64))
 }
 
-/// Listens on all that the configuration names, or on nothing.
+/// Listens on all that the configuration names.
 fn listen(net: &mut Net<Client>, cfg: &Config) -> Result<Vec<ListenerId>, String> {
-    let mut listeners = Vec::new();
-    let bound = bind(net, cfg, &mut listeners);
-    if bound.is_err() {
-        listeners.drain(..).for_each(|id| net.close_listener(id));
-    }
-    bound.map(|()| listeners)
-}
-
-/// Binds one after the other. An address with a leading `-` may be missing; one that somebody else has
-/// is not.
-fn bind(
-    net: &mut Net<Client>,
-    cfg: &Config,
-    listeners: &mut Vec<ListenerId>,
-) -> Result<(), String> {
-    let is_missing = |e: &io::Error| {
-        let no_family = [libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT];
-        e.kind() == io::ErrorKind::AddrNotAvailable
-            || e.raw_os_error().is_some_and(|code| no_family.contains(&code))
-    };
-    if cfg.port != 0 {
-        for bind in &cfg.bind {
-            let (optional, name) = match bind.strip_prefix('-') {
-                Some(name) => (true, name),
-                None => (false, &bind[..]),
-            };
-            let ip = match name {
-                "*" => Ok(IpAddr::from([0, 0, 0, 0])),
-                "::*" => Ok(IpAddr::from([0u16; 8])),
-                _ => address_of(name),
-            };
-            let listening = ip.and_then(|ip| {
-                net.listen_tcp(SocketAddr::new(ip, cfg.port), cfg.tcp_backlog as i32)
-            });
-            match listening {
-                Ok(id) => listeners.push(id),
-                Err(e) => {
-                    log_warning!(
-                        "Warning: Could not create server TCP listening socket {name}:{}: {e}",
-                        cfg.port
-                    );
-                    if !(optional && is_missing(&e)) {
-                        return Err(format!(
-                            "Failed listening on port {} (tcp), aborting.",
-                            cfg.port
-                        ));
-                    }
-                }
-            }
-        }
-        if listeners.is_empty() && !cfg.bind.is_empty() {
-            return Err(format!("Failed listening on port {} (tcp), aborting.", cfg.port));
-        }
-    }
+    let mut listeners = listen_tcp(net, cfg)?;
     if !cfg.unixsocket.is_empty() {
         let mode = (cfg.unixsocketperm != 0).then_some(cfg.unixsocketperm);
         let id = net
@@ -296,7 +243,51 @@ fn bind(
             .map_err(|e| format!("Failed opening Unix socket: bind: {e}"))?;
         listeners.push(id);
     }
-    Ok(())
+    Ok(listeners)
+}
+
+/// Listens on all addresses, or on none. One with a leading `-` may be missing, but nobody else may
+/// have it.
+fn listen_tcp(net: &mut Net<Client>, cfg: &Config) -> Result<Vec<ListenerId>, String> {
+    let is_missing = |e: &io::Error| {
+        let no_family = [libc::EAFNOSUPPORT, libc::EPROTONOSUPPORT];
+        e.kind() == io::ErrorKind::AddrNotAvailable
+            || e.raw_os_error().is_some_and(|code| no_family.contains(&code))
+    };
+    let failed = || format!("Failed listening on port {} (tcp), aborting.", cfg.port);
+    let mut listeners = Vec::new();
+    if cfg.port == 0 {
+        return Ok(listeners);
+    }
+    for bind in &cfg.bind {
+        let (optional, name) = match bind.strip_prefix('-') {
+            Some(name) => (true, name),
+            None => (false, &bind[..]),
+        };
+        let ip = match name {
+            "*" => Ok(IpAddr::from([0, 0, 0, 0])),
+            "::*" => Ok(IpAddr::from([0u16; 8])),
+            _ => address_of(name),
+        };
+        let backlog = cfg.tcp_backlog as i32;
+        match ip.and_then(|ip| net.listen_tcp(SocketAddr::new(ip, cfg.port), backlog)) {
+            Ok(id) => listeners.push(id),
+            Err(e) => {
+                log_warning!(
+                    "Warning: Could not create server TCP listening socket {name}:{}: {e}",
+                    cfg.port
+                );
+                if !(optional && is_missing(&e)) {
+                    listeners.into_iter().for_each(|id| net.close_listener(id));
+                    return Err(failed());
+                }
+            }
+        }
+    }
+    match listeners.is_empty() && !cfg.bind.is_empty() {
+        true => Err(failed()),
+        false => Ok(listeners),
+    }
 }
 
 /// The address that a name stands for: of several an IPv4 one, as `localhost` means it.
@@ -444,13 +435,14 @@ impl Server {
         }
     }
 
-    /// Listens where the configuration says now: `CONFIG SET bind` and `port`.
+    /// Listens where the configuration says now: `CONFIG SET bind` and `port`. A Unix socket stays.
     pub fn listen_again(&mut self, net: &mut Net<Client>) -> Result<(), String> {
         let Some(process) = &mut self.process else { return Ok(()) };
-        for id in process.listeners.drain(..) {
-            net.close_listener(id);
-        }
-        process.listeners = listen(net, &self.cfg)?;
+        let is_tcp = |id: &ListenerId| net.local_addr(*id).is_some();
+        let (tcp, others): (Vec<_>, Vec<_>) = process.listeners.drain(..).partition(is_tcp);
+        tcp.into_iter().for_each(|id| net.close_listener(id));
+        process.listeners = others;
+        process.listeners.append(&mut listen_tcp(net, &self.cfg)?);
         Ok(())
     }
 

@@ -642,6 +642,20 @@ fn a_bind_that_fails_opens_nothing() {
     assert!(Client::try_connect(server.port()).is_err(), "the old port is open");
 }
 
+/// It was made anew with the port: who had moved it or waited at it was cut off, and where that could not
+/// be, nothing was listened on any more.
+#[test]
+fn a_unix_socket_outlives_a_change_of_the_port() {
+    let folder = Folder::new();
+    let (socket, moved) = (folder.path().join("socket"), folder.path().join("moved"));
+    let server = Server::varve().arg("--unixsocket", text(&socket)).start();
+    fs::rename(&socket, &moved).unwrap();
+    let port = free_port();
+    server.client().ok(&["CONFIG", "SET", "port", &port.to_string()]);
+    Client::connect(port).ok(&["PING"]);
+    assert!(!socket.exists() && UnixStream::connect(&moved).is_ok());
+}
+
 /// Linux refuses so much, and a server that was to have it could not listen.
 #[test]
 fn keepalive_may_be_a_day() {
