@@ -439,9 +439,6 @@ directives! {
         /// Free the old dataset in the background when a full sync replaces it.
         replica_lazy_flush: bool = false, "replica-lazy-flush", Kind::Bool,
             alias("slave-lazy-flush");
-        /// Go on replicating when this replica's disk fails.
-        replica_ignore_disk_write_errors: bool = false, "replica-ignore-disk-write-errors",
-            Kind::Bool;
         /// What to do when a command from the primary or from the log fails: `ignore` logs it and
         /// goes on; `panic` ends the process, or the start; `panic-on-replicas` ends it when the
         /// command came from the primary and this replica is read-only.

@@ -112,10 +112,12 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     only("active-defrag-threshold-lower", "10"),
     only("active-defrag-threshold-upper", "100"),
     only("active-defrag-max-scan-fields", "1000"),
-    // I/O threads always read, the clock always ticks `hz` times, and text is sorted by its bytes.
+    // I/O threads always read, the clock always ticks `hz` times, text is sorted by its bytes, and a
+    // replica whose disk fails goes on in memory.
     also("io-threads-do-reads", "yes", &["no"]),
     also("dynamic-hz", "no", &["yes"]),
     also("locale-collate", "", &["C", "POSIX"]),
+    also("replica-ignore-disk-write-errors", "yes", &["no"]),
     // What other directives do not do yet.
     only("aof-timestamp-enabled", "no"),
     only("aof-disable-auto-gc", "no"),

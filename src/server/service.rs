@@ -4,6 +4,7 @@ use super::Server;
 use super::client::{Client, Kind};
 use super::dispatch::Call;
 use crate::{log_verbose, log_warning};
+use socket2::SockRef;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
@@ -253,6 +254,8 @@ impl Server {
             // A replica is an offset: what it has not taken stays in the log, not in a buffer.
             conn.output_limit = OutputLimit::default();
             conn.feeds = true;
+            let at_once = !self.cfg.repl_disable_tcp_nodelay;
+            let _ = SockRef::from(&conn.fd()).set_tcp_nodelay(at_once);
         }
     }
 

@@ -4,9 +4,11 @@
 use crate::faults::{Attempt, text};
 use crate::support::client::encode;
 use crate::support::server::free_port;
-use crate::support::{Client, Folder, PATIENCE, Server, Value, eventually};
+use crate::support::{Client, Folder, PATIENCE, Server, Value, caught_up, eventually};
+use socket2::SockRef;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -665,6 +667,35 @@ fn keepalive_may_be_a_day() {
     let port = free_port();
     client.ok(&["CONFIG", "SET", "port", &port.to_string()]);
     Client::connect(port).ok(&["PING"]);
+}
+
+/// Whether a server's socket sends small packets at once.
+fn sends_at_once(server: &Server, fd: i32) -> bool {
+    // SAFETY: plain numbers; what a call returns is checked before it is taken for a descriptor.
+    let copy = unsafe {
+        let process = libc::syscall(libc::SYS_pidfd_open, server.pid(), 0);
+        assert!(process >= 0);
+        let process = OwnedFd::from_raw_fd(process as i32);
+        let copy = libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0);
+        assert!(copy >= 0);
+        OwnedFd::from_raw_fd(copy as i32)
+    };
+    SockRef::from(&copy).tcp_nodelay().unwrap()
+}
+
+/// A thin line to a replica is used better if the kernel waits for more before it sends a little.
+#[test]
+fn small_packets_to_replicas_wait_if_told_so() {
+    let primary = Server::start();
+    let replica = Server::varve().replica_of(primary.port()).start();
+    caught_up(&primary, &replica);
+    let mut client = primary.client();
+    let line = client.ok(&["CLIENT", "LIST", "TYPE", "replica"]).text();
+    let fd = line.split(' ').find_map(|word| word.strip_prefix("fd=")).unwrap().parse().unwrap();
+    for (waits, at_once) in [("no", true), ("yes", false), ("no", true)] {
+        client.ok(&["CONFIG", "SET", "repl-disable-tcp-nodelay", waits]);
+        assert_eq!(sends_at_once(&primary, fd), at_once);
+    }
 }
 
 #[test]
