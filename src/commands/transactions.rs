@@ -31,6 +31,8 @@ fn exec(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     let Some(mut multi) = call.client.multi.take() else {
         return Err(Error::new("ERR EXEC without MULTI"));
     };
+    // What changed since the last command ended, by eviction or as a migration's end, counts too.
+    s.fail_watchers(call.net, call.id, call.client);
     let watch_failed = call.client.watch_failed || s.watched_key_expired(call.client);
     s.unwatch(call.client);
     if multi.aborted {
@@ -119,11 +121,14 @@ impl Server {
 
     /// As [`Server::fail_watchers`], for changes that no client makes.
     pub fn fail_all_watchers(&mut self, net: &mut Net<Client>) {
-        for id in std::mem::take(&mut self.ks.watchers_hit) {
-            if let Some(conn) = net.conn_mut(id) {
+        // Whose command runs is not in `net`, and learns it when that has run.
+        self.ks.watchers_hit.retain(|&id| match net.conn_mut(id) {
+            Some(conn) => {
                 conn.session.watch_failed = true;
+                false
             }
-        }
+            None => true,
+        });
     }
 }
 

@@ -17,6 +17,19 @@ fn error(reply: Value) -> String {
     }
 }
 
+/// The watch was told when the next command of anybody had run, which was too late for this `EXEC`.
+#[test]
+fn who_watches_a_key_that_goes_does_not_execute() {
+    let (source, target) = (Server::start(), Server::start());
+    let mut watching = source.client();
+    watching.ok(&["SET", "k", "v"]);
+    watching.ok(&["WATCH", "k"]);
+    watching.ok(&["MULTI"]);
+    watching.ok(&["SET", "other", "v"]);
+    assert_eq!(migrate(&source, target.port(), &["k", "0", "5000"]), Value::ok());
+    assert_eq!(watching.cmd(&["EXEC"]), Value::NilArray);
+}
+
 /// All types, with and without an expiry, between Varve and Redis and back.
 #[test]
 fn keys_go_to_another_server_and_back() {
