@@ -57,6 +57,7 @@ fn exec(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     if let Some(published) = s.in_exec.take() {
         s.tell_own(call.reply, published);
     }
+    s.hold();
     Ok(())
 }
 

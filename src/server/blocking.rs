@@ -117,6 +117,10 @@ impl Server {
 
     /// Runs the commands of clients that wait for keys which may now have something.
     pub fn serve_ready(&mut self, net: &mut Net<Client>) {
+        // To take an element is a write: `let_go` comes back to it.
+        if self.ks.held {
+            return;
+        }
         // What expired while the command ran is not there to be had.
         self.see_as_reader();
         // Serving one client may make a key ready for another (`BLMOVE`): until nothing is left.
@@ -240,21 +244,20 @@ impl Server {
     }
 
     /// To be called whenever one of these, or a `CLIENT PAUSE`, begins or ends. While writes are held
-    /// the dataset does not change: nothing expires or is evicted either.
+    /// the dataset does not change: nothing expires or is evicted either. A transaction in which it
+    /// begins still runs to its end, and then calls this again.
     pub fn hold(&mut self) {
-        self.ks.held = self.pause.is_some() || self.holds_writes();
+        self.ks.held = self.in_exec.is_none() && (self.pause.is_some() || self.holds_writes());
     }
 
     /// Whether commands with these flags are held, by that or by `CLIENT PAUSE`.
-    pub fn is_paused(&mut self, flags: u32) -> bool {
+    pub fn is_paused(&self, flags: u32) -> bool {
         let writes = flags & (flag::WRITE | flag::MAY_REPLICATE) != 0;
         if writes && self.holds_writes() {
             return true;
         }
-        match &self.pause {
-            Some(pause) if pause.until_ms > self.clock.now_ms() => pause.all || writes,
-            _ => false,
-        }
+        // Its time may be over: until `end_pause` nothing that is held changes all the same.
+        self.pause.as_ref().is_some_and(|pause| pause.all || writes)
     }
 
     /// The flags of a client's command; a transaction is what is in it.
@@ -303,9 +306,10 @@ impl Server {
                 }
             });
             self.serve_ready(net);
-            self.publish_events(net, None);
-            self.fail_all_watchers(net);
         }
+        self.serve_ready(net);
+        self.publish_events(net, None);
+        self.fail_all_watchers(net);
     }
 
     /// A client that is going leaves every list: it takes nothing along.

@@ -330,6 +330,32 @@ fn what_a_writable_replica_was_told_itself_expires_there() {
     assert_eq!(client.ok(&["DBSIZE"]).int(), 5, "nothing is there twice");
 }
 
+/// The key that had expired was hidden, and another one of its name put beside it.
+#[test]
+fn a_pause_that_begins_in_a_transaction_holds_what_comes_after_it() {
+    let server = Server::start();
+    let (mut client, mut waiting) = (server.client(), server.client());
+    client.ok(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+    client.ok(&["HSET", "h", "f", "old"]);
+    client.ok(&["PEXPIRE", "h", "1"]);
+    client.ok(&["SET", "k", "old", "PX", "1"]);
+    waiting.send_raw(b"BLPOP l 0\r\n");
+    blocked(&server, "1");
+    std::thread::sleep(Duration::from_millis(5));
+    client.ok(&["MULTI"]);
+    client.ok(&["CLIENT", "PAUSE", "100000", "WRITE"]);
+    client.ok(&["HSET", "h", "f", "new"]);
+    client.ok(&["SET", "k", "new", "NX"]);
+    client.ok(&["RPUSH", "l", "element"]);
+    client.ok(&["EXEC"]);
+    assert_eq!(client.ok(&["DBSIZE"]).int(), 3, "one is there twice, or was taken in the pause");
+    assert_eq!(client.ok(&["TTL", "h"]).int(), -1);
+    assert_eq!(client.ok(&["HGET", "h", "f"]), Value::bulk("new"));
+    assert_eq!(client.ok(&["GET", "k"]), Value::bulk("new"));
+    client.ok(&["CLIENT", "UNPAUSE"]);
+    assert_eq!(waiting.recv(), Value::Array(vec![Value::bulk("l"), Value::bulk("element")]));
+}
+
 /// `SCAN` over expired keys was one transaction, however many there were.
 #[test]
 fn what_a_read_finds_expired_is_deleted_key_by_key() {
