@@ -355,7 +355,7 @@ fn populate(s: &mut Server, call: &mut Call, args: &Args) -> Done {
         None => None,
     };
     let (db, dirty) = (call.client.db, s.ks.dirty);
-    s.ks.now_ms = s.clock.now_ms();
+    s.see_as_reader();
     for i in 0..count {
         let key = [prefix, format!(":{i}").as_bytes()].concat();
         if s.ks.exists(db, &key) {

@@ -269,6 +269,7 @@ impl Server {
         keys: &[(Vec<u8>, Vec<u8>)],
         outcome: Outcome,
     ) -> Option<Error> {
+        self.see_as_reader();
         let mut error = outcome.error;
         let mut gone: Vec<&[u8]> = vec![b"DEL"];
         let taken = keys.iter().zip(outcome.taken).filter(|(_, taken)| *taken);
