@@ -22,7 +22,7 @@ impl Keyspace {
                 if index.is_empty() {
                     break;
                 }
-                let (mut seen, mut due, mut ttl_sum) = (0, Vec::<Box<[u8]>>::new(), 0i64);
+                let (mut seen, mut due, mut ttl_sum) = (0, Vec::<Box<[u8]>>::new(), 0i128);
                 let mut cursor = self.dbs[db].expire_cursor;
                 // Empty buckets are passed in bounded number as well.
                 for _ in 0..STEP * 8 {
@@ -32,7 +32,7 @@ impl Keyspace {
                             Some(at) if at <= self.now_ms => {
                                 due.push(crate::table::Slot::key(word).into());
                             }
-                            Some(at) => ttl_sum += at - self.now_ms,
+                            Some(at) => ttl_sum += (at - self.now_ms) as i128,
                             None => {}
                         }
                     });
@@ -47,7 +47,7 @@ impl Keyspace {
                 let d = &mut self.dbs[db];
                 d.expire_cursor = cursor;
                 if seen > gone {
-                    let ttl = ttl_sum / (seen - gone) as i64;
+                    let ttl = (ttl_sum / (seen - gone) as i128) as i64;
                     // A running average: one look says little.
                     d.avg_ttl = if d.avg_ttl == 0 { ttl } else { d.avg_ttl / 50 * 49 + ttl / 50 };
                 }
@@ -142,6 +142,17 @@ mod tests {
         assert_eq!((ks.dbs[1].len(), ks.dbs[1].expires().len()), (5000, 5000));
         assert_eq!(ks.effects.len(), 5000);
         assert_eq!(ks.stats.expired, 5000);
+    }
+
+    #[test]
+    fn the_latest_time_there_is_does_not_upset_the_average() {
+        let mut ks = Keyspace::new(1, 1);
+        ks.now_ms = 1000;
+        for i in 0..100 {
+            ks.set(0, format!("key:{i}").as_bytes(), Payload::Int(i), Some(i64::MAX));
+        }
+        ks.expire_cycle(|| true);
+        assert!(ks.dbs[0].avg_ttl > 0);
     }
 
     #[test]

@@ -362,7 +362,7 @@ fn pttl(ctx: &mut Ctx, args: &mut Args) -> Done {
 }
 
 fn expiretime(ctx: &mut Ctx, args: &mut Args) -> Done {
-    reply_expire(ctx, &args[1], |at, _| (at + 500) / 1000)
+    reply_expire(ctx, &args[1], |at, _| at.saturating_add(500) / 1000)
 }
 
 fn pexpiretime(ctx: &mut Ctx, args: &mut Args) -> Done {
