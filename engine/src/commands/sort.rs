@@ -2,8 +2,10 @@
 //! those found at other keys.
 //!
 //! The elements are copied out first: looking up the keys that a pattern names may expire some, and
-//! what is sorted must not change meanwhile. Equal weights are ordered by the elements' bytes, so
-//! that the same data always sorts the same way and the log can hold the command as it came.
+//! what is sorted must not change meanwhile. Equal numbers are ordered by the elements' bytes, so
+//! that the same data always sorts the same way and the log can hold the command as it came. Equal
+//! texts found at other keys leave the order as it was, which in a set is chance: of such a sort the
+//! log gets the outcome.
 
 use super::util::{int, is};
 use crate::command::{Command, Ctx, Handler, Keys, Search, Spec, access::*, category, flag::*};
@@ -157,7 +159,7 @@ fn sort_elements(
         let weight = |element: Vec<u8>| (by.and_then(|p| look_up(ctx, p, &element)), element);
         // Those without a weight are the least.
         let mut weighted: Vec<_> = elements.into_iter().map(weight).collect();
-        weighted.sort_unstable_by(|a, b| directed(a.cmp(b)));
+        weighted.sort_by(|(a, _), (b, _)| directed(a.cmp(b)));
         return Ok(weighted.into_iter().map(|(_, element)| element).collect());
     }
     let mut weighted = Vec::with_capacity(elements.len());
@@ -192,7 +194,10 @@ fn sort_in(ctx: &mut Ctx, args: &mut Args, may_store: bool) -> Done {
     let window = options.window(elements.len());
     let elements = &elements[window];
     match options.store {
-        Some(at) => store(ctx, elements, args, &options.get, at),
+        Some(at) => {
+            let told = options.alpha && options.by.is_some() && !unsorted;
+            store(ctx, elements, args, &options.get, at, told);
+        }
         None => {
             ctx.reply.array(elements.len() * options.get.len().max(1));
             for element in elements {
@@ -211,8 +216,9 @@ fn sort_in(ctx: &mut Ctx, args: &mut Args, may_store: bool) -> Done {
     Ok(())
 }
 
-/// Makes the outcome a list at the key that is argument `at`; nothing found is an empty element.
-fn store(ctx: &mut Ctx, elements: &[Vec<u8>], args: &Args, get: &[usize], at: usize) {
+/// Makes the outcome a list at the key that is argument `at`; nothing found is an empty element. With
+/// `told` the log gets the outcome and not the command.
+fn store(ctx: &mut Ctx, elements: &[Vec<u8>], args: &Args, get: &[usize], at: usize, told: bool) {
     let mut list = Quicklist::new(ctx.ks.limits.list_max_listpack_size);
     for element in elements {
         if get.is_empty() {
@@ -228,12 +234,28 @@ fn store(ctx: &mut Ctx, elements: &[Vec<u8>], args: &Args, get: &[usize], at: us
         let lazy = ctx.ks.lazy.server_del;
         ctx.ks.delete(ctx.db, key, lazy);
     } else {
+        if told {
+            tell(ctx, key, &list);
+        }
         let list = Value::List(List::from_quicklist(list, &ctx.ks.limits));
         ctx.ks.set(ctx.db, key, Payload::Value(list), None);
         ctx.ks.notify(event::LIST, "sortstore", ctx.db, key);
         ctx.ks.dirty += len as u64;
     }
     ctx.reply.int(len as i64);
+}
+
+/// Tells the log what the list at a key is from now on.
+fn tell(ctx: &mut Ctx, key: &[u8], list: &Quicklist) {
+    /// Elements named by one `RPUSH`.
+    const BATCH: usize = 1024;
+    ctx.effect([b"DEL", key]);
+    let elements: Vec<_> = list.iter().map(|element| element.to_vec()).collect();
+    for batch in elements.chunks(BATCH) {
+        let mut parts: Vec<&[u8]> = vec![b"RPUSH", key];
+        parts.extend(batch.iter().map(Vec::as_slice));
+        ctx.effect(parts);
+    }
 }
 
 fn sort(ctx: &mut Ctx, args: &mut Args) -> Done {
@@ -332,6 +354,24 @@ mod tests {
         assert_eq!(b.run("EXISTS d"), ":0|");
         assert_eq!(b.run("SORT none STORE d"), ":0|");
         assert!(b.effects.is_empty());
+    }
+
+    /// Redis leaves equal texts as they came. It sorted what a log said otherwise than the server that had
+    /// written it.
+    #[test]
+    fn equal_texts_stay_as_they_were_and_the_log_has_the_outcome() {
+        let mut b = Bench::new();
+        b.run("RPUSH l c a d b");
+        b.run("MSET w:a 1 w:d 1");
+        assert_eq!(b.run("SORT l BY w:* ALPHA"), "*4|$1|c|$1|b|$1|a|$1|d|");
+        assert_eq!(b.run("SORT l BY w:* ALPHA DESC LIMIT 1 2 STORE d"), ":2|");
+        assert_eq!(b.effects, ["DEL d", "RPUSH d d c"]);
+        assert_eq!(b.run("LRANGE d 0 -1"), "*2|$1|d|$1|c|");
+        assert_eq!(b.run("SORT l BY w:* ALPHA LIMIT 9 1 STORE d"), ":0|");
+        assert_eq!(b.effects, ["SORT l BY w:* ALPHA LIMIT 9 1 STORE d"]);
+        b.run("SADD s 3 1 2");
+        b.run("SORT s BY nosort ALPHA STORE d");
+        assert_eq!(b.effects, ["SORT s BY nosort ALPHA STORE d"]);
     }
 
     #[test]
