@@ -20,7 +20,8 @@ enum Operation {
     Diff,
 }
 
-/// How the scores of a member become one.
+/// How the scores of a member become one. What is no number leaves the lesser and the greater as they
+/// are, and makes a sum 0: Redis's arithmetic.
 #[derive(Clone, Copy)]
 enum Aggregate {
     Sum,
@@ -32,8 +33,9 @@ impl Aggregate {
     fn of(self, a: f64, b: f64) -> f64 {
         match self {
             Aggregate::Sum => number(a + b),
-            Aggregate::Min => a.min(b),
-            Aggregate::Max => a.max(b),
+            Aggregate::Min if b < a => b,
+            Aggregate::Max if b > a => b,
+            _ => a,
         }
     }
 }
@@ -218,7 +220,7 @@ fn intersect(
         let mut total = number(score * weight);
         for (source, weight) in others {
             let Some(score) = source.score(member) else { return true };
-            total = aggregate.of(total, number(score * weight));
+            total = aggregate.of(total, score * weight);
         }
         f(member, total)
     });
@@ -245,6 +247,8 @@ fn combine(
             });
         }
         Operation::Union => {
+            // The order of the sums shows in their last digit: Redis goes from the smallest on too.
+            sources.sort_by_key(|(source, _)| source.len());
             for (source, weight) in sources {
                 source.each(|bytes, score| {
                     let score = number(score * weight);

@@ -270,3 +270,23 @@ fn sorted_sets_meet_join_and_part() {
         assert!(b.run("ZUNION 1 str").starts_with("-WRONGTYPE"));
     }
 }
+
+/// As Redis does, or its data would be others than those of the server whose log it follows.
+#[test]
+fn sums_begin_with_the_smallest_and_what_is_no_number_changes_no_extreme() {
+    for mut b in benches() {
+        b.run("ZADD three 0.1 m 1 x 1 y");
+        b.run("ZADD two 0.2 m 1 x");
+        b.run("ZADD one 0.7 m");
+        b.run("ZUNIONSTORE d 3 three two one");
+        let sum = crate::num::format_double((0.7 + 0.2) + 0.1);
+        assert_ne!(sum, crate::num::format_double((0.1 + 0.2) + 0.7));
+        assert_eq!(b.run("ZSCORE d m"), format!("${}|{sum}|", sum.len()));
+        b.run("ZADD a 5 m");
+        b.run("ZADD b inf m 1 x");
+        for (aggregate, score) in [("SUM", "0"), ("MIN", "5"), ("MAX", "5")] {
+            b.run(&format!("ZINTERSTORE d 2 a b WEIGHTS 1 0 AGGREGATE {aggregate}"));
+            assert_eq!(b.run("ZSCORE d m"), format!("$1|{score}|"), "{aggregate}");
+        }
+    }
+}
