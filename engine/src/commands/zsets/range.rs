@@ -185,7 +185,14 @@ pub fn zrangestore(ctx: &mut Ctx, args: &mut Args) -> Done {
     if let Some(zset) = read_zset(ctx.ks, ctx.db, &args[2])? {
         let ranks = query.ranks(zset);
         members.reserve(ranks.len());
-        zset.visit(ranks, false, |member, score| members.push(Member::new(score, member)));
+        zset.visit(ranks.clone(), false, |member, score| members.push(Member::new(score, member)));
+        if matches!(query.bounds, Bounds::Lex(_)) && !ranks.is_empty() {
+            tell(ctx, &[b"ZRANGESTORE", &args[1], &args[2]], ranks);
+        }
+    }
+    let is_lex = matches!(query.bounds, Bounds::Lex(_));
+    if is_lex && members.is_empty() && ctx.ks.exists(ctx.db, &args[1]) {
+        ctx.effect([b"DEL", &args[1]]);
     }
     store(ctx, &args[1], Zset::from_members(members, &limits), "zrangestore");
     Ok(())
@@ -206,6 +213,16 @@ pub fn zlexcount(ctx: &mut Ctx, args: &mut Args) -> Done {
     count(ctx, args, By::Lex)
 }
 
+/// Tells the log of a range by its ranks. Where scores differ, what lies between two members depends on how
+/// it is searched for, and the form of a sorted set need not be the same on two servers.
+fn tell(ctx: &mut Ctx, words: &[&[u8]], ranks: Range<usize>) {
+    let (mut start, mut end) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let mut parts = words.to_vec();
+    parts.push(start.format(ranks.start).as_bytes());
+    parts.push(end.format(ranks.end - 1).as_bytes());
+    ctx.effect(parts);
+}
+
 fn remove(ctx: &mut Ctx, args: &Args, by: By, name: &'static str) -> Done {
     let bounds = Bounds::parse(by, &args[2], &args[3])?;
     let key = &args[1];
@@ -213,11 +230,15 @@ fn remove(ctx: &mut Ctx, args: &Args, by: By, name: &'static str) -> Done {
     if let Some(zset) = edit_zset(ctx.ks, ctx.db, key)? {
         let ranks = bounds.ranks(zset, false);
         n = ranks.len();
+        let told = (by == By::Lex && n > 0).then(|| ranks.clone());
         if n == zset.len() {
             // The key goes as a whole, below.
             empty = true;
         } else {
             zset.remove_range(ranks, |_, _| {});
+        }
+        if let Some(ranks) = told {
+            tell(ctx, &[b"ZREMRANGEBYRANK", key], ranks);
         }
     }
     if n > 0 {

@@ -290,3 +290,24 @@ fn sums_begin_with_the_smallest_and_what_is_no_number_changes_no_extreme() {
         }
     }
 }
+
+/// A replica that had the set in another form took out others than its primary had.
+#[test]
+fn a_range_of_members_is_told_by_its_ranks() {
+    let [small, large] = benches();
+    let [other_small, other_large] = benches();
+    for (mut at, mut other) in [(small, other_large), (large, other_small)] {
+        let fill = "ZADD z 1 b 1 d 2 a 2 c 2 e";
+        at.run(fill);
+        other.run(fill);
+        for range in ["[b +", "- (c", "[b (c"] {
+            at.run(&format!("ZRANGESTORE d z {range} BYLEX"));
+            at.effects.iter().for_each(|effect| _ = other.run(effect));
+            assert_eq!(at.run("ZRANGE d 0 -1"), other.run("ZRANGE d 0 -1"), "{range}");
+        }
+        at.run("ZREMRANGEBYLEX z [b +");
+        assert!(at.effects[0].starts_with("ZREMRANGEBYRANK z "), "{:?}", at.effects);
+        other.run(&at.effects[0]);
+        assert_eq!(at.run("ZRANGE z 0 -1"), other.run("ZRANGE z 0 -1"));
+    }
+}
