@@ -335,7 +335,7 @@ impl Keyspace {
         self.peek(db, key).is_some()
     }
 
-    /// The entry without counting an access or a hit: `TYPE`, `OBJECT`, `TTL`, `DUMP` ….
+    /// The entry without counting an access or a hit.
     pub fn peek(&mut self, db: usize, key: &[u8]) -> Option<&Entry> {
         let hash = hash(key);
         if self.expire_if_due(db, hash, key) {
@@ -353,6 +353,17 @@ impl Keyspace {
             return None;
         }
         // One probe serves the access clock and the reply.
+    /// The entry for a command that reads what is beside the value: hit or miss is counted, and the
+    /// access is none. `EXISTS`, `TYPE`, `TTL` ….
+    pub fn look(&mut self, db: usize, key: &[u8]) -> Option<&Entry> {
+        if self.peek(db, key).is_none() {
+            self.miss(db, key);
+            return None;
+        }
+        self.stats.hits += 1;
+        self.dbs[db].peek(key)
+    }
+
         let clock = self.access_now();
         match self.dbs[db].keys.get_mut(hash, key) {
             None => {

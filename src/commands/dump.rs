@@ -11,7 +11,7 @@ use varve_persistence::rdb;
 pub const VERSION: u32 = 10;
 
 fn dump(ctx: &mut Ctx, args: &mut Args) -> Done {
-    match ctx.ks.peek(ctx.db, &args[1]) {
+    match ctx.ks.read(ctx.db, &args[1]) {
         Some(entry) => ctx.reply.bulk(&rdb::dump(entry, VERSION)),
         None => ctx.reply.null(),
     }

@@ -87,6 +87,24 @@ fn an_expired_key_leaves_its_deletion_before_the_command() {
 }
 
 #[test]
+fn looking_at_a_key_is_a_hit_or_a_miss_and_no_use_of_it() {
+    let mut b = Bench::new();
+    b.run("SET k v");
+    b.ks.now_ms += 60_000;
+    b.ks.notify = crate::keyspace::event::KEY_MISS;
+    for command in ["EXISTS", "TYPE", "TTL", "PTTL", "EXPIRETIME", "OBJECT ENCODING"] {
+        let before = b.ks.stats;
+        b.run(&format!("{command} k"));
+        b.run(&format!("{command} none"));
+        let after = b.ks.stats;
+        assert_eq!((after.hits, after.misses), (before.hits + 1, before.misses + 1), "{command}");
+        let heard = std::mem::take(&mut b.ks.events).len();
+        assert_eq!(heard, (command != "OBJECT ENCODING") as usize, "{command}");
+    }
+    assert_eq!(b.run("OBJECT IDLETIME k"), ":60|");
+}
+
+#[test]
 fn the_expiry_index_follows_every_move_of_an_entry() {
     let mut b = Bench::new();
     for i in 0..200 {
