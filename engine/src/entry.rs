@@ -388,8 +388,8 @@ impl Entry {
         }
     }
 
-    /// Takes the value out and frees the rest.
-    pub fn into_value(mut self) -> Option<Value> {
+    /// Takes the value out, and leaves an empty one.
+    pub fn take_value(&mut self) -> Option<Value> {
         self.value_mut().map(|v| std::mem::replace(v, Value::Str(Vec::new())))
     }
 

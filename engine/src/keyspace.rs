@@ -302,15 +302,19 @@ impl Keyspace {
 
     // Finding keys.
 
+    /// Whether a key's time is over, as whoever is at work sees it.
+    fn is_due(&self, db: usize, hash: u64, key: &[u8]) -> bool {
+        let d = &self.dbs[db];
+        if d.expires.is_empty() || self.origin == Origin::Log {
+            return false;
+        }
+        d.keys.get(hash, key).and_then(Entry::expire).is_some_and(|at| at <= self.now_ms)
+    }
+
     /// Makes an expired key vanish if it is this server's to delete. Whether it is to be seen as
     /// gone.
     fn expire_if_due(&mut self, db: usize, hash: u64, key: &[u8]) -> bool {
-        let d = &self.dbs[db];
-        if d.expires.is_empty() {
-            return false;
-        }
-        let due = d.keys.get(hash, key).and_then(Entry::expire).is_some_and(|at| at <= self.now_ms);
-        if !due || self.origin == Origin::Log {
+        if !self.is_due(db, hash, key) {
             return false;
         }
         if matches!(self.origin, Origin::Client | Origin::ReplicaWriter) && !self.held {
@@ -324,6 +328,11 @@ impl Keyspace {
         let Some(entry) = self.dbs[db].remove(hash(key), key) else { return };
         let name: &[u8] = if self.lazy.expire { b"UNLINK" } else { b"DEL" };
         self.effects.push(db, [name, entry.key()].into_iter());
+        self.expired(db, entry);
+    }
+
+    /// What follows when an entry has left because its time is over.
+    fn expired(&mut self, db: usize, entry: Entry) {
         self.stats.expired += 1;
         self.notify(event::EXPIRED, "expired", db, entry.key());
         self.touched(db, entry.key());
@@ -344,15 +353,6 @@ impl Keyspace {
         self.dbs[db].keys.get(hash, key)
     }
 
-    /// The entry for a command that reads; counts hit or miss and the access.
-    #[inline]
-    pub fn read(&mut self, db: usize, key: &[u8]) -> Option<&Entry> {
-        let hash = hash(key);
-        if self.expire_if_due(db, hash, key) || self.dbs[db].keys.is_empty() {
-            self.miss(db, key);
-            return None;
-        }
-        // One probe serves the access clock and the reply.
     /// The entry for a command that reads what is beside the value: hit or miss is counted, and the
     /// access is none. `EXISTS`, `TYPE`, `TTL` ….
     pub fn look(&mut self, db: usize, key: &[u8]) -> Option<&Entry> {
@@ -364,6 +364,15 @@ impl Keyspace {
         self.dbs[db].peek(key)
     }
 
+    /// The entry for a command that reads; counts hit or miss and the access.
+    #[inline]
+    pub fn read(&mut self, db: usize, key: &[u8]) -> Option<&Entry> {
+        let hash = hash(key);
+        if self.expire_if_due(db, hash, key) || self.dbs[db].keys.is_empty() {
+            self.miss(db, key);
+            return None;
+        }
+        // One probe serves the access clock and the reply.
         let clock = self.access_now();
         match self.dbs[db].keys.get_mut(hash, key) {
             None => {
@@ -479,27 +488,49 @@ impl Keyspace {
     /// Sets a key to a value, whatever it held. `expire_ms` is its new time to live, if any.
     pub fn set(&mut self, db: usize, key: &[u8], payload: Payload<'_>, expire_ms: Option<i64>) {
         let hash = hash(key);
-        let access = self.fresh_access();
-        let d = &mut self.dbs[db];
-        match d.keys.get_mut(hash, key) {
-            // What is overwritten may be large; it goes where large things go.
-            Some(old) if old.value().is_some_and(|v| v.free_effort() > LAZY_EFFORT) => {
-                let old = d.remove(hash, key).expect("just found");
-                self.free(old, self.lazy.server_del);
-                self.add(db, key, payload, expire_ms);
-            }
-            Some(entry) if entry.expire().is_none() && expire_ms.is_none() => {
+        // A new value is one access more under LFU, and starts anew under LRU.
+        let clock = match self.access_clock {
+            AccessClock::Lru => Access::Lru(self.lru_clock()),
+            AccessClock::Lfu => self.access_now(),
+        };
+        let large = |v: &Value| v.free_effort() > LAZY_EFFORT;
+        match self.dbs[db].keys.get_mut(hash, key) {
+            None => _ = self.add(db, key, payload, expire_ms),
+            Some(entry)
+                if entry.expire().is_none()
+                    && expire_ms.is_none()
+                    && !entry.value().is_some_and(large) =>
+            {
                 entry.set_payload(payload, None);
-                entry.set_access(access);
+                clock.mark(entry, &self.limits);
             }
             Some(_) => {
-                d.change(hash, key, |entry| {
+                // What is over goes by itself first. The log need not be told, as the key is written anew.
+                if self.is_due(db, hash, key)
+                    && !self.held
+                    && let Some(old) = self.remove(db, key)
+                {
+                    self.expired(db, old);
+                    self.add(db, key, payload, expire_ms);
+                    self.touched(db, key);
+                    return;
+                }
+                let limits = &self.limits;
+                let old = self.dbs[db].change(hash, key, |entry| {
+                    // What is overwritten may be large; it goes where large things go.
+                    let old = match entry.value().is_some_and(large) {
+                        true => entry.take_value(),
+                        false => None,
+                    };
                     entry.set_payload(payload, expire_ms);
-                    entry.set_access(access);
+                    clock.mark(entry, limits);
+                    old
                 });
-            }
-            None => {
-                self.add(db, key, payload, expire_ms);
+                if let Some(Some(old)) = old
+                    && self.lazy.server_del
+                {
+                    self.garbage.push(Garbage::Value(old));
+                }
             }
         }
         self.touched(db, key);
@@ -598,10 +629,10 @@ impl Keyspace {
     }
 
     /// Drops an entry, large values on another thread if `lazy`.
-    pub fn free(&mut self, entry: Entry, lazy: bool) {
+    pub fn free(&mut self, mut entry: Entry, lazy: bool) {
         if lazy
             && entry.value().is_some_and(|v| v.free_effort() > LAZY_EFFORT)
-            && let Some(value) = entry.into_value()
+            && let Some(value) = entry.take_value()
         {
             self.garbage.push(Garbage::Value(value));
         }

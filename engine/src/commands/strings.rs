@@ -2,20 +2,24 @@
 
 use super::util::{int, is, range};
 use crate::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
-use crate::entry::{Payload, Str};
+use crate::entry::{Entry, Payload, Str};
 use crate::keyspace::event;
 use crate::num::{Extended, parse_int};
-use crate::{Args, Error};
+use crate::{Args, Error, Reply};
 
 type Done = Result<(), Error>;
 
 fn reply_string(ctx: &mut Ctx, key: &[u8]) -> Done {
-    match ctx.ks.read_string(ctx.db, key)? {
-        None => ctx.reply.null(),
-        Some(Str::Bytes(b)) => ctx.reply.bulk(b),
-        Some(Str::Int(n)) => ctx.reply.bulk_int(n),
-    }
+    put_string(ctx.reply, ctx.ks.read_string(ctx.db, key)?);
     Ok(())
+}
+
+fn put_string(reply: &mut Reply, string: Option<Str>) {
+    match string {
+        None => reply.null(),
+        Some(Str::Bytes(b)) => reply.bulk(b),
+        Some(Str::Int(n)) => reply.bulk_int(n),
+    }
 }
 
 fn get(ctx: &mut Ctx, args: &mut Args) -> Done {
@@ -218,8 +222,8 @@ fn getex(ctx: &mut Ctx, args: &mut Args) -> Done {
     if let Some(i) = expiry_at {
         expiry = Expiry::At(expiry_option(ctx, args, i, "getex")?.expect("one of the four words"));
     }
-    ctx.ks.stats.hits -= 1; // the reply reads it again
-    reply_string(ctx, &args[1])?;
+    // The access was counted already.
+    put_string(ctx.reply, ctx.ks.peek(ctx.db, &args[1]).and_then(Entry::string));
     match expiry {
         Expiry::Keep => {}
         Expiry::None => {
@@ -406,7 +410,7 @@ fn decrby(ctx: &mut Ctx, args: &mut Args) -> Done {
 
 fn incrbyfloat(ctx: &mut Ctx, args: &mut Args) -> Done {
     let mut room = itoa::Buffer::new();
-    let (old, expire) = match ctx.ks.write(ctx.db, &args[1]) {
+    let (old, expire) = match ctx.ks.peek(ctx.db, &args[1]) {
         None => (b"0".to_vec(), None),
         Some(entry) => {
             let text = entry.string().ok_or(Error::WRONG_TYPE)?;

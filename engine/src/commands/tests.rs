@@ -87,6 +87,47 @@ fn an_expired_key_leaves_its_deletion_before_the_command() {
 }
 
 #[test]
+fn what_is_over_goes_before_it_is_overwritten() {
+    let mut b = Bench::new();
+    b.ks.notify = crate::keyspace::event::EXPIRED | crate::keyspace::event::NEW;
+    for (n, command) in ["SET k new", "SET k new EX 9", "MSET k new"].iter().enumerate() {
+        b.run("SET k v PX 5");
+        b.ks.now_ms += 5;
+        b.ks.events.clear();
+        b.run(command);
+        let heard: Vec<_> = b.ks.events.iter().map(|event| event.name).collect();
+        assert_eq!(heard, ["expired", "new"], "{command}");
+        assert_eq!(b.ks.stats.expired, n as u64 + 1);
+        assert!(b.effects.len() == 1 && !b.effects[0].starts_with("DEL"), "{:?}", b.effects);
+    }
+}
+
+#[test]
+fn an_overwritten_key_was_used_once_more() {
+    let mut b = Bench::new();
+    b.ks.access_clock = crate::keyspace::AccessClock::Lfu;
+    b.ks.limits.lfu_log_factor = 0;
+    b.run("SADD s a b");
+    b.run(&format!("RPUSH large {}", "element ".repeat(100_000).trim_end()));
+    for (command, key) in [
+        ("SET k v", "k"),
+        ("SET k v EX 100", "k"),
+        ("INCR n", "n"),
+        ("INCRBYFLOAT f 0.5", "f"),
+        ("SINTERSTORE t s", "t"),
+        ("GETEX k", "k"),
+    ] {
+        b.run(command);
+        let before = b.run(&format!("OBJECT FREQ {key}"));
+        let before: u32 = before.trim_matches([':', '|']).parse().unwrap();
+        b.run(command);
+        assert_eq!(b.run(&format!("OBJECT FREQ {key}")), format!(":{}|", before + 1), "{command}");
+    }
+    b.run("SET large v");
+    assert_eq!(b.run("OBJECT FREQ large"), ":6|");
+}
+
+#[test]
 fn looking_at_a_key_is_a_hit_or_a_miss_and_no_use_of_it() {
     let mut b = Bench::new();
     b.run("SET k v");
