@@ -436,7 +436,8 @@ fn lcs(ctx: &mut Ctx, args: &mut Args) -> Done {
         let text = ctx.ks.read_string(ctx.db, key).map_err(|_| not_strings.clone())?;
         Ok(text.map_or(Vec::new(), |s| s.bytes(&mut itoa::Buffer::new()).to_vec()))
     };
-    let (a, b) = (load(&args[1])?, load(&args[2])?);
+    let (a, b) = (load(&args[1]), load(&args[2]));
+    let (a, b) = (a?, b?);
     let (mut want_len, mut want_idx, mut with_len, mut min_len) = (false, false, false, 0);
     let mut i = 3;
     while i < args.len() {

@@ -24,8 +24,10 @@ use std::time::{Duration, Instant};
 const END: &str = "looked-at-until-here";
 
 /// The fields of `INFO` that count.
-const COUNTED: [&str; 4] = [
+const COUNTED: [&str; 6] = [
     "rdb_changes_since_last_save",
+    "keyspace_hits",
+    "keyspace_misses",
     "total_error_replies",
     "expired_keys",
     "total_commands_processed",
