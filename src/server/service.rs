@@ -146,7 +146,7 @@ impl Service for Server {
         }
         self.forget_client(id, &mut conn.session);
         match kind {
-            Kind::Normal if !client.speaks_replconf => self.clients -= 1,
+            Kind::Normal if !conn.session.speaks_replconf => self.clients -= 1,
             Kind::Normal | Kind::Replica => {
                 self.clients -= 1;
                 self.replica_closed(net, id);
