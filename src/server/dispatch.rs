@@ -80,6 +80,7 @@ impl Server {
                 "Replica generated a reply to command '{name}', disconnecting it: {}",
                 String::from_utf8_lossy(&said)
             );
+            call.client.close_after_reply = true;
             call.net.kill(call.id);
         }
     }
