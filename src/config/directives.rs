@@ -19,7 +19,7 @@ type Check = fn(&mut Config) -> Result<(), String>;
 /// One directive.
 pub struct Directive {
     pub name: &'static str,
-    /// Its older name, which works everywhere as well.
+    /// Its older name, or Valkey's, which works everywhere as well.
     pub alias: Option<&'static str>,
     /// The heading it stands under in the default file.
     pub group: &'static str,
@@ -492,9 +492,11 @@ directives! {
 
     "Slow log, latency and events" {
         /// Microseconds from which a command goes to the slow log; 0 logs all, -1 none.
-        slowlog_log_slower_than: i64 = 10_000, "slowlog-log-slower-than", int(-1, i64::MAX);
+        slowlog_log_slower_than: i64 = 10_000, "slowlog-log-slower-than", int(-1, i64::MAX),
+            alias("commandlog-execution-slower-than");
         /// How many entries the slow log keeps.
-        slowlog_max_len: u64 = 128, "slowlog-max-len", int(0, i64::MAX);
+        slowlog_max_len: u64 = 128, "slowlog-max-len", int(0, i64::MAX),
+            alias("commandlog-slow-execution-max-len");
         /// Milliseconds from which LATENCY records an event; 0 records none.
         latency_monitor_threshold: i64 = 0, "latency-monitor-threshold", int(0, i64::MAX);
         /// Keep a latency histogram for each command.

@@ -297,6 +297,8 @@ mod tests {
     fn later_lines_win() {
         let config = loaded("# c\n\n  port 1\nPORT 2\r\nhz 20\n");
         assert_eq!((config.port, config.hz), (2, 20));
+        let config = loaded("slowlog-max-len 5\ncommandlog-slow-execution-max-len 7");
+        assert_eq!(config.slowlog_max_len, 7);
     }
 
     #[test]
@@ -412,6 +414,8 @@ mod tests {
             "user default on nopass ~* &* +@all",
             "active-defrag-ignore-bytes 100mb",
             "oom-score-adj-values 0 200 800",
+            "hide-user-data-from-log yes",
+            "commandlog-reply-larger-than 1048576",
         ] {
             loaded(fine);
         }

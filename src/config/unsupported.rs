@@ -1,4 +1,4 @@
-//! Directives that Redis knows and this server does not have.
+//! Directives that Redis knows, or Valkey's stock file, and this server does not have.
 //!
 //! Nothing is ignored silently: such a directive is accepted with the values that ask for nothing
 //! (`cluster-enabled no`), accepted with a notice where the value can change nothing a client sees,
@@ -122,6 +122,14 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     only("aof-timestamp-enabled", "no"),
     only("aof-disable-auto-gc", "no"),
     only("list-compress-depth", "0"),
+    // Valkey's own.
+    only("dual-channel-replication-enabled", "no"),
+    only("rdb-version-check", "strict"),
+    also("hide-user-data-from-log", "no", &["yes"]),
+    also("commandlog-request-larger-than", "-1", &["1048576"]),
+    also("commandlog-reply-larger-than", "-1", &["1048576"]),
+    only("commandlog-large-request-max-len", "128"),
+    only("commandlog-large-reply-max-len", "128"),
     // TLS.
     only("tls-port", "0"),
     only("tls-cert-file", ""),
