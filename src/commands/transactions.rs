@@ -67,14 +67,14 @@ fn watch(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     }
     let db = call.client.db;
     for key in args.rest(1) {
-        if call.client.watched.iter().any(|(d, k)| *d == db && &**k == key) {
+        if call.client.watched.iter().any(|(d, k, _)| *d == db && &**k == key) {
             continue;
         }
         // A key that has expired already counts as gone, not as a change to come.
         s.see_as_reader();
         let _ = s.ks.exists(db, key);
         s.ks.watch(db, key, call.id);
-        call.client.watched.push((db, key.into()));
+        call.client.watched.push((db, key.into(), s.is_over(db, key)));
     }
     call.reply.ok();
     Ok(())
@@ -94,19 +94,22 @@ impl Server {
     }
 
     pub fn unwatch(&mut self, client: &mut Client) {
-        for (db, key) in std::mem::take(&mut client.watched) {
+        for (db, key, _) in std::mem::take(&mut client.watched) {
             self.ks.unwatch(db, &key, client.id);
         }
         client.watch_failed = false;
     }
 
-    /// Whether a watched key's time is over though nobody has removed it yet.
+    /// Whether a key's time is over though nobody has removed it yet.
+    fn is_over(&self, db: usize, key: &[u8]) -> bool {
+        let expire = self.ks.dbs[db].peek(key).and_then(|entry| entry.expire());
+        expire.is_some_and(|at| at <= self.clock.now_ms())
+    }
+
+    /// Whether that has become so of a watched key. Where the deletion is not this server's to make, the
+    /// key may have been over before.
     fn watched_key_expired(&self, client: &Client) -> bool {
-        let now = self.clock.now_ms();
-        client.watched.iter().any(|(db, key)| {
-            let entry = self.ks.dbs[*db].peek(key);
-            entry.and_then(|e| e.expire()).is_some_and(|at| at <= now)
-        })
+        client.watched.iter().any(|(db, key, before)| !before && self.is_over(*db, key))
     }
 
     /// Marks the clients whose watched keys the last command changed.

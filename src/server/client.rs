@@ -90,7 +90,8 @@ pub struct Client {
     pub created_ms: i64,
     pub last_command: Option<CommandId>,
     pub multi: Option<Multi>,
-    pub watched: Vec<(usize, Box<[u8]>)>,
+    /// Database, key, and whether the key's time was over already.
+    pub watched: Vec<(usize, Box<[u8]>, bool)>,
     /// A watched key was changed.
     pub watch_failed: bool,
     pub channels: HashSet<Box<[u8]>>,

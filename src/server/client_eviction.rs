@@ -31,7 +31,7 @@ fn memory(conn: &Conn<Client>) -> u64 {
     let client = &conn.session;
     let queued: usize =
         client.multi.as_ref().map_or(0, |m| m.queue.iter().map(|(_, args)| args.bytes()).sum());
-    let watched: usize = client.watched.iter().map(|(_, key)| key.len()).sum();
+    let watched: usize = client.watched.iter().map(|(_, key, _)| key.len()).sum();
     let sets = [&client.channels, &client.patterns, &client.shard_channels];
     let subscribed: usize = sets.iter().flat_map(|set| set.iter()).map(|name| name.len()).sum();
     (conn.memory() + queued + watched + subscribed) as u64

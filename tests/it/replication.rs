@@ -730,6 +730,11 @@ fn looking_at_what_has_expired_deletes_nothing_on_a_replica() {
     let gone = || reader.ok(&["MEMORY", "USAGE", "used"]) == Value::Nil;
     assert!(eventually(PATIENCE, gone));
     replica.client().ok(&["WATCH", "watched"]);
+    // What was over when the watch began has not changed.
+    reader.ok(&["WATCH", "used"]);
+    reader.ok(&["MULTI"]);
+    reader.ok(&["EXISTS", "used"]);
+    assert_eq!(reader.ok(&["EXEC"]), Value::Array(vec![Value::Int(0)]));
     proxy.pause(false);
     caught_up(&primary, &replica);
 }
