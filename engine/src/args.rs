@@ -143,7 +143,7 @@ impl OwnedArgs {
     }
 
     /// What `args` holds; its large values move and are empty there from then on.
-    pub fn from_args(args: &mut Args<'_>) -> OwnedArgs {
+    pub fn take_from(args: &mut Args<'_>) -> OwnedArgs {
         let mut owned = OwnedArgs::default();
         for i in 0..args.len() {
             if args.spans[i].start == Span::LARGE {
@@ -190,7 +190,7 @@ mod tests {
         let address = large[0].as_ptr();
         let mut args = Args::new(b"SET", &spans, &mut large, None);
         assert_eq!(&args[0], b"SET");
-        let mut owned = OwnedArgs::from_args(&mut args);
+        let mut owned = OwnedArgs::take_from(&mut args);
         assert_eq!(args.head(1), (&[7u8; Args::HEAD][..], 100_000));
         assert_eq!(owned.bytes(), 100_003);
         let value = owned.args().take(1);

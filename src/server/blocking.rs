@@ -66,7 +66,7 @@ impl Server {
             self.ks.wait_for(db, key);
             self.waiters.by_key.entry((db, key.clone())).or_default().push_back(call.id);
         }
-        let args = OwnedArgs::from_args(args);
+        let args = OwnedArgs::take_from(args);
         let on = BlockedOn::Keys { db, keys, command, args, on_timeout: block.on_timeout };
         self.block(call, on, block.until_ms);
     }

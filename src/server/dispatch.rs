@@ -122,14 +122,14 @@ impl Server {
         {
             multi.flags |= spec.flags;
             multi.lacks |= !spec.flags;
-            multi.queue.push((id, OwnedArgs::from_args(args)));
+            multi.queue.push((id, OwnedArgs::take_from(args)));
             call.reply.simple("QUEUED");
             return;
         }
         let flags = self.flags_of(id, call.client);
         if self.is_paused(flags) && call.client.kind == Kind::Normal && !spec.has(flag::ADMIN) {
             call.client.blocked = Some(Blocked {
-                on: BlockedOn::Pause { command: id, args: OwnedArgs::from_args(args) },
+                on: BlockedOn::Pause { command: id, args: OwnedArgs::take_from(args) },
                 until_ms: None,
             });
             self.paused.push(call.id);
