@@ -20,7 +20,7 @@ use varve_engine::command::Ctx;
 use varve_engine::keyspace::{Db, Origin};
 use varve_engine::{Args, Error};
 use varve_net::Net;
-use varve_persistence::log::{self, Base, BaseKind, Left, Log};
+use varve_persistence::log::{self, Base, BaseKind, Log};
 use varve_persistence::offset::{Histories, HistoryId, Offset};
 use varve_persistence::rdb::{self, Item};
 
@@ -199,7 +199,7 @@ impl Server {
             net.kill(id);
         }
         self.snapshots.installing = false;
-        self.log.leave_disk().map_or(Ok(()), Left::close).map_err(|e| e.to_string())?;
+        self.log.stop_disk().map_err(|e| e.to_string())?;
         let result = self.load_log(net, false);
         self.loading = None;
         result

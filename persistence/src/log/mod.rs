@@ -818,17 +818,21 @@ impl Log {
         self.attach(Recovered::from_parts(&options, manifest, at), options)
     }
 
-    /// `CONFIG SET appendonly no`: closes the files in good order and goes on in memory. What others are
-    /// given from here on, the files do not have: a start that finds them goes on under another name.
+    /// Closes the files in good order and goes on in memory.
     pub fn stop_disk(&mut self) -> Result<(), Error> {
-        let own = self.own;
-        self.rename(self.histories, false);
-        self.own = own;
         self.leave_disk().map_or(Ok(()), Left::close)
     }
 
-    /// Goes on in memory at the end of what the files have, and leaves to the caller to close them: that
-    /// waits for the disk.
+    /// `CONFIG SET appendonly no`: as [`Log::stop_disk`]. What others are given from here on, the files do not
+    /// have: a start that finds them goes on under another name.
+    pub fn turn_off_disk(&mut self) -> Result<(), Error> {
+        let own = self.own;
+        self.rename(self.histories, false);
+        self.own = own;
+        self.stop_disk()
+    }
+
+    /// As [`Log::stop_disk`], and leaves to the caller what waits for the disk.
     pub fn leave_disk(&mut self) -> Option<Left> {
         self.hand_over();
         let (end, db) = (self.end(), self.db);
@@ -841,7 +845,7 @@ impl Log {
     /// Writes and syncs everything, and notes that the log ends here: a start in any boot may go on
     /// with the history.
     pub fn close(mut self) -> Result<(), Error> {
-        self.leave_disk().map_or(Ok(()), Left::close)
+        self.stop_disk()
     }
 
     /// What is allocated for the tail, in bytes: its blocks, and the places where commands begin in them.

@@ -709,7 +709,7 @@ fn a_base_that_waits_when_the_log_leaves_the_disk_leaves_no_file() {
     let at = log.begin_rotation();
     log.install_base(NewBase { path: "new.rdb".into(), at, rdb: true, keep: false });
     assert!(disk.contents(Path::new("new.rdb")).is_some());
-    assert!(log.stop_disk().is_err());
+    assert!(log.turn_off_disk().is_err());
     assert_eq!(disk.contents(Path::new("new.rdb")), None);
 }
 
@@ -986,7 +986,7 @@ fn the_log_goes_to_disk_and_back_to_memory_while_it_runs() {
     log.flush();
     assert_eq!(log.released(), log.end());
     log.append_command(3, &["SET", "a", "d"]);
-    log.stop_disk().unwrap();
+    log.turn_off_disk().unwrap();
     let mut seen = Vec::new();
     let mut recovered = recover(&options(&disk)).unwrap().unwrap();
     // Others are given what follows in memory, which a start that finds this does not have.

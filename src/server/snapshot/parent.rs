@@ -311,7 +311,7 @@ impl Server {
         self.snapshots.disk_begins = None;
         self.snapshots.rewrite_scheduled = false;
         self.snapshots.installing = false;
-        if let Err(why) = self.log.stop_disk() {
+        if let Err(why) = self.log.turn_off_disk() {
             log_warning!("The log could not be closed in good order: {why}");
         }
         self.log.set_tail_bytes(self.cfg.repl_backlog_size);
