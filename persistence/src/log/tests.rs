@@ -732,14 +732,35 @@ fn a_reset_that_is_tried_again_leaves_no_files() {
     assert_eq!((log.error(), log.released()), (None, Offset(9)));
 }
 
+/// A log on a disk whose accidents follow from `seed`.
+fn on_a_disk_of(seed: u64) -> (Arc<FakeDisk>, Log) {
+    let disk = FakeDisk::new(seed);
+    let log = Log::create(options(&disk), Histories::new(id(1)), Offset(0), no_waker());
+    (disk, log.unwrap())
+}
+
+/// A disk that fails now and then, while a segment is begun: readers are told of it once the log goes on there.
+#[test]
+fn a_segment_that_is_in_force_is_listed() {
+    for seed in 0..400 {
+        let (disk, mut log) = on_a_disk_of(seed);
+        log.append_command(0, &["SET", "a", "b"]);
+        log.flush();
+        disk.set_errors(8);
+        log.begin_rotation();
+        disk.set_errors(0);
+        let manifest = disk.contents(&Path::new(DIR).join("a.aof.manifest")).unwrap();
+        let segments = Manifest::parse(&manifest).unwrap().segments().count();
+        assert_eq!(log.segments().len(), segments, "seed {seed}");
+    }
+}
+
 /// A disk that fails now and then, while a full resync is put in force by several attempts: at no moment does
 /// the manifest name a base that is not there.
 #[test]
 fn a_reset_that_is_tried_again_keeps_what_is_in_force() {
     for seed in 0..100 {
-        let disk = FakeDisk::new(seed);
-        let mut log =
-            Log::create(options(&disk), Histories::new(id(1)), Offset(0), no_waker()).unwrap();
+        let (disk, mut log) = on_a_disk_of(seed);
         disk.put(Path::new("new.rdb"), b"REDIS");
         disk.set_errors(3);
         let base = NewBase { path: "new.rdb".into(), at: Offset(9), rdb: true, keep: false };

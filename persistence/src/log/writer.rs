@@ -438,15 +438,17 @@ impl Shared {
             let _ = self.disk.remove(&path);
             return Ok(());
         }
-        folder.sync_dir()?;
-        lock(&self.sink).dir_dirty = false;
-        let _ = old.file.set_len(at - old.start);
+        let durable = folder.sync_dir();
+        if durable.is_ok() {
+            lock(&self.sink).dir_dirty = false;
+            let _ = old.file.set_len(at - old.start);
+        }
         if let Some(indexer) = &mut folder.indexer {
             let _ = indexer.advance(at, now_us());
         }
         folder.begin_index(&entry, &file, at);
         folder.publish();
-        Ok(())
+        durable
     }
 
     /// Gives the new segment what was written after its beginning, and has the log go on there.
