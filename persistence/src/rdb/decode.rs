@@ -95,6 +95,11 @@ impl<'a> Reader<'a> {
         let Some((magic, digits)) = bytes.get(..HEADER).and_then(|h| h.split_at_checked(5)) else {
             return wrong("too short for an RDB file".into());
         };
+        if bytes.starts_with(b"VALKEY") {
+            return wrong(
+                format!("a version of Valkey's own; Redis's 1 to {VERSION} are supported").into(),
+            );
+        }
         if magic != MAGIC {
             return wrong(format!("no RDB file begins with '{}'", magic.escape_ascii()).into());
         }

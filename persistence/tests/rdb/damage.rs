@@ -67,6 +67,7 @@ fn errors_say_where_and_what() {
     let text = |file: &[u8]| load(file).err().unwrap().to_string();
     assert_eq!(text(b"REDIS"), "at byte 0: too short for an RDB file");
     assert_eq!(text(b"RIDES0010"), "at byte 0: no RDB file begins with 'RIDES'");
+    assert!(text(b"VALKEY080").starts_with("at byte 0: a version of Valkey's own"));
     assert_eq!(text(b"REDIS0080"), "at byte 0: RDB version 0080; 1 to 12 are supported");
     assert_eq!(
         text(&file(10, b"\x0f\x03key")),
