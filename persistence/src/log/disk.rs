@@ -246,8 +246,8 @@ impl Disk for OsDisk {
         // `dump.rdb` may be a symbolic link: a second one would lead elsewhere from another folder.
         match fs::canonicalize(from).and_then(|file| fs::hard_link(file, to)) {
             Err(error) if is_one_name_only(&error) => {
-                fs::copy(from, to)?;
-                File::open(to)?.sync_all()
+                let copied = fs::copy(from, to).and_then(|_| File::open(to)?.sync_all());
+                copied.inspect_err(|_| drop(fs::remove_file(to)))
             }
             other => other,
         }
