@@ -98,6 +98,12 @@ impl Node {
             return Followers::Keep;
         }
         self.role = Role::Primary;
+        self.begin_history(end, random)
+    }
+
+    /// A new history goes on from `end`, made of `random`: the present one is its beginning, and may have
+    /// another end elsewhere.
+    pub fn begin_history(&mut self, end: Offset, random: [u8; 20]) -> Followers {
         self.histories.shift(HistoryId::from_random(random), end);
         Followers::Drop
     }

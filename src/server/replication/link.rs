@@ -143,8 +143,7 @@ impl Server {
             net.kill(id);
         }
         link.drop_received();
-        let mut random = [0u8; 20];
-        random.iter_mut().for_each(|b| *b = self.ks.random() as u8);
+        let random = self.random_bits();
         let followers = self.repl.node.promote(self.log.end(), random);
         self.log.take_histories(self.repl.node.histories());
         self.cfg.replicaof = None;
@@ -155,6 +154,18 @@ impl Server {
             self.log.end()
         );
         self.drop_followers(net, followers);
+    }
+
+    /// Goes on under another name: where the log's files end, a start would go on under the present one.
+    pub fn take_another_name(&mut self, net: &mut Net<Client>) {
+        let random = self.random_bits();
+        let followers = self.repl.node.begin_history(self.log.end(), random);
+        self.log.take_histories(self.repl.node.histories());
+        self.drop_followers(net, followers);
+    }
+
+    fn random_bits(&mut self) -> [u8; 20] {
+        std::array::from_fn(|_| self.ks.random() as u8)
     }
 
     pub(super) fn tick_link(&mut self, net: &mut Net<Client>) {

@@ -313,6 +313,9 @@ impl Server {
         self.snapshots.installing = false;
         if let Err(why) = self.log.turn_off_disk() {
             log_warning!("The log could not be closed in good order: {why}");
+            if self.is_primary() {
+                self.take_another_name(net);
+            }
         }
         self.log.set_tail_bytes(self.cfg.repl_backlog_size);
     }

@@ -33,6 +33,11 @@ impl SmallDisk {
         mount(self.path(), options, libc::MS_REMOUNT).expect("resize the file system");
     }
 
+    /// A daemon with its log there.
+    fn daemon(&self) -> Attempt {
+        Attempt::new(&["--dir", text(self.path()), "--appendonly", "yes", "--save", ""])
+    }
+
     /// Leaves room for so many more files.
     fn leave_files(&self, more: u64) {
         let system = nix::sys::statvfs::statvfs(self.path()).unwrap();
@@ -381,13 +386,30 @@ fn a_rewrite_on_a_full_disk() {
     assert_eq!(client.cmd(&["LLEN", "log2"]).int(), 1);
 }
 
+/// The disk is full, and the operator turns the log off. It can not be closed either, so a start would go on
+/// under the history's name from where the files end: what is written in memory has another.
+#[test]
+fn a_log_that_is_turned_off_on_a_full_disk_leaves_its_name() {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    let mut daemon = disk.daemon();
+    let mut client = daemon.serving();
+    let history = info(&mut client, "master_replid");
+    fill(daemon.port, 0);
+    client.ok(&["CONFIG", "SET", "appendonly", "no"]);
+    assert!(daemon.log().contains("could not be closed"), "{}", daemon.log());
+    client.ok(&["SET", "in", "memory"]);
+    assert_eq!(info(&mut client, "master_replid2"), history);
+    daemon.end(libc::SIGKILL);
+    disk.resize(32);
+    assert_eq!(info(&mut disk.daemon().serving(), "master_replid"), history);
+}
+
 /// A replica's disk takes no new file just when the RDB of a full sync is to become its log's base, and then
 /// it is told to follow another primary. The first base must not become what the second primary sent.
 #[test]
 fn a_base_that_waits_for_room_is_not_the_next_primarys_rdb() {
     let Some(disk) = SmallDisk::new(64) else { return };
-    let args = ["--dir", text(disk.path()), "--appendonly", "yes", "--save", ""];
-    let mut replica = Attempt::new(&args);
+    let mut replica = disk.daemon();
     let mut client = replica.serving();
     let primaries = ["first", "second"].map(|name| {
         let primary = Server::varve().arg("--repl-diskless-sync-delay", "0").start();
@@ -413,5 +435,5 @@ fn a_base_that_waits_for_room_is_not_the_next_primarys_rdb() {
     let is_named = || fs::read_to_string(&manifest).unwrap().contains(&history);
     assert!(eventually(PATIENCE, is_named), "{}", replica.log());
     replica.end(libc::SIGKILL);
-    assert_eq!(Attempt::new(&args).serving().cmd(&["GET", "name"]), Value::bulk("second"));
+    assert_eq!(disk.daemon().serving().cmd(&["GET", "name"]), Value::bulk("second"));
 }
