@@ -836,6 +836,20 @@ fn replicas_of_a_replica_get_the_base_that_it_received() {
     }
 }
 
+/// What a newer primary sent is not passed on as it is, if `rdb-version` says that others are older.
+#[test]
+fn older_replicas_get_no_newer_snapshot_than_they_can_read() {
+    for appendonly in ["no", "yes"] {
+        let primary = Server::varve().arg("--rdb-version", "12").start();
+        primary.client().ok(&["SET", "key", "value"]);
+        let middle =
+            Server::varve().arg("--appendonly", appendonly).replica_of(primary.port()).start();
+        assert!(eventually(PATIENCE, || synced(&middle)));
+        let last = Server::redis().replica_of(middle.port()).start();
+        caught_up(&middle, &last);
+    }
+}
+
 /// The base that `CONFIG SET appendonly yes` wrote is as good.
 #[test]
 fn a_full_sync_takes_the_first_base_of_a_log_that_was_turned_on() {

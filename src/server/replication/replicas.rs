@@ -208,6 +208,13 @@ impl Server {
         if !base.is_there() {
             return Err(format!("{} is another file now", base.path.display()));
         }
+        // A newer primary may have made it, for replicas that are older than that.
+        if base.version > Some(self.cfg.rdb_version) {
+            return Err(format!(
+                "the snapshot on disk is newer than rdb-version {}",
+                self.cfg.rdb_version
+            ));
+        }
         if base.at < self.log.first_available() {
             return Err("the log does not reach back to the snapshot on disk".into());
         }

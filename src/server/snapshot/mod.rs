@@ -23,6 +23,7 @@ mod unshare;
 use super::progress::Progress;
 use nix::unistd::Pid;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use varve_net::ConnId;
@@ -145,6 +146,8 @@ pub struct OnDisk {
     identity: Option<Identity>,
     /// The CRC-64 that it ends with.
     crc: Option<u64>,
+    /// Which RDB version it is of.
+    pub version: Option<u32>,
 }
 
 /// Inode, length and time of change in ns.
@@ -161,9 +164,16 @@ fn checksum(path: &Path) -> Option<u64> {
     rdb::last_checksum(&File::open(path).ok()?).ok()?
 }
 
+fn version(path: &Path) -> Option<u32> {
+    let mut head = Vec::new();
+    File::open(path).ok()?.take(16).read_to_end(&mut head).ok()?;
+    rdb::Reader::new(&head).ok().map(|reader| reader.version())
+}
+
 impl OnDisk {
     pub fn new(path: PathBuf, at: Offset) -> OnDisk {
-        OnDisk { identity: identity(&path), crc: checksum(&path), path, at }
+        let (identity, crc, version) = (identity(&path), checksum(&path), version(&path));
+        OnDisk { identity, crc, version, path, at }
     }
 
     /// How a replica can tell that it is sent this file and no other; `None` if it has no checksum.
