@@ -836,6 +836,24 @@ fn replicas_of_a_replica_get_the_base_that_it_received() {
     }
 }
 
+/// A replica's disk that can not take a full sync has nothing of it, and says so.
+#[test]
+fn a_full_sync_that_is_not_on_the_replicas_disk_counts_for_no_disk() {
+    let primary = start(Kind::Varve);
+    let replica = Server::varve().arg("--appendonly", "yes").start();
+    let mut client = primary.client();
+    client.ok(&["SET", "key", "value"]);
+    // Where the new manifest is to be written.
+    let hindrance = replica.dir().join("appendonlydir/temp_appendonly.aof.manifest");
+    fs::create_dir(&hindrance).unwrap();
+    follow(&replica, primary.port());
+    caught_up(&primary, &replica);
+    assert_eq!(client.ok(&["WAIT", "1", "0"]).int(), 1);
+    assert_eq!(client.ok(&["WAITAOF", "0", "1", "100"]).items()[1].int(), 0);
+    fs::remove_dir(&hindrance).unwrap();
+    assert_eq!(client.ok(&["WAITAOF", "0", "1", "0"]).items()[1].int(), 1);
+}
+
 /// What a newer primary sent is not passed on as it is, if `rdb-version` says that others are older.
 #[test]
 fn older_replicas_get_no_newer_snapshot_than_they_can_read() {

@@ -509,9 +509,10 @@ impl Log {
         self.on_disk.as_ref().map_or(self.tail.end(), OnDisk::written)
     }
 
-    /// Up to where the disk has the log's bytes. Without files, nothing is ever synced.
+    /// Up to where the disk has the log's bytes. Without files, nothing is ever synced, and nothing is while
+    /// they are those of before a [`Log::reset`].
     pub fn synced(&self) -> Option<Offset> {
-        self.on_disk.as_ref().map(OnDisk::synced)
+        self.on_disk.as_ref().filter(|disk| disk.is_begun()).map(OnDisk::synced)
     }
 
     /// Up to where the log is as safe as the policy promises: what a reply must wait for, and a

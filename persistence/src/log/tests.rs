@@ -126,7 +126,7 @@ impl Run {
     fn promise(&mut self) {
         // The promise is read before the disk's clock: what it covers is older than that.
         let (written, released) = (self.log.written(), self.log.released());
-        let synced = self.log.synced().unwrap();
+        let synced = self.log.synced().unwrap_or(Offset::ZERO); // none in a reset
         let (ops, epoch) = (self.disk.ops(), self.epoch);
         // What is removed is out of the list first, so this is read last. A reset that is under way
         // leaves the list of the log before it.
