@@ -719,11 +719,11 @@ fn looking_at_what_has_expired_deletes_nothing_on_a_replica() {
     let primary = start(Kind::Varve);
     let proxy = Proxy::to(primary.port());
     let replica = Server::varve().replica_of(proxy.port()).start();
+    assert!(eventually(PATIENCE, || synced(&replica)));
     let mut client = primary.client();
     let keys = ["used", "watched"];
-    keys.iter().for_each(|key| drop(client.ok(&["SET", key, "v", "PX", "1500"])));
-    let there = || synced(&replica) && replica.info("db0").contains("keys=2");
-    assert!(eventually(PATIENCE, there));
+    keys.iter().for_each(|key| drop(client.ok(&["SET", key, "v", "PX", "3000"])));
+    assert!(eventually(PATIENCE, || replica.info("db0").contains("keys=2")));
     proxy.pause(true);
     keys.iter().for_each(|key| assert_eq!(client.ok(&["PERSIST", key]).int(), 1));
     let mut reader = replica.client();
