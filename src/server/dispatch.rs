@@ -365,14 +365,13 @@ impl Server {
     }
 
     /// Tells those concerned what has just changed, and gives away what is to be freed.
+    #[inline]
     fn tell(&mut self, call: &mut Call<'_>) {
         if !self.ks.watchers_hit.is_empty() {
             self.fail_watchers(call.net, call.id, call.client);
         }
         if !self.ks.events.is_empty() {
-            let mut own = call.reply.alike();
-            self.publish_events(call.net, Some((call.id, &mut own)));
-            self.tell_own(call.reply, own);
+            self.tell_events(call);
         }
         if !self.ks.garbage.is_empty() {
             self.collect_garbage();
@@ -380,6 +379,13 @@ impl Server {
         if std::mem::take(&mut self.ks.emptied) && self.is_primary() {
             self.forget_snapshots(call.net);
         }
+    }
+
+    #[cold]
+    fn tell_events(&mut self, call: &mut Call<'_>) {
+        let mut own = call.reply.alike();
+        self.publish_events(call.net, Some((call.id, &mut own)));
+        self.tell_own(call.reply, own);
     }
 
     pub fn fail(&mut self, call: &mut Call<'_>, id: CommandId, error: &Error) {
