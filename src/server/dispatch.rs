@@ -160,8 +160,6 @@ impl Server {
         let is_exec = id.is_some_and(|id| self.commands.get(id).spec.name == "exec");
         let error = if is_exec {
             self.discard(call.client);
-            // They have seen it begin.
-            self.feed_monitors(call, args);
             let text = error.to_string();
             let text = text.strip_prefix("ERR ").unwrap_or(&text);
             Error::text(format!("EXECABORT Transaction discarded because of: {text}"))
@@ -170,6 +168,10 @@ impl Server {
         };
         self.count_error(&error);
         call.reply.error(&error);
+        if is_exec {
+            // They have seen it begin.
+            self.feed_monitors(call, args);
+        }
     }
 
     /// Closes the connection of a browser that was made to send commands in a form's fields: all that
@@ -336,13 +338,13 @@ impl Server {
                 }
             }
         }
-        if let Some(shown) = &mut shown {
-            self.feed_monitors(call, &shown.args());
-        }
         self.stats.commands += 1;
         let spent_ns = self.clock.tick_ns() - started;
         self.account(call, id, args, spent_ns);
         self.tell(call);
+        if let Some(shown) = &mut shown {
+            self.feed_monitors(call, &shown.args());
+        }
     }
 
     /// On whose behalf a client's command with these flags runs.
