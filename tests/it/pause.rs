@@ -2,6 +2,7 @@
 //! lives.
 
 use crate::replication::{Kind, follow, synced};
+use crate::support::client::encode;
 use crate::support::server::Builder;
 use crate::support::{PATIENCE, Proxy, Server, Value, caught_up, eventually};
 use std::thread;
@@ -77,12 +78,15 @@ fn a_pause_outlasts_the_timeout_and_costs_no_memory() {
     on_each(|primary, replica| {
         replica.client().ok(&["CONFIG", "SET", "repl-timeout", "2"]);
         let before = replica.number("used_memory");
-        replica.client().ok(&["CLIENT", "PAUSE", "7000", "WRITE"]);
-        let mut writer = primary.client();
+        let mut request = Vec::new();
         for n in 0..64 {
             let random = crate::support::Random::new(n).bytes(1 << 20);
-            writer.ok(&[b"SET", format!("large:{n}").as_bytes(), &random]);
+            encode(&mut request, &[b"SET", format!("large:{n}").as_bytes(), &random]);
         }
+        let mut writer = primary.client();
+        replica.client().ok(&["CLIENT", "PAUSE", "7000", "WRITE"]);
+        writer.send_raw(&request);
+        (0..64).for_each(|_| assert_eq!(writer.recv(), Value::ok()));
         thread::sleep(Duration::from_secs(5));
         assert_eq!(replica.info("master_link_status"), "up");
         assert_eq!(replica.client().ok(&["DBSIZE"]).int(), 0, "it waited");
