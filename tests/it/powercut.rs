@@ -139,3 +139,23 @@ fn writes_acknowledged_two_seconds_ago_survive_a_power_cut_under_everysec() {
     }
     with_disk(|disk| survives_power_cuts("everysec", Duration::from_secs(2), disk));
 }
+
+/// The loop does not come round while one command has it: what was acknowledged before is synced all the same.
+#[test]
+fn a_long_command_keeps_nothing_from_the_disk_under_everysec() {
+    with_disk(|mut disk| {
+        let server = Server::varve().in_dir(&disk.path()).arg("--appendonly", "yes");
+        let mut server = server.arg("--appendfsync", "everysec").start();
+        let mut client = server.client();
+        for n in 0..100 {
+            client.ok(&["SET", &format!("key:{n}"), "value"]);
+        }
+        client.send_raw(b"DEBUG SLEEP 60\r\n");
+        std::thread::sleep(Duration::from_secs(3));
+        disk.cut().unwrap();
+        server.kill9();
+        disk.restore();
+        server.restart();
+        assert_eq!(server.client().cmd(&["DBSIZE"]).int(), 100);
+    });
+}

@@ -87,6 +87,8 @@ pub trait SharedMemory: Send + Sync {
     fn is_broken(&self) -> bool {
         false
     }
+    /// Makes durable what was written before, as [`DiskFile::sync`] does.
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// The bytes of a file.

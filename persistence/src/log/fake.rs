@@ -258,11 +258,11 @@ impl FakeDisk {
         }
         // From hardly any new page to hardly any old one.
         let mix = dice.below(6);
-        for ((inode, _), writes) in writes_by_page(ops) {
+        for ((inode, _), Writes { all, synced }) in writes_by_page(ops) {
             let is_old = dice.below(1 << mix) == 0 || dice.below(40) == 0;
-            let kept =
-                if is_old { dice.below(writes.len() as u64 + 1) as usize } else { writes.len() };
-            writes[..kept].iter().for_each(|(at, data)| durable.write(inode, *at, data));
+            let unsynced = (all.len() - synced) as u64;
+            let kept = if is_old { synced + dice.below(unsynced + 1) as usize } else { all.len() };
+            all[..kept].iter().for_each(|(at, data)| durable.write(inode, *at, data));
         }
         FakeDisk::with(durable, seed, state.boot + 1)
     }
@@ -290,17 +290,26 @@ impl FakeDisk {
 }
 
 /// What was written to a page, in order, each time from a position in the file on.
-type Writes<'a> = Vec<(usize, &'a [u8])>;
+#[derive(Default)]
+struct Writes<'a> {
+    all: Vec<(usize, &'a [u8])>,
+    /// How many of them a sync has made durable.
+    synced: usize,
+}
 
 /// The writes to mapped files, by page.
 fn writes_by_page(ops: &[Op]) -> BTreeMap<(Inode, usize), Writes<'_>> {
-    let mut pages: BTreeMap<_, Writes<'_>> = BTreeMap::new();
+    let mut pages: BTreeMap<(Inode, usize), Writes<'_>> = BTreeMap::new();
     for op in ops {
+        if let Op::Sync(inode) = op {
+            let synced = pages.range_mut((*inode, 0)..=(*inode, usize::MAX));
+            synced.for_each(|(_, writes)| writes.synced = writes.all.len());
+        }
         let Op::WriteMapped(inode, position, data) = op else { continue };
         let (mut at, mut rest) = (*position as usize, &data[..]);
         while !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(PAGE - at % PAGE));
-            pages.entry((*inode, at / PAGE)).or_default().push((at, now));
+            pages.entry((*inode, at / PAGE)).or_default().all.push((at, now));
             (at, rest) = (at + now.len(), later);
         }
     }
@@ -330,6 +339,10 @@ impl SharedMemory for FakeMemory {
         };
         let op = Op::WriteMapped(self.file.inode, range.start as u64, bytes.to_vec());
         self.file.disk.state().act(op);
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
     }
 }
 

@@ -44,7 +44,7 @@ static BEFORE: OnceLock<SigAction> = OnceLock::new();
 /// The map of a file.
 pub struct Mapping {
     map: memmap2::MmapRaw,
-    _file: File,
+    file: File,
     slot: &'static Slot,
 }
 
@@ -67,7 +67,7 @@ impl Mapping {
         slot.broken.store(false, Ordering::Relaxed);
         slot.copied.store(0, Ordering::Relaxed);
         slot.at.store(map.as_ptr().addr(), Ordering::Release);
-        Ok(Mapping { map, _file: file, slot })
+        Ok(Mapping { map, file, slot })
     }
 }
 
@@ -78,6 +78,10 @@ impl SharedMemory for Mapping {
 
     fn is_broken(&self) -> bool {
         self.slot.broken.load(Ordering::Acquire)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 }
 

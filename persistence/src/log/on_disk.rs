@@ -5,7 +5,7 @@ use super::marks::Marks;
 use super::pool::{self, Pool};
 use super::syncs::Syncs;
 use super::tail::Tail;
-use super::writer::{SlowJob, WriteJob, Writer, lock};
+use super::writer::{Round, SlowJob, WriteJob, Writer, lock};
 use super::{Fsync, Options};
 use crate::offset::Offset;
 use std::collections::VecDeque;
@@ -215,7 +215,10 @@ impl OnDisk {
         if self.writer.shared.is_step_due(self.written()) {
             self.writer.slow(SlowJob::Reserve);
         }
-        if self.options.fsync != Fsync::EverySec {
+        let is_timed = self.options.fsync == Fsync::EverySec;
+        let round = || Round { at: now, pool: self.pool.clone() };
+        *lock(&self.writer.shared.round) = is_timed.then(round);
+        if !is_timed {
             self.syncs = Syncs::new(now);
             return;
         }

@@ -222,6 +222,11 @@ impl Pool {
         self.memory.is_broken()
     }
 
+    /// Takes to the disk what was published, for a start after a power cut to find.
+    pub fn sync(&self) -> io::Result<()> {
+        self.memory.sync()
+    }
+
     /// Where a block's bytes lie.
     pub fn address(&self, number: usize) -> NonNull<u8> {
         assert!(number < self.count);

@@ -648,6 +648,35 @@ fn a_sync_that_fails_before_a_new_segment_is_not_forgotten_either() {
     assert_eq!(log.synced(), Some(Offset(0)));
 }
 
+/// One command holds the loop up (`SAVE`): what it acknowledged before gets to the disk without it, also what
+/// it has not handed over.
+#[test]
+fn a_loop_that_is_held_up_does_not_keep_what_it_acknowledged_from_the_disk() {
+    let disk = FakeDisk::new(1);
+    let options = Options { fsync: Fsync::EverySec, threads: true, ..options(&disk) };
+    let mut log = Log::create(options, Histories::new(id(1)), Offset(0), no_waker()).unwrap();
+    log.tick(Instant::now());
+    log.append_command(0, &["SET", "a", "b"]);
+    log.flush();
+    let acknowledged = log.released();
+    assert_eq!((acknowledged, log.written()), (log.end(), Offset(0)), "the pool alone has it");
+    let is_lost = || {
+        let ops = disk.ops();
+        (0..20).any(|seed| {
+            let options = self::options(&disk.after_power_cut(ops, seed));
+            let mut found = recover(&options).unwrap().unwrap();
+            found.replay::<Error>(&mut |_| Ok(())).unwrap();
+            found.end() < acknowledged
+        })
+    };
+    assert!(is_lost(), "no power cut takes anything");
+    let patience = Instant::now() + Duration::from_secs(30);
+    while is_lost() {
+        assert!(Instant::now() < patience, "nothing is synced");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// `CONFIG SET appendfsync always` after a sync has failed: what was acknowledged before need not be on the
 /// disk, and a manifest that says `always` would have a start conclude that it is.
 #[test]

@@ -24,20 +24,22 @@ use super::sink::{Open, Sink};
 use super::tail::Piece;
 use super::{Event, Fsync, Waker};
 use crate::offset::{Histories, Offset};
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// So much of the newest the system keeps: replicas may just have left the tail behind.
 pub const NEWEST: u64 = if cfg!(test) { 100 } else { 4 << 20 };
 /// How much of a segment is moved at a time into the one that replaces its end.
 const COPY_BYTES: usize = 256 * 1024;
 pub(super) const NEVER: u64 = u64::MAX;
+/// When the loop has not come round for so long, the slow thread begins `everysec`'s sync without it.
+const HELD_UP: Duration = Duration::from_secs(1);
 
 /// What the log thread does, in the order given.
 pub enum WriteJob {
@@ -86,6 +88,13 @@ pub enum SlowJob {
     },
 }
 
+/// That the loop came round, under `everysec`.
+pub struct Round {
+    pub at: Instant,
+    /// What it has acknowledged is there, as far as the segment does not have it.
+    pub pool: Option<Arc<Pool>>,
+}
+
 /// What the three share.
 pub struct Shared {
     pub sink: Mutex<Sink>,
@@ -113,6 +122,8 @@ pub struct Shared {
     /// makes those bytes unnecessary.
     pub(super) sync_failed_at: AtomicU64,
     pub error: Mutex<Option<String>>,
+    /// The last, unless what it left to be synced has been.
+    pub round: Mutex<Option<Round>>,
     /// With the epoch that each is of.
     pub events: Mutex<Vec<(u64, Event)>>,
     pub segments: Arc<Mutex<Arc<Vec<SegmentInfo>>>>,
@@ -161,6 +172,7 @@ impl Shared {
             failing: AtomicBool::new(false),
             sync_failed_at: AtomicU64::new(NEVER),
             error: Mutex::new(None),
+            round: Mutex::new(None),
             events: Mutex::new(Vec::new()),
             segments: folder.listed.clone(),
             bases: folder.bases.clone(),
@@ -406,6 +418,16 @@ impl Shared {
                     folder.indexer = None;
                 }
             }
+        }
+    }
+
+    /// `everysec`'s sync for a loop that one command holds up: what it acknowledged before is not to grow
+    /// older than two seconds. Of that, it cannot hand over any more what the pool alone has.
+    fn sync_for_loop(&self) {
+        let left = lock(&self.round).take_if(|round| round.at.elapsed() >= HELD_UP);
+        if let Some(Round { pool, .. }) = left {
+            let _ = pool.map(|pool| pool.sync()); // a disk that fails tells with the segment
+            self.sync();
         }
     }
 
@@ -663,6 +685,18 @@ impl Shared {
         Ok(())
     }
 
+    fn run_slow_thread(&self, jobs: Receiver<SlowJob>) {
+        loop {
+            let since =
+                lock(&self.round).as_ref().map_or(Duration::ZERO, |round| round.at.elapsed());
+            match jobs.recv_timeout(HELD_UP.saturating_sub(since)) {
+                Ok(job) => self.slow(job),
+                Err(RecvTimeoutError::Timeout) => self.sync_for_loop(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
     fn run_log_thread(&self, jobs: Receiver<WriteJob>) {
         while let Ok(first) = jobs.recv() {
             let before =
@@ -706,11 +740,8 @@ impl Writer {
             let named = |name: &str| std::thread::Builder::new().name(name.into());
             let (for_log, for_slow) = (shared.clone(), shared.clone());
             let log_handle = named("log").spawn(move || for_log.run_log_thread(log_jobs))?;
-            let slow_handle = named("log-slow").spawn(move || {
-                for job in slow_jobs {
-                    for_slow.slow(job);
-                }
-            })?;
+            let slow_handle =
+                named("log-slow").spawn(move || for_slow.run_slow_thread(slow_jobs))?;
             let for_history = shared.clone();
             let history_handle =
                 named("log-history").spawn(move || for_history.run_history_thread())?;
