@@ -5,6 +5,7 @@
 
 use super::util::{int, is};
 use crate::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
+use crate::entry::Payload;
 use crate::keyspace::event;
 use crate::num::parse_int;
 use crate::{Args, Error};
@@ -246,10 +247,8 @@ fn bitop(ctx: &mut Ctx, args: &mut Args) -> Done {
     if len == 0 {
         ctx.ks.delete(ctx.db, &args[2], lazy);
     } else {
-        if let Some(old) = ctx.ks.remove(ctx.db, &args[2]) {
-            ctx.ks.free(old, lazy);
-        }
-        *ctx.ks.edit_string(ctx.db, &args[2])? = result;
+        ctx.ks.set(ctx.db, &args[2], Payload::string(b""), None);
+        *ctx.ks.edit_string(ctx.db, &args[2])? = result; // also a short one is `raw`
         ctx.changed(&args[2], event::STRING, "set");
     }
     ctx.reply.int(len as i64);

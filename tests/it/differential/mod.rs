@@ -18,6 +18,7 @@ use compare::{
 use grammar::{CHANCE, FLOAT, Grammar, POP, SCAN};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The channel of the message behind those that are looked at.
@@ -154,7 +155,7 @@ impl Pair {
                 self.main[i].ok(&["HELLO", "3"]);
             }
             self.main[i].ok(&["FLUSHALL"]);
-            self.main[i].ok(&["CONFIG", "SET", "notify-keyspace-events", "EA"]);
+            self.main[i].ok(&["CONFIG", "SET", "notify-keyspace-events", "EAn"]);
             self.main[i].ok(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
             self.subscribed[i] = self.servers[i].client();
             self.subscribed[i].ok(&["PSUBSCRIBE", "__keyevent@*", END]);
@@ -554,6 +555,8 @@ fn expect_all(commands: &[&Command], ours: &[Value], oracle: &[Value]) -> Result
 
 /// Cuts a failing run down: first to its shortest failing tail, then by dropping steps.
 fn shrink(pair: &mut Pair, steps: &[Step]) -> Vec<Step> {
+    static QUIET: Mutex<()> = Mutex::new(()); // the hook is one for all threads
+    let _quiet = QUIET.lock().unwrap_or_else(PoisonError::into_inner);
     let deadline = Instant::now() + Duration::from_secs(60);
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
