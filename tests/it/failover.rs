@@ -386,6 +386,20 @@ fn hand_over(primary: &Server, to: &Server, rest: &[&str]) -> Value {
     primary.client().cmd(&[&["FAILOVER", "TO", "127.0.0.1", &port], rest].concat())
 }
 
+/// The target knows the present name of the history only, also if nothing was written since the last
+/// failover gave it.
+#[test]
+fn a_failover_follows_another_at_once() {
+    for kinds in [[Kind::Varve, Kind::Varve], [Kind::Redis, Kind::Varve]] {
+        let (one, _link, other) = pair(kinds);
+        for (from, to) in [(&one, &other), (&other, &one), (&one, &other)] {
+            assert!(!hand_over(from, to, &[]).is_error());
+            assert!(eventually(PATIENCE, || is_over(from, to)), "{}", from.log());
+        }
+        assert_same_data(&mut one.client(), &mut other.client());
+    }
+}
+
 /// Whether the two have changed places.
 fn is_over(old: &Server, new: &Server) -> bool {
     new.info("role") == "master" && synced(old) && state(old) == "no-failover"

@@ -109,7 +109,11 @@ impl Server {
         logger::set_role(Role::Replica);
         self.unblock_all(net, "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)");
         let now = self.now_u64();
-        let place = self.repl.node.place(self.log.end());
+        let place = match self.repl.failover {
+            // Who is to take over must know the present name, and no other will do.
+            Some(_) => (self.repl.node.histories().current, self.log.end()),
+            None => self.repl.node.place(self.log.end()),
+        };
         match &mut self.repl.link {
             Some(link) => {
                 let mut out = std::mem::take(&mut self.repl.outputs);
