@@ -415,6 +415,47 @@ fn a_copy_of_a_closed_log_takes_a_name_of_its_own() {
     caught_up(&original, &replica);
 }
 
+/// A backup is copied back to where it was made, over the files or in place of the folder, whose inode is
+/// soon used again: replicas hold what came after it, and are not to take the present name for that.
+#[test]
+fn a_backup_in_the_place_of_its_original_takes_a_name_of_its_own() {
+    for keeps_folder in [true, false] {
+        let mut primary = Server::varve().arg("--appendonly", "yes").start();
+        let mut replica = Server::varve().arg("--appendonly", "yes").start();
+        follow(&replica, primary.port());
+        primary.client().ok(&["SET", "key", "common"]);
+        caught_up(&primary, &replica);
+        primary.terminate();
+        let log = primary.dir().join("appendonlydir");
+        let backup: Vec<_> = fs::read_dir(&log)
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect();
+        primary.restart();
+        primary.client().ok(&["SET", "lost", "1"]);
+        caught_up(&primary, &replica);
+        replica.terminate();
+        primary.terminate();
+        match keeps_folder {
+            true => fs::read_dir(&log)
+                .unwrap()
+                .for_each(|file| fs::remove_file(file.unwrap().path()).unwrap()),
+            false => {
+                fs::remove_dir_all(&log).unwrap();
+                fs::create_dir(&log).unwrap();
+            }
+        }
+        backup.iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
+        primary.restart();
+        primary.client().ok(&["SET", "key", "a longer value than the lost one"]);
+        replica.restart();
+        follow(&replica, primary.port());
+        caught_up(&primary, &replica);
+        crate::support::assert_same_data(&mut primary.client(), &mut replica.client());
+    }
+}
+
 /// With `repl-diskless-load swapdb` clients are served the old data until the new are whole, with a
 /// log on disk and without.
 #[test]

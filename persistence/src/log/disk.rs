@@ -16,6 +16,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
+use std::time::UNIX_EPOCH;
 
 /// An open file, written at places: a write that failed half-way is simply made again.
 pub trait DiskFile: Send + Sync {
@@ -73,6 +74,8 @@ pub trait Disk: Send + Sync {
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
     /// A number that a copy of the folder does not share.
     fn dir_identity(&self, dir: &Path) -> io::Result<u64>;
+    /// A number that no other file of the disk ever has, not even one that takes its place.
+    fn file_identity(&self, path: &Path) -> io::Result<u64>;
     /// A name for this boot of the machine, after which nothing unsynced exists.
     fn boot_id(&self) -> String;
 }
@@ -285,6 +288,14 @@ impl Disk for OsDisk {
 
     fn dir_identity(&self, dir: &Path) -> io::Result<u64> {
         Ok(fs::metadata(dir)?.ino())
+    }
+
+    fn file_identity(&self, path: &Path) -> io::Result<u64> {
+        let file = fs::metadata(path)?;
+        // An inode is soon used again, and some file systems know no time at which a file was made.
+        let made = file.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let made_ns = made.map_or(0, |since| since.as_nanos() as u64);
+        Ok(file.ino() ^ made_ns.rotate_left(32))
     }
 
     fn boot_id(&self) -> String {

@@ -527,6 +527,11 @@ impl Disk for FakeDisk {
         Ok(1)
     }
 
+    fn file_identity(&self, path: &Path) -> io::Result<u64> {
+        let inode = self.state().live.names.get(path).copied();
+        inode.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     fn boot_id(&self) -> String {
         self.state().boot.to_string()
     }

@@ -272,13 +272,16 @@ impl Folder {
         }
     }
 
-    fn prepare_once(&self, manifest: &Manifest) -> (PathBuf, io::Result<()>) {
+    fn prepare_once(&self, manifest: &mut Manifest) -> (PathBuf, io::Result<()>) {
         let mut name = OsString::from("temp_");
         name.push(&self.base_name);
         name.push(".manifest");
         let path = self.dir.join(name);
-        let write = || {
+        let mut write = || {
             let file = self.disk.create(&path)?;
+            if let Some(state) = &mut manifest.state {
+                state.file = Some(self.disk.file_identity(&path)?);
+            }
             super::disk::write_all_at(&*file, &manifest.to_bytes(), 0)?;
             file.sync()
         };
@@ -400,7 +403,7 @@ impl Folder {
         self.disk.rename(temp, &path).map_err(Error::io("rename", temp))?;
         self.sync_dir()?;
         // No history makes room for this: it could be the very segment.
-        let (prepared, result) = self.prepare_once(&manifest);
+        let (prepared, result) = self.prepare_once(&mut manifest);
         if let Err(error) = result {
             let _ = self.disk.remove(&path);
             return Err(Error::io("write", &prepared)(error));

@@ -94,6 +94,9 @@ pub struct State {
     pub boot: String,
     /// The folder's identity, which a copy of it does not have.
     pub folder: u64,
+    /// The manifest's own identity, which one that was copied into its place does not have either. Missing
+    /// in manifests of before.
+    pub file: Option<u64>,
     pub fsync: Fsync,
     /// The stream whose newest bytes are in the pool's file, if one is used.
     pub pool: Option<u64>,
@@ -208,6 +211,9 @@ impl Manifest {
             }
             let _ = writeln!(text, "# varve boot {}", state.boot);
             let _ = writeln!(text, "# varve folder {}", state.folder);
+            if let Some(file) = state.file {
+                let _ = writeln!(text, "# varve file {file}");
+            }
             let _ = writeln!(text, "# varve fsync {}", state.fsync.as_str());
             if let Some(stream) = state.pool {
                 let _ = writeln!(text, "# varve pool {stream:016x}");
@@ -265,6 +271,7 @@ struct Comments {
     own: bool,
     boot: String,
     folder: u64,
+    file: Option<u64>,
     fsync: Option<Fsync>,
     pool: Option<u64>,
     closed: Option<Offset>,
@@ -289,6 +296,7 @@ impl Comments {
             ["own"] => self.own = true,
             ["boot", boot] => self.boot = boot.to_owned(),
             ["folder", folder] => self.folder = number(folder)?,
+            ["file", file] => self.file = Some(number(file)?),
             ["fsync", fsync] => self.fsync = Some(Fsync::parse(fsync).ok_or_else(bad)?),
             ["pool", stream] => {
                 self.pool = Some(u64::from_str_radix(stream, 16).map_err(|_| bad())?);
@@ -305,6 +313,7 @@ impl Comments {
             own: self.own,
             boot: self.boot,
             folder: self.folder,
+            file: self.file,
             fsync: self.fsync.unwrap_or(Fsync::No),
             pool: self.pool,
             closed: self.closed,
@@ -523,6 +532,7 @@ mod tests {
                     own: db == 1,
                     boot: "b".into(),
                     folder: 7,
+                    file: closed.map(|n| !n),
                     fsync: Fsync::Always,
                     pool: closed.map(|n| n.rotate_left(31)),
                     closed: closed.map(Offset),

@@ -295,6 +295,7 @@ impl Log {
             own: self.own,
             boot: disk.boot_id(),
             folder: identity.map_err(Error::io("stat", &options.dir))?,
+            file: None,
             fsync: options.fsync,
             pool: None,
             closed: None,

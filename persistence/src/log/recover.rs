@@ -70,6 +70,8 @@ pub struct Recovered {
     end: Offset,
     replayed: bool,
     same_place: bool,
+    /// Whether the manifest is the file that was written here, and not put in its place.
+    same_file: bool,
     same_boot: bool,
     /// Whether the pool of a process that was killed had all that it should.
     pool_is_whole: bool,
@@ -188,8 +190,11 @@ impl Recovered {
     pub(super) fn from_parts(options: &Options, manifest: Manifest, end: Offset) -> Recovered {
         let state = manifest.state.as_ref();
         let folder = options.disk.dir_identity(&options.dir).ok();
+        let manifest_path = Folder::manifest_path(&options.dir, &options.base_name);
+        let file = options.disk.file_identity(&manifest_path).ok();
         Recovered {
             same_place: state.is_some_and(|state| Some(state.folder) == folder),
+            same_file: state.is_some_and(|state| state.file.is_none() || state.file == file),
             same_boot: state.is_some_and(|state| {
                 !state.boot.is_empty() && state.boot == options.disk.boot_id()
             }),
@@ -197,7 +202,7 @@ impl Recovered {
             disk: options.disk.clone(),
             dir: options.dir.clone(),
             pool_path: pool::path(&options.dir, &options.base_name),
-            manifest_path: Folder::manifest_path(&options.dir, &options.base_name),
+            manifest_path,
             load_truncated: options.load_truncated,
             manifest,
             base: None,
@@ -228,6 +233,7 @@ impl Recovered {
                 .disk
                 .dir_identity(&options.dir)
                 .map_err(Error::io("stat", &options.dir))?,
+            file: None,
             fsync: Fsync::No,
             pool: None,
             closed: Some(start),
@@ -454,11 +460,12 @@ impl Recovered {
 
     /// Whether this is all that anybody can have seen of the history: the log was closed in good
     /// order; or the kernel that had all of it still runs; or every acknowledged byte was synced. A
-    /// folder that was copied proves nothing: others may have seen what came after the copy.
+    /// log that was copied proves nothing: others may have seen what came after the copy.
     pub fn is_lossless(&self) -> bool {
         let Some(state) = &self.manifest.state else { return false };
         let kernel_has_all = self.same_boot && self.pool_is_whole;
         self.same_place
+            && self.same_file
             && match state.closed {
                 Some(_) => self.is_closed(),
                 None => kernel_has_all || state.fsync == Fsync::Always,

@@ -989,6 +989,11 @@ fn a_power_cut_under_everysec_begins_a_history_that_continues_the_old() {
             .unwrap();
         let again = recover(&options(&after)).unwrap().unwrap();
         assert_eq!((again.is_lossless(), again.owns_name()), (true, same));
+        // A copy of it in its place, as of a backup.
+        let manifest = Path::new(DIR).join("a.aof.manifest");
+        after.put(&manifest, &after.contents(&manifest).unwrap());
+        let copied = recover(&options(&after)).unwrap().unwrap();
+        assert_eq!((copied.is_lossless(), copied.owns_name()), (false, same));
     }
 }
 
