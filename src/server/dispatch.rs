@@ -456,6 +456,8 @@ impl Server {
     fn append(&mut self, db: usize, resp: &[u8]) {
         if self.is_primary() && self.loading.as_ref().is_none_or(Loading::is_beside) {
             self.log.append_in_db(db as u32, resp);
+        } else {
+            self.beside_log |= !self.is_primary();
         }
     }
 }

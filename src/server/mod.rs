@@ -124,6 +124,8 @@ pub struct Server {
     fed_to: Offset,
     /// A client waits for replicas to acknowledge.
     acks_due: bool,
+    /// Whether data of this replica were changed here, by clients or by eviction, and not in its log.
+    beside_log: bool,
     /// A streaming child's pipe that is not read until its readers catch up.
     stream_paused: Option<ConnId>,
     scratch: Vec<u8>,

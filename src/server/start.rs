@@ -372,6 +372,7 @@ impl Server {
             supply_due: false,
             fed_to: Offset(0),
             acks_due: false,
+            beside_log: false,
             stream_paused: None,
             scratch: Vec::new(),
         })

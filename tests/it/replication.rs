@@ -456,6 +456,33 @@ fn a_backup_in_the_place_of_its_original_takes_a_name_of_its_own() {
     }
 }
 
+/// What is written after a promotion is of all data that there are: the log gets a base with what clients had
+/// written to the replica alone, and so do its own replicas.
+#[test]
+fn a_promoted_replica_keeps_what_is_made_of_its_own_data() {
+    let primary = Server::varve().start();
+    let server = |log: &str| Server::varve().arg("--appendonly", log);
+    let mut replica = server("yes").arg("--replica-read-only", "no").start();
+    follow(&replica, primary.port());
+    caught_up(&primary, &replica);
+    // The full sync's base is in force.
+    assert!(eventually(PATIENCE, || replica.log().contains("The log's base is the snapshot")));
+    let mut client = replica.client();
+    client.ok(&["RPUSH", "own", "1", "2", "3"]);
+    client.ok(&["REPLICAOF", "NO", "ONE"]);
+    client.ok(&["RENAME", "own", "list"]);
+    client.ok(&["LPOP", "list"]);
+    let newcomer = server("no").replica_of(replica.port()).start();
+    caught_up(&replica, &newcomer);
+    crate::support::assert_same_data(&mut client, &mut newcomer.client());
+    let rewritten = || replica.log().matches("The log's base is the snapshot").count() == 2;
+    assert!(eventually(PATIENCE, rewritten), "{}", replica.log());
+    replica.kill9();
+    replica.restart();
+    let list = replica.client().ok(&["LRANGE", "list", "0", "-1"]);
+    assert_eq!(list.items().iter().map(Value::text).collect::<Vec<_>>(), ["2", "3"]);
+}
+
 /// With `repl-diskless-load swapdb` clients are served the old data until the new are whole, with a
 /// log on disk and without.
 #[test]

@@ -158,6 +158,12 @@ impl Server {
             self.log.end()
         );
         self.drop_followers(net, followers);
+        if std::mem::take(&mut self.beside_log) {
+            // What is written now is of these data, which log and snapshot do not lead to.
+            log_notice!("What was written to the replica alone stays: snapshots are made anew");
+            self.snapshots.base = None;
+            self.snapshots.rewrite_scheduled |= self.log.is_on_disk();
+        }
     }
 
     /// Goes on under another name: where the log's files end, a start would go on under the present one.

@@ -233,6 +233,7 @@ impl Server {
         }
         self.ks.dirty = 0;
         self.snapshots.dirty_saved = 0;
+        self.beside_log = false;
         if let Some(link) = &mut self.repl.link {
             link.machine.rdb_loaded(place, now, out);
         }

@@ -133,7 +133,7 @@ impl Server {
     fn return_to_log(&mut self, net: &mut Net<Client>, skips_unknown: bool) -> Result<(), String> {
         self.flush_all(self.cfg.replica_lazy_flush);
         let loaded = self.load_log(net, skips_unknown);
-        self.loading = None;
+        (self.loading, self.beside_log) = (None, false);
         if loaded.is_err() {
             self.hold_nothing();
         }
