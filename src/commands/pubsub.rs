@@ -12,7 +12,9 @@ fn publish_as(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> 
     // Replicas' clients listen too: the message goes down the stream, changing nothing.
     let mut own = call.reply.alike();
     let got = s.publish(call.net, Some((call.id, &mut own)), kind, &args[1], &args[2]);
-    s.ks.effects.push(call.client.db, args.iter());
+    if s.is_primary() {
+        s.ks.effects.push(call.client.db, args.iter());
+    }
     call.reply.int(got as i64);
     s.tell_own(call.reply, own);
     Ok(())

@@ -475,6 +475,10 @@ fn a_promoted_replica_keeps_what_is_made_of_its_own_data() {
     let newcomer = server("no").replica_of(replica.port()).start();
     caught_up(&replica, &newcomer);
     crate::support::assert_same_data(&mut client, &mut newcomer.client());
+    // A message is no data.
+    newcomer.client().ok(&["PUBLISH", "channel", "message"]);
+    newcomer.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    assert!(!newcomer.log().contains("snapshots are made anew"));
     let rewritten = || replica.log().matches("The log's base is the snapshot").count() == 2;
     assert!(eventually(PATIENCE, rewritten), "{}", replica.log());
     replica.kill9();
