@@ -566,7 +566,7 @@ fn send<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
 
 fn over_limit<S>(net: &mut Net<S>, conn: &mut Conn<S>) -> bool {
     let (limit, len) = (conn.output_limit, conn.output.len());
-    if limit.hard > 0 && len > limit.hard {
+    if conn.output.cut || limit.hard > 0 && len > limit.hard {
         return true;
     }
     if limit.soft == 0 || len <= limit.soft {

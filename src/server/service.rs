@@ -75,6 +75,7 @@ impl Service for Server {
             conn.session.local = conn.local().to_string();
             conn.session.fd = conn.fd().as_raw_fd();
         }
+        conn.output.limit = conn.output_limit.hard;
         let mut ahead = 0;
         while !conn.hold && !conn.close_after_reply && !conn.close_asap {
             if ahead == 0 {
@@ -102,6 +103,7 @@ impl Service for Server {
                 self.configure_conn(conn);
             }
         }
+        conn.output.limit = 0;
     }
 
     fn bytes(&mut self, net: &mut Net<Client>, conn: &mut Conn<Client>) {

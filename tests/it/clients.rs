@@ -10,6 +10,9 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::Duration;
 
+/// So many random elements that they would take 140 MB.
+const MANY: &str = "-20000000";
+
 fn blocked(server: &Server, clients: &str) {
     assert!(eventually(PATIENCE, || server.info("blocked_clients") == clients));
 }
@@ -151,6 +154,35 @@ fn sixteen_kilobytes_of_replies_are_within_any_limit() {
             assert_eq!(reply.ok(), fits.then_some(len), "{len} bytes with {value}");
         }
     }
+}
+
+/// One command, or one transaction, can ask for any amount: the limit was looked at when all of it was there.
+#[test]
+fn a_reply_past_the_limit_is_cut_while_it_is_made() {
+    let server = Server::varve().arg("--client-output-buffer-limit", "normal 1mb 0 0").start();
+    let mut client = server.client();
+    client.ok(&["HSET", "h", "f", "v"]);
+    client.ok(&["SADD", "s", "m"]);
+    client.ok(&["ZADD", "z", "1", "m"]);
+    client.ok(&["SET", "large", &"x".repeat(900_000)]);
+    for command in
+        [&["HRANDFIELD", "h", MANY][..], &["SRANDMEMBER", "s", MANY], &["ZRANDMEMBER", "z", MANY]]
+    {
+        let reply = server.client().try_cmd(command);
+        assert!(reply.is_err(), "{command:?}: {reply:?}");
+    }
+    let mut transaction = server.client();
+    transaction.ok(&["MULTI"]);
+    (0..200).for_each(|_| assert_eq!(transaction.ok(&["GET", "large"]).text(), "QUEUED"));
+    transaction.ok(&["SET", "done", "all"]);
+    assert!(transaction.try_cmd(&["EXEC"]).is_err());
+    assert_eq!(client.ok(&["GET", "done"]).text(), "all");
+    assert_eq!(server.info("client_output_buffer_limit_disconnections"), "4");
+    let peak: usize = server.info("used_memory_peak").parse().unwrap();
+    assert!(peak < 32 << 20, "{peak} bytes of memory");
+    client
+        .send_raw(b"CLIENT REPLY OFF\r\nHRANDFIELD h -9223372036854775807\r\nCLIENT REPLY ON\r\n");
+    assert_eq!(client.recv(), Value::ok());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::listpack;
 use crate::num::{Extended, parse_int};
 use crate::types::hash::{Bounds, Hash};
 use crate::value::Value;
-use crate::{Args, Error};
+use crate::{Args, Error, Reply};
 
 type Done = Result<(), Error>;
 
@@ -282,7 +282,7 @@ fn hrandfield(ctx: &mut Ctx, args: &mut Args) -> Done {
     let flat = with_values && !reply.resp3;
     reply.array(if flat { n * 2 } else { n });
     let Some(hash) = hash else { return Ok(()) };
-    let mut each = |field: listpack::Entry, value: listpack::Entry| {
+    let each = |reply: &mut Reply, field: listpack::Entry, value: listpack::Entry| {
         if with_values && !flat {
             reply.array(2);
         }
@@ -292,11 +292,14 @@ fn hrandfield(ctx: &mut Ctx, args: &mut Args) -> Done {
         }
     };
     if count > 0 {
-        hash.sample_distinct(n, rng, each);
+        hash.sample_distinct(n, rng, |field, value| each(reply, field, value));
     } else {
         for _ in 0..n {
+            if reply.muted {
+                break;
+            }
             let (field, value) = hash.sample(&mut rng).expect("a hash is never empty");
-            each(field, value);
+            each(reply, field, value);
         }
     }
     Ok(())
@@ -327,7 +330,7 @@ fn hscan(ctx: &mut Ctx, args: &mut Args) -> Done {
         return Ok(());
     };
     // The cursor comes before the fields, so these wait in a reply of their own.
-    let mut found = crate::Reply::new();
+    let mut found = Reply::new();
     let (mut n, mut visited) = (0, 0);
     // Empty buckets count too, so that a sparse table cannot hold the loop.
     for _ in 0..scan.count.saturating_mul(10) {

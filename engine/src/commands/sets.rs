@@ -259,6 +259,9 @@ fn srandmember(ctx: &mut Ctx, args: &mut Args) -> Done {
     if repeats {
         ctx.reply.array(count);
         for _ in 0..count {
+            if ctx.reply.muted {
+                break;
+            }
             bulk(ctx.reply, set.sample(&mut random).expect("a set at a key is never empty"));
         }
     } else if set.is_large() && count < len / 3 {

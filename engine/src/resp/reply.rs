@@ -42,6 +42,10 @@ pub struct Reply {
     pub resp3: bool,
     /// While set, nothing is kept: `CLIENT REPLY OFF` and `SKIP`, and commands from the log.
     pub muted: bool,
+    /// While more than this waits, a command's reply is cut: one command could ask for any amount. 0 is no limit.
+    pub limit: usize,
+    /// Whether something was cut: what follows makes no sense to the client, which is to be closed.
+    pub cut: bool,
 }
 
 /// A place where an aggregate's header is still to be written: [`Reply::deferred`].
@@ -91,6 +95,9 @@ impl Reply {
         if !self.last.is_empty() {
             self.closed_bytes += self.last.len();
             self.closed.push_back(Chunk::Owned(std::mem::take(&mut self.last)));
+            if self.limit > 0 && self.len() > self.limit {
+                (self.cut, self.muted) = (true, true);
+            }
         }
     }
 

@@ -98,6 +98,9 @@ pub fn zrandmember(ctx: &mut Ctx, args: &mut Args) -> Done {
         header(ctx.reply, count, with_scores);
         let reply = &mut *ctx.reply;
         for _ in 0..count {
+            if reply.muted {
+                break;
+            }
             let rank = below(&mut random, len);
             zset.visit(rank..rank + 1, false, |m, score| put(reply, m, score, with_scores));
         }
