@@ -163,13 +163,12 @@ impl Server {
         if ctx.block.is_some() {
             return;
         }
-        if let Err(error) = result {
-            self.count_error(&error);
-            reply.error(&error);
-        }
         self.with_client(net, id, |s, call| {
             s.unblock(call.id, call.client);
             call.reply.append(&mut reply);
+            if let Err(error) = &result {
+                s.fail(call, command, error);
+            }
             s.written(call.client, written, &args.args());
         });
     }

@@ -178,7 +178,7 @@ fn a_reply_past_the_limit_is_cut_while_it_is_made() {
     assert!(transaction.try_cmd(&["EXEC"]).is_err());
     assert_eq!(client.ok(&["GET", "done"]).text(), "all");
     assert_eq!(server.info("client_output_buffer_limit_disconnections"), "4");
-    let peak: usize = server.info("used_memory_peak").parse().unwrap();
+    let peak = server.number("used_memory_peak");
     assert!(peak < 32 << 20, "{peak} bytes of memory");
     client
         .send_raw(b"CLIENT REPLY OFF\r\nHRANDFIELD h -9223372036854775807\r\nCLIENT REPLY ON\r\n");
@@ -240,6 +240,19 @@ fn paused_clients_are_blocked_ones_and_unblocking_with_an_error_is_one() {
     assert_eq!(server.info("errorstat_UNBLOCKED"), "count=1");
     assert_eq!(server.info("total_error_replies"), "1");
     let stats = server.info("cmdstat_blpop");
+    assert!(stats.starts_with("calls=1,") && stats.ends_with("failed_calls=1"), "{stats}");
+}
+
+#[test]
+fn a_failure_after_a_wait_counts_as_its_commands() {
+    let server = Server::start();
+    let (mut mover, mut pusher) = (server.client(), server.client());
+    pusher.ok(&["SET", "text", "x"]);
+    mover.send_raw(b"BLMOVE list text LEFT LEFT 0\r\n");
+    blocked(&server, "1");
+    pusher.ok(&["RPUSH", "list", "a"]);
+    assert!(mover.recv().is_error());
+    let stats = server.info("cmdstat_blmove");
     assert!(stats.starts_with("calls=1,") && stats.ends_with("failed_calls=1"), "{stats}");
 }
 
