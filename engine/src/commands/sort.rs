@@ -18,6 +18,7 @@ use crate::types::list::List;
 use crate::value::Value;
 use crate::{Args, Error};
 use std::cmp::Ordering;
+use std::ops::Range;
 
 type Done = Result<(), Error>;
 
@@ -78,7 +79,7 @@ impl Options {
     }
 
     /// The part of `len` elements that `LIMIT` asks for.
-    fn window(&self, len: usize) -> std::ops::Range<usize> {
+    fn window(&self, len: usize) -> Range<usize> {
         let start = (self.offset.max(0) as usize).min(len);
         let count = usize::try_from(self.count).unwrap_or(len);
         start..start.saturating_add(count).min(len)
@@ -86,24 +87,39 @@ impl Options {
 }
 
 /// The elements of what is at a key, in its own order (a list's and a sorted set's from the end if
-/// `descending`), and whether that order is by chance.
-fn elements(ctx: &mut Ctx, key: &[u8], descending: bool) -> Result<(Vec<Vec<u8>>, bool), Error> {
+/// `descending`), and whether that order is by chance. Given how many there are and that, `part` says
+/// which of them are wanted.
+fn elements(
+    ctx: &mut Ctx,
+    key: &[u8],
+    descending: bool,
+    part: impl Fn(usize, bool) -> Range<usize>,
+) -> Result<(Vec<Vec<u8>>, bool), Error> {
     let Some(entry) = ctx.ks.read(ctx.db, key) else { return Ok((Vec::new(), false)) };
+    // What is `part` from the end, as places from the front.
+    let places = |len: usize| match part(len, false) {
+        part if descending => len - part.end..len - part.start,
+        part => part,
+    };
     Ok(match entry.value() {
         Some(Value::List(list)) => {
-            let mut all: Vec<_> = list.range(0, list.len()).map(|e| e.to_vec()).collect();
+            let places = places(list.len());
+            let mut all: Vec<_> =
+                list.range(places.start, places.len()).map(|e| e.to_vec()).collect();
             if descending {
                 all.reverse();
             }
             (all, false)
         }
-        Some(Value::Set(set)) => (set.iter().map(|e| e.to_vec()).collect(), true),
+        Some(Value::Set(set)) => {
+            let part = part(set.len(), true);
+            let wanted = set.iter().skip(part.start).take(part.len());
+            (wanted.map(|e| e.to_vec()).collect(), true)
+        }
         Some(Value::Zset(zset)) => {
-            let mut all = Vec::with_capacity(zset.len());
-            match descending {
-                false => zset.for_each(|member, _| all.push(member.to_vec())),
-                true => zset.for_each_rev(|member, _| all.push(member.to_vec())),
-            }
+            let places = places(zset.len());
+            let mut all = Vec::with_capacity(places.len());
+            zset.visit(places, descending, |member, _| all.push(member.to_vec()));
             (all, false)
         }
         _ => return Err(Error::WRONG_TYPE),
@@ -141,26 +157,40 @@ fn number(text: &[u8]) -> Result<f64, Error> {
     }
 }
 
-/// Sorts `elements` by what `by` names for each, or by themselves.
+/// Those of `items` that are at `part` once they are sorted. No others are put in order.
+fn part_in_order<T>(
+    mut items: Vec<T>,
+    part: Range<usize>,
+    compare: impl Fn(&T, &T) -> Ordering,
+) -> impl Iterator<Item = T> {
+    if (1..items.len()).contains(&part.end) {
+        items.select_nth_unstable_by(part.end - 1, &compare);
+    }
+    items.truncate(part.end);
+    items.sort_unstable_by(compare);
+    items.into_iter().skip(part.start)
+}
+
+/// The `elements` that are at `part` when they are sorted by what `by` names for each, or by themselves.
 fn sort_elements(
     ctx: &mut Ctx,
     elements: Vec<Vec<u8>>,
     by: Option<&[u8]>,
     alpha: bool,
     descending: bool,
+    part: Range<usize>,
 ) -> Result<Vec<Vec<u8>>, Error> {
     let directed = |ordering: Ordering| if descending { ordering.reverse() } else { ordering };
     if alpha && by.is_none() {
-        let mut elements = elements;
-        elements.sort_unstable_by(|a, b| directed(a.cmp(b)));
-        return Ok(elements);
+        return Ok(part_in_order(elements, part, |a, b| directed(a.cmp(b))).collect());
     }
     if alpha {
         let weight = |element: Vec<u8>| (by.and_then(|p| look_up(ctx, p, &element)), element);
         // Those without a weight are the least.
         let mut weighted: Vec<_> = elements.into_iter().map(weight).collect();
         weighted.sort_by(|(a, _), (b, _)| directed(a.cmp(b)));
-        return Ok(weighted.into_iter().map(|(_, element)| element).collect());
+        let wanted = weighted.into_iter().skip(part.start).take(part.len());
+        return Ok(wanted.map(|(_, element)| element).collect());
     }
     let mut weighted = Vec::with_capacity(elements.len());
     for element in elements {
@@ -173,34 +203,33 @@ fn sort_elements(
         };
         weighted.push((weight, element));
     }
-    weighted.sort_unstable_by(|(a, x), (b, y)| {
+    let sorted = part_in_order(weighted, part, |(a, x), (b, y)| {
         directed(a.partial_cmp(b).expect("no weight is NaN").then_with(|| x.cmp(y)))
     });
-    Ok(weighted.into_iter().map(|(_, element)| element).collect())
+    Ok(sorted.map(|(_, element)| element).collect())
 }
 
 fn sort_in(ctx: &mut Ctx, args: &mut Args, may_store: bool) -> Done {
     let options = Options::read(args, may_store)?;
     // A pattern without `*` names the same for all: they are left as they are.
     let unsorted = options.by.is_some_and(|at| !args[at].contains(&b'*'));
-    let (mut elements, by_chance) = elements(ctx, &args[1], unsorted && options.descending)?;
-    if !unsorted {
-        let by = options.by.map(|at| &args[at]);
-        elements = sort_elements(ctx, elements, by, options.alpha, options.descending)?;
-    } else if by_chance && options.store.is_some() {
-        // What is stored has to come out the same from the log.
-        elements = sort_elements(ctx, elements, None, true, options.descending)?;
+    // What is stored has to come out the same from the log.
+    let stays = |by_chance: bool| unsorted && !(by_chance && options.store.is_some());
+    let part = |len: usize, by_chance| if stays(by_chance) { options.window(len) } else { 0..len };
+    let (mut elements, by_chance) = elements(ctx, &args[1], unsorted && options.descending, part)?;
+    if !stays(by_chance) {
+        let by = options.by.filter(|_| !unsorted).map(|at| &args[at]);
+        let (alpha, part) = (options.alpha || unsorted, options.window(elements.len()));
+        elements = sort_elements(ctx, elements, by, alpha, options.descending, part)?;
     }
-    let window = options.window(elements.len());
-    let elements = &elements[window];
     match options.store {
         Some(at) => {
             let told = options.alpha && options.by.is_some() && !unsorted;
-            store(ctx, elements, args, &options.get, at, told);
+            store(ctx, &elements, args, &options.get, at, told);
         }
         None => {
             ctx.reply.array(elements.len() * options.get.len().max(1));
-            for element in elements {
+            for element in &elements {
                 if options.get.is_empty() {
                     ctx.reply.bulk(element);
                 }
@@ -315,6 +344,14 @@ mod tests {
         assert_eq!(b.run("SORT l LIMIT 9 9"), "*0|");
         assert_eq!(b.run("SORT l BY nosort LIMIT 0 2"), "*2|$2|10|$1|9|");
         assert_eq!(b.run("SORT l BY nosort DESC LIMIT 1 1"), b.run("LRANGE l -2 -2"));
+        b.run("ZADD z 1 a 2 b 3 c 4 d");
+        assert_eq!(b.run("SORT z BY nosort LIMIT 1 2"), "*2|$1|b|$1|c|");
+        assert_eq!(b.run("SORT z BY nosort DESC LIMIT 1 2"), "*2|$1|c|$1|b|");
+        assert_eq!(b.run("SORT z BY nosort LIMIT 3 9 STORE d"), ":1|");
+        assert_eq!(b.run("LRANGE d 0 -1"), "*1|$1|d|");
+        b.run("SADD unordered d a c b");
+        assert_eq!(b.run("SORT unordered BY nosort LIMIT 1 2 STORE d"), ":2|");
+        assert_eq!(b.run("LRANGE d 0 -1"), "*2|$1|b|$1|c|");
         b.run("RPUSH l word");
         let error = "-ERR One or more scores can't be converted into double|";
         assert_eq!(b.run("SORT l"), error);
