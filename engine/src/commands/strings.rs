@@ -474,13 +474,12 @@ fn lcs(ctx: &mut Ctx, args: &mut Args) -> Done {
     }
     let width = b.len() + 1;
     let mut table = vec![0u32; (a.len() + 1) * width];
-    for i in 1..=a.len() {
-        for j in 1..=b.len() {
-            table[i * width + j] = if a[i - 1] == b[j - 1] {
-                table[(i - 1) * width + j - 1] + 1
-            } else {
-                table[(i - 1) * width + j].max(table[i * width + j - 1])
-            };
+    for (i, x) in a.iter().enumerate() {
+        let (above, row) = table[i * width..(i + 2) * width].split_at_mut(width);
+        let mut left = 0;
+        for ((y, corner), cell) in b.iter().zip(above.windows(2)).zip(&mut row[1..]) {
+            left = if x == y { corner[0] + 1 } else { corner[1].max(left) };
+            *cell = left;
         }
     }
     let total = table[a.len() * width + b.len()];
