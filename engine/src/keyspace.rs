@@ -731,11 +731,12 @@ impl Keyspace {
     /// A key is not what it was: who watches it will not `EXEC`.
     #[inline]
     pub fn touched(&mut self, db: usize, key: &[u8]) {
-        let d = &self.dbs[db];
+        let d = &mut self.dbs[db];
+        // There is nothing more to tell them of the key: once is enough.
         if !d.watched.is_empty()
-            && let Some(clients) = d.watched.get(key)
+            && let Some(clients) = d.watched.remove(key)
         {
-            self.watchers_hit.extend_from_slice(clients);
+            self.watchers_hit.extend(clients);
         }
         if self.origin == Origin::ReplicaWriter {
             self.touched_on_replica(db, key);
@@ -759,12 +760,13 @@ impl Keyspace {
         }
     }
 
-    /// `client` watches a key.
+    pub fn is_watched_by(&self, db: usize, key: &[u8], client: u64) -> bool {
+        self.dbs[db].watched.get(key).is_some_and(|clients| clients.contains(&client))
+    }
+
+    /// `client`, which does not do so yet, watches a key.
     pub fn watch(&mut self, db: usize, key: &[u8], client: u64) {
-        let clients = self.dbs[db].watched.entry(key.into()).or_default();
-        if !clients.contains(&client) {
-            clients.push(client);
-        }
+        self.dbs[db].watched.entry(key.into()).or_default().push(client);
     }
 
     pub fn unwatch(&mut self, db: usize, key: &[u8], client: u64) {

@@ -67,7 +67,8 @@ fn watch(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     }
     let db = call.client.db;
     for key in args.rest(1) {
-        if call.client.watched.iter().any(|(d, k, _)| *d == db && &**k == key) {
+        // What has failed is not watched for: it fails whatever comes.
+        if call.client.watch_failed || s.ks.is_watched_by(db, key, call.id) {
             continue;
         }
         // A key that has expired already counts as gone, not as a change to come.
@@ -97,6 +98,7 @@ impl Server {
         for (db, key, _) in std::mem::take(&mut client.watched) {
             self.ks.unwatch(db, &key, client.id);
         }
+        self.ks.watchers_hit.retain(|&id| id != client.id);
         client.watch_failed = false;
     }
 
@@ -114,13 +116,11 @@ impl Server {
 
     /// Marks the clients whose watched keys the last command changed.
     pub fn fail_watchers(&mut self, net: &mut Net<Client>, own: ConnId, client: &mut Client) {
-        for id in std::mem::take(&mut self.ks.watchers_hit) {
-            if id == own {
-                client.watch_failed = !client.watched.is_empty();
-            } else if let Some(conn) = net.conn_mut(id) {
-                conn.session.watch_failed = true;
-            }
-        }
+        self.fail_all_watchers(net);
+        self.ks.watchers_hit.retain(|&id| {
+            client.watch_failed |= id == own;
+            id != own
+        });
     }
 
     /// As [`Server::fail_watchers`], for changes that no client makes.

@@ -328,6 +328,41 @@ fn a_swap_of_expired_keys_changes_nothing_for_who_watches() {
     }
 }
 
+/// Who has been told of a change is told no more of it, but of what changes after the next `WATCH`.
+#[test]
+fn a_watched_key_that_changes_again_and_again_fails_each_transaction_once() {
+    let server = Server::start();
+    let (mut client, mut other) = (server.client(), server.client());
+    for _ in 0..3 {
+        client.ok(&["WATCH", "k", "k", "l"]);
+        other.ok(&["INCR", "k"]);
+        client.ok(&["WATCH", "k", "m"]);
+        other.ok(&["INCR", "k"]);
+        client.ok(&["MULTI"]);
+        client.ok(&["PING"]);
+        assert_eq!(client.ok(&["EXEC"]), Value::NilArray);
+        client.ok(&["WATCH", "k", "l"]);
+        client.ok(&["MULTI"]);
+        client.ok(&["PING"]);
+        assert_ne!(client.ok(&["EXEC"]), Value::NilArray);
+    }
+}
+
+/// The write was another client's, though it ran within the watching one's command.
+#[test]
+fn ending_a_pause_fails_the_own_transaction_if_what_was_held_writes_to_its_key() {
+    let server = Server::start();
+    let (mut client, mut writer) = (server.client(), server.client());
+    client.ok(&["WATCH", "k"]);
+    client.ok(&["CLIENT", "PAUSE", "100000", "WRITE"]);
+    writer.send_raw(b"SET k v\r\n");
+    blocked(&server, "1");
+    client.ok(&["CLIENT", "UNPAUSE"]);
+    client.ok(&["MULTI"]);
+    client.ok(&["PING"]);
+    assert_eq!(client.ok(&["EXEC"]), Value::NilArray);
+}
+
 #[test]
 fn a_replica_counts_the_commands_that_its_primary_sends() {
     let primary = Server::start();
