@@ -68,7 +68,10 @@ struct Facts {
 impl Facts {
     fn of(conn: &Conn<Client>) -> Facts {
         Facts {
-            local: conn.local().to_string(),
+            local: match &conn.session.local {
+                unknown if unknown.is_empty() => conn.local().to_string(),
+                known => known.clone(),
+            },
             fd: conn.fd().as_raw_fd(),
             idle_s: conn.silent_for(Instant::now()).as_secs(),
             input: conn.input.pending(),
@@ -132,8 +135,13 @@ impl Server {
         line
     }
 
-    /// Visits every client in the order of ids, the one at hand included.
-    fn each_client(&self, call: &Call<'_>, mut visit: impl FnMut(ConnId, &Client, &Facts)) {
+    /// Visits every client in the order of ids, the one at hand included. Its facts are gathered if they are
+    /// asked for.
+    fn each_client(
+        &self,
+        call: &Call<'_>,
+        mut visit: impl FnMut(ConnId, &Client, &dyn Fn() -> Facts),
+    ) {
         let mut ids: Vec<ConnId> = call
             .net
             .iter()
@@ -144,9 +152,9 @@ impl Server {
         ids.sort_unstable();
         for id in ids {
             if id == call.id {
-                visit(id, call.client, &Facts::own(call));
+                visit(id, call.client, &|| Facts::own(call));
             } else if let Some(conn) = call.net.conn(id) {
-                visit(id, &conn.session, &Facts::of(conn));
+                visit(id, &conn.session, &|| Facts::of(conn));
             }
         }
     }
@@ -185,7 +193,7 @@ fn list(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         let asked = class.is_none_or(|c| c == Class::of(client))
             && wanted.as_ref().is_none_or(|ids| ids.contains(&id));
         if asked {
-            text.push_str(&s.client_line(client, id, facts));
+            text.push_str(&s.client_line(client, id, &facts()));
             text.push('\n');
         }
     });
@@ -249,7 +257,7 @@ fn kill(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     s.each_client(call, |id, client, facts| {
         let hit = filter.id.is_none_or(|want| want == id)
             && filter.addr.as_ref().is_none_or(|want| *want == client.peer)
-            && filter.laddr.as_ref().is_none_or(|want| *want == facts.local)
+            && filter.laddr.as_ref().is_none_or(|want| *want == facts().local)
             && filter.class.is_none_or(|want| want == Class::of(client))
             && (!filter.user || client.authenticated && client.kind == Kind::Normal)
             && filter.max_age_s.is_none_or(|age| (now - client.created_ms) / 1000 >= age)
