@@ -118,13 +118,11 @@ impl Server {
 }
 
 fn put_names(reply: &mut Reply, bits: u32, names: &[(u32, &str)], prefix: &str) {
-    let place = reply.deferred();
-    let mut n = 0;
-    for (_, name) in names.iter().filter(|(bit, _)| bits & bit != 0) {
-        reply.simple(&format!("{prefix}{name}"));
-        n += 1;
+    let named = || names.iter().filter(|(bit, _)| bits & bit != 0);
+    reply.set(named().count());
+    for (_, name) in named() {
+        [b"+", prefix.as_bytes(), name.as_bytes(), b"\r\n"].iter().for_each(|part| reply.raw(part));
     }
-    reply.end_set(place, n);
 }
 
 /// The flags with the one that follows from where the keys stand.

@@ -309,8 +309,7 @@ impl Registry {
     /// The subcommands of a container, by its own name.
     pub fn subcommands_of(&self, container: &str) -> impl Iterator<Item = CommandId> {
         self.all.iter().enumerate().filter_map(move |(i, c)| {
-            let (of, _) = c.spec.name.split_once('|')?;
-            (of == container).then_some(i as CommandId)
+            c.spec.name.strip_prefix(container)?.starts_with('|').then_some(i as CommandId)
         })
     }
 }
