@@ -35,6 +35,11 @@ impl Waiters {
         self.blocked
     }
 
+    /// Who is the `n`-th of those who wait for a key.
+    fn at(&self, key: &(usize, Box<[u8]>), n: usize) -> Option<ConnId> {
+        self.by_key.get(key)?.get(n).copied()
+    }
+
     /// When the next client's time is over, Unix ms.
     pub fn next_limit_ms(&self) -> Option<i64> {
         self.limits.first().map(|&(at, _)| at)
@@ -99,7 +104,10 @@ impl Server {
                     self.ks.stop_waiting(*db, key);
                     let place = (*db, key.clone());
                     if let Some(queue) = self.waiters.by_key.get_mut(&place) {
-                        queue.retain(|&w| w != id);
+                        // Mostly the first: it is served first.
+                        if let Some(at) = queue.iter().position(|&w| w == id) {
+                            queue.remove(at);
+                        }
                         if queue.is_empty() {
                             self.waiters.by_key.remove(&place);
                         }
@@ -127,14 +135,17 @@ impl Server {
         while !self.ks.ready.is_empty() {
             for (db, key) in std::mem::take(&mut self.ks.ready) {
                 let place = (db, key);
-                let waiting: Vec<ConnId> = match self.waiters.by_key.get(&place) {
-                    Some(queue) => queue.iter().copied().collect(),
-                    None => continue,
-                };
-                for id in waiting {
-                    let Some(entry) = self.ks.peek(db, &place.1) else { break };
+                let mut left = self.waiters.by_key.get(&place).map_or(0, VecDeque::len);
+                let mut at = 0;
+                while left > 0
+                    && let Some(id) = self.waiters.at(&place, at)
+                    && let Some(entry) = self.ks.peek(db, &place.1)
+                {
                     let held = entry.type_of();
                     self.serve(net, id, held);
+                    // Who was served is out of the queue.
+                    at += (self.waiters.at(&place, at) == Some(id)) as usize;
+                    left -= 1;
                 }
             }
         }
