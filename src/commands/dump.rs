@@ -12,7 +12,7 @@ pub const VERSION: u32 = 10;
 
 fn dump(ctx: &mut Ctx, args: &mut Args) -> Done {
     match ctx.ks.read(ctx.db, &args[1]) {
-        Some(entry) => ctx.reply.bulk(&rdb::dump(entry, VERSION)),
+        Some(entry) => ctx.reply.bulk_vec(rdb::dump(entry, VERSION)),
         None => ctx.reply.null(),
     }
     Ok(())

@@ -186,6 +186,18 @@ impl Reply {
         }
     }
 
+    /// A bulk string that nobody else needs: a large one is not copied.
+    pub fn bulk_vec(&mut self, bytes: Vec<u8>) {
+        if self.muted || bytes.len() <= CHUNK {
+            return self.bulk(&bytes);
+        }
+        self.header(b'$', bytes.len() as i64);
+        self.close_last();
+        self.last = bytes;
+        self.close_last();
+        self.raw(b"\r\n");
+    }
+
     /// An integer as a bulk string.
     pub fn bulk_int(&mut self, n: i64) {
         self.bulk(itoa::Buffer::new().format(n).as_bytes());
@@ -392,6 +404,22 @@ mod tests {
         r.end_array(outer, 2);
         assert_eq!(r.to_vec(), b"+OK\r\n*2\r\n:1\r\n*1\r\n$1\r\nx\r\n");
         assert_eq!(r.len(), r.to_vec().len());
+    }
+
+    #[test]
+    fn a_bulk_given_away_is_sent_as_one_that_is_lent() {
+        for len in [0, 5, CHUNK, CHUNK + 1, 200_000] {
+            let (mut given, mut lent) = (Reply::new(), Reply::new());
+            for _ in 0..2 {
+                given.bulk_vec(vec![b'x'; len]);
+                lent.bulk(&vec![b'x'; len]);
+            }
+            assert_eq!(given.to_vec(), lent.to_vec());
+            assert_eq!(given.len(), lent.len());
+        }
+        let mut muted = Reply::muted();
+        muted.bulk_vec(vec![b'x'; 200_000]);
+        assert!(muted.is_empty());
     }
 
     #[test]

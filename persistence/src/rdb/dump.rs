@@ -19,7 +19,10 @@ const FOOTER: usize = 2 + CHECKSUM;
 
 /// The payload of a value, as `version` of the format writes it, uncompressed.
 pub fn dump(entry: &Entry, version: u32) -> Vec<u8> {
-    let mut payload = vec![encode::type_of(entry, version)];
+    // A string is written in one piece.
+    let room = entry.string().map_or(0, |text| text.len());
+    let mut payload = Vec::with_capacity(room + 32);
+    payload.push(encode::type_of(entry, version));
     encode::value(entry, version, &mut payload).expect("memory takes all bytes");
     payload.extend((version as u16).to_le_bytes());
     payload.extend(crc64(&payload).to_le_bytes());
