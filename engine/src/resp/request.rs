@@ -535,7 +535,9 @@ impl Input {
             };
             let last = self.large.last_mut().expect("filling means that there is one");
             if have == last.capacity() {
-                last.reserve_exact((len - have).min(have.max(LARGE_STEP)));
+                // Who has sent a quarter will send the rest, which need not be moved again and again.
+                let more = if have >= len / 4 { len } else { have.max(LARGE_STEP) };
+                last.reserve_exact((len - have).min(more));
             }
         }
         if self.buf.capacity() - self.buf.len() >= MIN_READ {
