@@ -11,6 +11,7 @@ pub mod info;
 pub mod latency;
 pub mod memory;
 pub mod migrate;
+pub mod module;
 pub mod persistence;
 pub mod pubsub;
 pub mod replication;
@@ -35,6 +36,7 @@ pub fn all() -> impl Iterator<Item = &'static Command<ServerHandler>> {
         latency::COMMANDS,
         memory::COMMANDS,
         migrate::COMMANDS,
+        module::COMMANDS,
         persistence::COMMANDS,
         pubsub::COMMANDS,
         replication::COMMANDS,

@@ -502,6 +502,18 @@ fn commands_of_a_cluster_are_refused_as_by_redis() {
     }
 }
 
+/// Clients and tools that look for modules took the error for a server that they can't work with.
+#[test]
+fn no_modules_are_listed_and_none_loaded() {
+    let server = Server::start();
+    let mut client = server.client();
+    assert_eq!(client.cmd(&["MODULE", "LIST"]), Value::Array(vec![]));
+    for refused in [&["MODULE", "LOAD", "/x.so"][..], &["MODULE", "UNLOAD", "x"]] {
+        let error = "ERR MODULE command not allowed. Varve has no modules.";
+        assert_eq!(client.cmd(refused), Value::Error(error.into()));
+    }
+}
+
 #[test]
 fn hello_negotiates_the_protocol() {
     let server = Server::start();
