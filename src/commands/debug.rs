@@ -331,6 +331,8 @@ fn protocol(call: &mut Call, kind: &[u8]) -> Done {
             return Err(Error::new("ERR RESP2 is not supported by this command"));
         }
         b"push" => {
+            // A push is no reply, and comes behind it.
+            reply.bulk(b"Some real reply following the push reply");
             reply.push(2);
             reply.bulk(b"server-cpu-usage");
             reply.int(42);

@@ -549,6 +549,16 @@ fn hello_negotiates_the_protocol() {
     assert_eq!(client.recv(), Value::Push(message));
 }
 
+/// A client that passes pushes over waited for the reply for ever.
+#[test]
+fn a_push_of_debug_has_a_reply_too() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.ok(&["HELLO", "3"]);
+    assert!(matches!(client.cmd(&["DEBUG", "PROTOCOL", "PUSH"]), Value::Bulk(_)));
+    assert!(matches!(client.recv(), Value::Push(_)));
+}
+
 #[test]
 fn client_reply_silences_what_it_says() {
     let servers = both();
