@@ -1,6 +1,7 @@
 //! The story: a server is killed by SIGKILL while clients write. Every write that was acknowledged
 //! is there after the restart, under every fsync policy, since the kernel had it.
 
+use crate::faults::Attempt;
 use crate::support::writers::{rewrite, write_until, writers};
 use crate::support::{
     PATIENCE, Random, Server, dataset, env_number, eventually, manifest_to_change,
@@ -123,6 +124,24 @@ fn a_pool_that_is_gone_or_damaged_is_told_and_costs_the_name() {
         let name = format!("# varve history {}", server.info("master_replid"));
         assert!(!manifest.contains(&name), "{damage}");
     }
+}
+
+/// The story: at the first start after the kill the pool's file is there and can't be read, as the disk has an
+/// error or no descriptor is left. A start without it would overwrite what nothing else holds.
+#[test]
+fn a_pool_that_cannot_be_read_is_refused_and_kept() {
+    let (mut server, keys, _) = killed_ahead_of_its_segment();
+    let pool = server.dir().join("appendonlydir/appendonly.aof.pool");
+    let aside = server.dir().join("aside");
+    fs::rename(&pool, &aside).unwrap();
+    fs::create_dir(&pool).unwrap();
+    Attempt::new(&["--dir", server.dir().to_str().unwrap(), "--appendonly", "yes"])
+        .refused()
+        .names(&["can't read", "appendonly.aof.pool"]);
+    fs::remove_dir(&pool).unwrap();
+    fs::rename(&aside, &pool).unwrap();
+    server.restart();
+    assert_eq!(server.client().ok(&["DBSIZE"]).int(), keys);
 }
 
 /// Flips a bit of `part` wherever the file has it.

@@ -131,7 +131,7 @@ fn find(options: &Options, manifest: Option<Manifest>) -> Result<Option<Recovere
     let start = manifest.base().and_then(|base| base.start).unwrap_or_default();
     let mut recovered = Recovered::from_parts(options, manifest, start);
     // Before the segments: what is moved there meanwhile is then seen twice, instead of nowhere.
-    let pool = recovered.read_pool();
+    let pool = recovered.read_pool()?;
     recovered.open_base()?;
     recovered.measure_segments()?;
     if !options.alone {
@@ -323,9 +323,15 @@ impl Recovered {
 
     /// A copy of the pool's file, if a part of the log may be there. Its records and tags come before the
     /// blocks: what is in one that counts was there before the record, and stays until a segment has it.
-    fn read_pool(&self) -> Option<Vec<u8>> {
-        self.pool_stream().filter(|_| self.same_place)?;
-        read_first(&*self.disk, &self.pool_path, None).ok()
+    fn read_pool(&self) -> Result<Option<Vec<u8>>, Error> {
+        if self.pool_stream().is_none() || !self.same_place {
+            return Ok(None);
+        }
+        match read_first(&*self.disk, &self.pool_path, None) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            // To start without what it holds would overwrite it.
+            contents => contents.map(Some).map_err(Error::io("read", &self.pool_path)),
+        }
     }
 
     /// Appends to the last segment what a process that was killed had not put there. After a power cut, too,
