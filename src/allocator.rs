@@ -6,6 +6,7 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 
 /// A thread beyond this many shares the last counter, and adds atomically there.
@@ -50,8 +51,16 @@ pub const NAME: &str = "jemalloc";
 
 /// Gives what the allocator holds without need back to the system: `MEMORY PURGE`.
 pub fn purge() {
-    // The number stands for all arenas.
-    let name = c"arena.4096.purge";
+    command(c"arena.4096.purge"); // the number stands for all arenas
+}
+
+/// As [`purge`], of what has not been needed for some time. The allocator does that itself, but only while it
+/// is used: an idle server would keep what it has freed.
+pub fn decay() {
+    command(c"arena.4096.decay");
+}
+
+fn command(name: &CStr) {
     // SAFETY: a C string; the command takes no value and gives none.
     unsafe {
         tikv_jemalloc_sys::mallctl(

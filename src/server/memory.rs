@@ -4,7 +4,8 @@ use super::Server;
 use super::client::Client;
 use crate::allocator;
 use crate::config::types::MaxmemoryPolicy as Policy;
-use crossbeam::channel::{Sender, unbounded};
+use crossbeam::channel::{RecvTimeoutError, Sender, unbounded};
+use std::time::Duration;
 use varve_engine::keyspace::{AccessClock, Garbage};
 use varve_net::Net;
 
@@ -21,6 +22,8 @@ pub struct Memory {
     short_since: Option<u64>,
 }
 
+/// How often the thread that frees, when it has nothing to do, sees to what the allocator holds without need.
+const DECAY_PERIOD: Duration = Duration::from_secs(1);
 /// Candidates that eviction remembers.
 const POOL: usize = 16;
 /// Evicted keys between two looks at the time.
@@ -30,9 +33,15 @@ impl Memory {
     /// Starts the thread that frees what is large.
     pub fn new() -> std::io::Result<Memory> {
         let (free, garbage) = unbounded::<Garbage>();
-        std::thread::Builder::new()
-            .name("varve-free".into())
-            .spawn(move || garbage.iter().for_each(drop))?;
+        std::thread::Builder::new().name("varve-free".into()).spawn(move || {
+            loop {
+                match garbage.recv_timeout(DECAY_PERIOD) {
+                    Ok(garbage) => drop(garbage),
+                    Err(RecvTimeoutError::Timeout) => allocator::decay(),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        })?;
         Ok(Memory { pool: Vec::new(), free, next_db: 0, evicting: false, short_since: None })
     }
 }

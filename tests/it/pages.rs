@@ -38,6 +38,24 @@ fn a_snapshot_leaves_the_loop_no_faults() {
     assert!(shared > 5000 && own < shared / 8, "{own} faults instead of {shared}");
 }
 
+/// The process's memory, bytes.
+fn resident(server: &Server) -> u64 {
+    let statm = process_file(server.pid(), "statm");
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * procfs::page_size()
+}
+
+/// What was freed goes back to the system though nobody asks the server for anything.
+#[test]
+fn an_idle_server_keeps_no_memory_that_it_has_freed() {
+    let server = Server::varve().arg("--appendonly", "no").start();
+    let mut client = server.client();
+    client.ok(&["DEBUG", "POPULATE", "200000", "key", "200"]);
+    let used = resident(&server);
+    client.ok(&["FLUSHALL"]);
+    let is_back = || resident(&server) < used / 2;
+    assert!(eventually(PATIENCE, is_back), "{} of {used} bytes", resident(&server));
+}
+
 /// Memory in which the system keeps the file, bytes.
 fn cached(path: &Path) -> usize {
     let file = fs::File::open(path).expect("open the segment");
