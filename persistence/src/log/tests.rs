@@ -628,6 +628,7 @@ fn a_failed_sync_is_not_forgotten_until_a_new_base() {
     log.install_base(NewBase { path: "new.rdb".into(), at, rdb: true, keep: false });
     let rotated = Event::Rotated { at, result: Ok(()) };
     assert_eq!(log.take_events(), [rotated, Event::BaseInstalled { at, result: Ok(()) }]);
+    assert_eq!(log.released(), log.end(), "who waited has the reply without another write");
     log.append_command(0, &["SET", "a", "c"]);
     log.flush();
     assert_eq!((log.error(), log.released()), (None, log.end()));

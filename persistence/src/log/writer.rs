@@ -406,6 +406,9 @@ impl Shared {
             SlowJob::Install { base, epoch } => {
                 let at = base.at;
                 let result = self.install(base, epoch).map_err(|error| error.to_string());
+                if self.always.load(Ordering::Relaxed) {
+                    self.sync(); // for who waits since a sync failed, if this base makes that good
+                }
                 self.event(epoch, Event::BaseInstalled { at, result });
                 self.history_due();
             }

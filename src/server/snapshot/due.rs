@@ -17,9 +17,9 @@ pub(super) const REST: u32 = 9;
 const CALM_MS: u64 = 500;
 /// ... unless the log is so many times as large as what calls for a rewrite.
 const MOST_GROWTH: u128 = 4;
-/// Seconds between two attempts of a save point after a failure.
+/// Seconds between two attempts, after a failure, at a save point or at a base that a failed sync calls for.
 const RETRY_S: i64 = 5;
-/// The same for a rewrite.
+/// The same for any other rewrite.
 const REWRITE_RETRY_S: i64 = 60;
 
 impl Server {
@@ -98,10 +98,12 @@ impl Server {
         self.start_child(net, Purpose::Rewrite).inspect_err(|_| self.rewrite_failed())
     }
 
-    /// The log has no new base: nothing but a command begins the next attempt for a minute.
+    /// The log has no new base: nothing but a command begins the next attempt for a minute, or for seconds if
+    /// replies wait for it.
     pub fn rewrite_failed(&mut self) {
         self.snapshots.rewrite_failures += 1;
-        self.snapshots.rewrite_retry_s = self.clock.now_ms() / 1000 + REWRITE_RETRY_S;
+        let wait_s = if self.log.needs_base() { RETRY_S } else { REWRITE_RETRY_S };
+        self.snapshots.rewrite_retry_s = self.clock.now_ms() / 1000 + wait_s;
     }
 
     /// Whether the log is to be on disk and is not yet.
