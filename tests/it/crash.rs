@@ -4,7 +4,7 @@
 use crate::faults::Attempt;
 use crate::support::writers::{rewrite, write_until, writers};
 use crate::support::{
-    PATIENCE, Random, Server, dataset, env_number, eventually, manifest_to_change,
+    Folder, PATIENCE, Random, Server, dataset, env_number, eventually, manifest_to_change,
 };
 use std::fs;
 use std::path::Path;
@@ -142,6 +142,17 @@ fn a_pool_that_cannot_be_read_is_refused_and_kept() {
     fs::rename(&aside, &pool).unwrap();
     server.restart();
     assert_eq!(server.client().ok(&["DBSIZE"]).int(), keys);
+}
+
+/// The story: a server that was run with a single file is upgraded, and that file can't be opened. A start
+/// without it would look like one of an empty server.
+#[test]
+fn a_single_file_that_cannot_be_read_is_refused() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path().join("appendonly.aof")).unwrap();
+    Attempt::new(&["--dir", folder.path().to_str().unwrap(), "--appendonly", "yes"])
+        .refused()
+        .names(&["can't open", "appendonly.aof"]);
 }
 
 /// Flips a bit of `part` wherever the file has it.

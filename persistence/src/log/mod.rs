@@ -817,7 +817,7 @@ impl Log {
             (entry.kind, entry.sealed_s) = (FileType::History, None);
             manifest.entries.push(entry);
         }
-        self.attach(Recovered::from_parts(&options, manifest, at), options)
+        self.attach(Recovered::from_parts(&options, manifest, at)?, options)
     }
 
     /// Closes the files in good order and goes on in memory.

@@ -114,7 +114,7 @@ fn find(options: &Options, manifest: Option<Manifest>) -> Result<Option<Recovere
             // Redis names the file there first, and may have been stopped before it moved it.
             if options.alone
                 && manifest.base().is_some_and(|base| base.name == options.base_name)
-                && options.disk.open(&options.dir.join(&options.base_name)).is_err()
+                && !exists(&*options.disk, &options.dir.join(&options.base_name))?
             {
                 move_single_file(options)?;
             }
@@ -129,7 +129,7 @@ fn find(options: &Options, manifest: Option<Manifest>) -> Result<Option<Recovere
         }
     };
     let start = manifest.base().and_then(|base| base.start).unwrap_or_default();
-    let mut recovered = Recovered::from_parts(options, manifest, start);
+    let mut recovered = Recovered::from_parts(options, manifest, start)?;
     // Before the segments: what is moved there meanwhile is then seen twice, instead of nowhere.
     let pool = recovered.read_pool()?;
     recovered.open_base()?;
@@ -158,13 +158,21 @@ fn refuse_unnamed_segments(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a file is there. One that can't be looked at is not taken for missing.
+fn exists(disk: &dyn Disk, path: &Path) -> Result<bool, Error> {
+    match disk.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => other.map(|_| true).map_err(Error::io("open", path)),
+    }
+}
+
 /// Moves the single-file AOF beside the folder into it, if there is one. Whether the folder has one now.
 fn move_single_file(options: &Options) -> Result<bool, Error> {
     let (disk, dir) = (&options.disk, &options.dir);
     let inside = dir.join(&options.base_name);
     let outside = dir.parent().unwrap_or(Path::new("")).join(&options.base_name);
-    if disk.open(&outside).is_err() {
-        return Ok(disk.open(&inside).is_ok());
+    if !exists(&**disk, &outside)? {
+        return exists(&**disk, &inside);
     }
     disk.create_dir(dir).map_err(Error::io("create", dir))?;
     disk.rename(&outside, &inside).map_err(Error::io("move", &outside))?;
@@ -187,13 +195,20 @@ fn adopt_single_file(options: &Options) -> Result<Option<Manifest>, Error> {
 
 impl Recovered {
     /// A log that `manifest` describes and that ends at `end`.
-    pub(super) fn from_parts(options: &Options, manifest: Manifest, end: Offset) -> Recovered {
-        let state = manifest.state.as_ref();
-        let folder = options.disk.dir_identity(&options.dir).ok();
-        let manifest_path = Folder::manifest_path(&options.dir, &options.base_name);
-        let file = options.disk.file_identity(&manifest_path).ok();
-        Recovered {
-            same_place: state.is_some_and(|state| Some(state.folder) == folder),
+    pub(super) fn from_parts(
+        options: &Options,
+        manifest: Manifest,
+        end: Offset,
+    ) -> Result<Recovered, Error> {
+        let (disk, dir, state) = (&options.disk, &options.dir, manifest.state.as_ref());
+        let manifest_path = Folder::manifest_path(dir, &options.base_name);
+        let folder = disk.dir_identity(dir).map_err(Error::io("stat", dir))?;
+        let file = match disk.file_identity(&manifest_path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other.map_err(Error::io("stat", &manifest_path))?),
+        };
+        Ok(Recovered {
+            same_place: state.is_some_and(|state| state.folder == folder),
             same_file: state.is_some_and(|state| state.file.is_none() || state.file == file),
             same_boot: state.is_some_and(|state| {
                 !state.boot.is_empty() && state.boot == options.disk.boot_id()
@@ -212,7 +227,7 @@ impl Recovered {
             held: HashMap::new(),
             waiting: None,
             notes: Vec::new(),
-        }
+        })
     }
 
     /// The log of an empty folder.
@@ -239,7 +254,7 @@ impl Recovered {
             closed: Some(start),
         };
         let manifest = Manifest { entries: Vec::new(), state: Some(state) };
-        Ok(Recovered::from_parts(options, manifest, start))
+        Recovered::from_parts(options, manifest, start)
     }
 
     fn open_base(&mut self) -> Result<(), Error> {
