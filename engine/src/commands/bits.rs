@@ -234,11 +234,22 @@ fn bitpos(ctx: &mut Ctx, args: &mut Args) -> Done {
 
 // Combining strings.
 
+/// Combines a string with another, into itself.
+type Combine = fn(&mut [u8], &[u8]);
+
+/// Combines bytes with those of a string that may be shorter: that one goes on with zeros.
+#[inline(always)]
+fn combine_bytes(to: &mut [u8], with: &[u8], combine: impl Fn(u8, u8) -> u8) {
+    let (both, beyond) = to.split_at_mut(with.len());
+    both.iter_mut().zip(with).for_each(|(a, &b)| *a = combine(*a, b));
+    beyond.iter_mut().for_each(|a| *a = combine(*a, 0));
+}
+
 fn bitop(ctx: &mut Ctx, args: &mut Args) -> Done {
-    let combine: Option<fn(&mut u8, u8)> = match &args[1] {
-        w if is(w, "and") => Some(|a, b| *a &= b),
-        w if is(w, "or") => Some(|a, b| *a |= b),
-        w if is(w, "xor") => Some(|a, b| *a ^= b),
+    let combine: Option<Combine> = match &args[1] {
+        w if is(w, "and") => Some(|to, with| combine_bytes(to, with, |a, b| a & b)),
+        w if is(w, "or") => Some(|to, with| combine_bytes(to, with, |a, b| a | b)),
+        w if is(w, "xor") => Some(|to, with| combine_bytes(to, with, |a, b| a ^ b)),
         w if is(w, "not") => None,
         _ => return Err(Error::SYNTAX),
     };
@@ -257,10 +268,7 @@ fn bitop(ctx: &mut Ctx, args: &mut Args) -> Done {
         if result.len() < text.len() {
             result.resize(text.len(), 0);
         }
-        // The shorter string goes on with zeros, which only AND can tell from its end.
-        let (both, beyond) = result.split_at_mut(text.len());
-        both.iter_mut().zip(text).for_each(|(a, &b)| combine(a, b));
-        beyond.iter_mut().for_each(|a| combine(a, 0));
+        combine(&mut result, text);
     }
     if combine.is_none() {
         result.iter_mut().for_each(|b| *b = !*b);
