@@ -466,7 +466,7 @@ impl Server {
             }
             t.flag("master_sync_in_progress", machine.is_syncing());
             t.add("slave_read_repl_offset", self.received_offset(call.net));
-            t.add("slave_repl_offset", end);
+            t.add("slave_repl_offset", if self.repl.end_is_unshared { 0 } else { end });
             if machine.is_syncing() {
                 let progress = machine.progress();
                 let read = progress.map_or(0, |p| p.received);

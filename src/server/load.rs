@@ -178,6 +178,7 @@ impl Server {
             _ => recovered.histories_after_restart(fresh),
         };
         log_notice!("The log ends at offset {} of history {}", replayed.end, histories.current);
+        self.repl.end_is_unshared = recovered.owns_name() && !recovered.is_closed();
         self.log = Log::resume(recovered, histories, options, self.waker.clone())
             .map_err(|e| e.to_string())?;
         self.log.set_current_db(replayed.db);

@@ -3,7 +3,7 @@
 //! a replica. No write that two replicas had is lost, and the data are equal in the end.
 
 use crate::support::server::free_port;
-use crate::support::{Client, Folder, PATIENCE, Server, assert_same_data, eventually};
+use crate::support::{Client, Folder, PATIENCE, Server, assert_same_data, caught_up, eventually};
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
@@ -192,4 +192,33 @@ fn sentinels_manage_three_varves() {
 #[test]
 fn sentinels_manage_varve_and_redis_together() {
     survives([Server::redis().start(), varve(), Server::redis().start()]);
+}
+
+/// The story: a primary is killed with writes that no replica has, comes back, and is told to follow its
+/// successor, which dies before they have met. Its log ends farther than that of the replica which has what was
+/// written since; Sentinel takes who says the highest offset.
+#[test]
+fn a_killed_primary_claims_no_offset_until_a_primary_goes_on_from_it() {
+    let mut server = Server::varve().arg("--appendonly", "yes").start();
+    let offset = |server: &Server| server.number("slave_repl_offset");
+    let follow = |server: &Server, port: u16| {
+        server.client().ok(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
+    };
+    server.client().ok(&["SET", "key", "of nobody else"]);
+    follow(&server, 1);
+    assert!(offset(&server) > 0, "it lives, as Redis it says what it has");
+    server.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    server.kill9();
+    server.restart();
+    follow(&server, 1);
+    assert_eq!(offset(&server), 0);
+    let successor = Server::start();
+    successor.client().ok(&["SET", "key", "of the successor"]);
+    follow(&server, successor.port());
+    caught_up(&successor, &server);
+    assert!(offset(&server) > 0);
+    server.kill9();
+    server.restart();
+    follow(&server, 1);
+    assert!(offset(&server) > 0, "a replica's log is its primary's");
 }

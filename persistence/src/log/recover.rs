@@ -468,7 +468,7 @@ impl Recovered {
     }
 
     /// Whether the log was closed in good order, and ends where it did then.
-    fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.manifest.state.as_ref().is_some_and(|state| state.closed == Some(self.end))
     }
 

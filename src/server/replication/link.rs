@@ -453,6 +453,7 @@ impl Server {
                     self.abort_failover(net, &format!("the target refused: {why}"));
                 }
                 Output::LinkUp => {
+                    self.repl.end_is_unshared = false;
                     service::ready();
                     log_notice!("The link to the primary is up");
                 }

@@ -43,6 +43,10 @@ pub struct Replication {
     pub node: Node,
     pub primary: Primary,
     pub link: Option<Link>,
+    /// Whether the log's end may be what this node wrote as a primary before it was killed, and no primary
+    /// has gone on from there. It is no place to compare with others': Sentinel would prefer this node to
+    /// those that have what was written since.
+    pub end_is_unshared: bool,
     pub failover: Option<failover::Failover>,
     feeding: HashMap<ConnId, Feeding>,
     fetcher: Fetcher,
@@ -83,6 +87,7 @@ impl Replication {
             primary,
             id,
             link: None,
+            end_is_unshared: false,
             failover: None,
             feeding: HashMap::new(),
             outputs: Vec::new(),
