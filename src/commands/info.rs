@@ -422,8 +422,9 @@ impl Server {
         t.add("pubsubshard_channels", self.pubsub.shard_channels.len());
         t.add("latest_fork_usec", s.last_fork_us);
         t.add("total_forks", s.forks);
-        t.zero(&["migrate_cached_sockets", "slave_expires_tracked_keys", "active_defrag_hits"]);
-        t.zero(&["active_defrag_misses", "active_defrag_key_hits", "active_defrag_key_misses"]);
+        t.add("slave_expires_tracked_keys", self.ks.own_expires.len());
+        t.zero(&["migrate_cached_sockets", "active_defrag_hits", "active_defrag_misses"]);
+        t.zero(&["active_defrag_key_hits", "active_defrag_key_misses"]);
         t.zero(&["total_active_defrag_time", "current_active_defrag_time", "tracking_total_keys"]);
         t.zero(&["tracking_total_items", "tracking_total_prefixes"]);
         t.add("unexpected_error_replies", s.unexpected_errors);

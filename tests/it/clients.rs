@@ -392,6 +392,7 @@ fn what_a_writable_replica_was_told_itself_expires_there() {
     client.ok(&["PEXPIRE", "set", "50"]);
     assert!(eventually(PATIENCE, || client.ok(&["DBSIZE"]).int() == 2), "they stay");
     assert_eq!(replica.info("expired_keys"), "2");
+    assert_eq!(replica.info("slave_expires_tracked_keys"), "1");
     assert_eq!(client.ok(&["EXISTS", "longer", "of-the-primary"]).int(), 2);
     // What the primary's clock has still to delete is hidden, and makes way for what is written.
     let mut at_primary = primary.client();
