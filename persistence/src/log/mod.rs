@@ -307,6 +307,14 @@ impl Log {
             Some(entry) => {
                 let path = folder.path(&entry.name);
                 let file = disk.open(&path).map_err(Error::io("open", &path))?;
+                // Behind the file's end, in its last block and in those set aside, may be what the power cut
+                // left of writes that are lost. The next cut could leave a longer file and that in it, in
+                // place of what goes on here. This removes it, though the length stays.
+                if recovered.lost_power()
+                    && let Some(start) = entry.start
+                {
+                    file.set_len(end - start).map_err(Error::io("cut", &path))?;
+                }
                 // What was read back must be on disk before it is called recovered again.
                 file.sync().map_err(Error::io("sync", &path))?;
                 (entry, file)

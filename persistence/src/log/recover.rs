@@ -472,6 +472,11 @@ impl Recovered {
         self.manifest.state.as_ref().is_some_and(|state| state.closed == Some(self.end))
     }
 
+    /// Whether the machine was off since the log was last written, without its having been closed.
+    pub(super) fn lost_power(&self) -> bool {
+        !self.same_boot && !self.is_closed()
+    }
+
     /// Leaves the segments unread, if the log is as its process closed it at `end`: what they hold is
     /// known then.
     pub(super) fn skip_replay(&mut self, end: Offset) -> bool {
