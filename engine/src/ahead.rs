@@ -92,7 +92,7 @@ mod tests {
             ("set", Value::Set(Set::with_capacity(1000))),
             ("zset", Value::Zset(Zset::with_capacity(1000))),
             ("small", Value::Hash(small)),
-            ("long", Value::Str(vec![0; 4096])),
+            ("long", Value::Str(vec![0; 4096].into())),
         ] {
             ks.add(0, &name(key), Payload::Value(value), None);
         }

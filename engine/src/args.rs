@@ -1,9 +1,11 @@
 //! A command's arguments.
 //!
 //! Arguments stay where the socket's bytes were read to: an argument is a [`Span`] of the read
-//! buffer. Only a value large enough to deserve its own allocation is read straight into a `Vec`,
-//! which a command then takes as it is: [`Args::take`].
+//! buffer. Only a value large enough to deserve its own allocation is read straight into one, which
+//! the command's key then shares: [`Args::text`].
 
+use crate::effects::Part;
+use crate::text::Text;
 use std::ops::Index;
 
 /// Where one argument lies: `len` bytes at `start` of the buffer, or, with `start ==`
@@ -23,31 +25,20 @@ impl Span {
 pub struct Args<'a> {
     buf: &'a [u8],
     spans: &'a [Span],
-    large: &'a mut [Vec<u8>],
+    large: &'a [Text],
     raw: Option<&'a [u8]>,
-    taken: Vec<Taken>,
-}
-
-/// What is known of a large argument after it was taken.
-struct Taken {
-    arg: usize,
-    head: Vec<u8>,
-    len: usize,
 }
 
 impl<'a> Args<'a> {
-    /// The bytes of an argument that can still be shown after it was taken: what Redis's slow log shows.
-    pub const HEAD: usize = 128;
-
     /// Arguments over `buf` and `large`. `raw` is the whole request as it came when those bytes are
     /// already the RESP array that the log wants.
     pub fn new(
         buf: &'a [u8],
         spans: &'a [Span],
-        large: &'a mut [Vec<u8>],
+        large: &'a [Text],
         raw: Option<&'a [u8]>,
     ) -> Args<'a> {
-        Args { buf, spans, large, raw, taken: Vec::new() }
+        Args { buf, spans, large, raw }
     }
 
     /// The number of arguments, the command's name included.
@@ -74,26 +65,19 @@ impl<'a> Args<'a> {
         })
     }
 
-    /// The argument at `i` as an allocation of its own: moved if it was large (and empty from then
-    /// on), copied if it was not.
-    pub fn take(&mut self, i: usize) -> Vec<u8> {
-        let span = self.spans[i];
-        match span.start {
-            Span::LARGE => {
-                let whole = std::mem::take(&mut self.large[span.len as usize]);
-                let head = whole[..whole.len().min(Self::HEAD)].to_vec();
-                self.taken.push(Taken { arg: i, head, len: whole.len() });
-                whole
-            }
-            start => self.buf[start as usize..start as usize + span.len as usize].to_vec(),
+    /// The argument at `i` as a text of its own, which is no copy if it is long and was read as one.
+    pub fn text(&self, i: usize) -> Text {
+        match self.spans[i] {
+            Span { start: Span::LARGE, len } => self.large[len as usize].clone(),
+            _ => self[i].to_vec().into(),
         }
     }
 
-    /// The first [`Args::HEAD`] bytes of the argument at `i`, and how many it has or had.
-    pub fn head(&self, i: usize) -> (&[u8], usize) {
-        match self.taken.iter().find(|taken| taken.arg == i) {
-            Some(taken) => (&taken.head, taken.len),
-            None => (&self[i][..self[i].len().min(Self::HEAD)], self[i].len()),
+    /// The argument at `i` as a part of an effect.
+    pub fn part(&self, i: usize) -> Part<'_> {
+        match self.spans[i] {
+            Span { start: Span::LARGE, len } => Part::Text(&self.large[len as usize]),
+            _ => Part::Bytes(&self[i]),
         }
     }
 
@@ -109,7 +93,7 @@ impl<'a> Args<'a> {
     }
 
     /// The same arguments from `n` on: `CONFIG GET x` seen as `GET x`.
-    pub fn skip(&mut self, n: usize) -> Args<'_> {
+    pub fn skip(&self, n: usize) -> Args<'_> {
         Args::new(self.buf, &self.spans[n..], self.large, None)
     }
 }
@@ -129,7 +113,7 @@ impl Index<usize> for Args<'_> {
 pub struct OwnedArgs {
     buf: Vec<u8>,
     spans: Vec<Span>,
-    large: Vec<Vec<u8>>,
+    large: Vec<Text>,
 }
 
 impl OwnedArgs {
@@ -142,13 +126,13 @@ impl OwnedArgs {
         owned
     }
 
-    /// What `args` holds; its large values move and are empty there from then on.
-    pub fn take_from(args: &mut Args<'_>) -> OwnedArgs {
+    /// What `args` holds, with its large values.
+    pub fn keep(args: &Args<'_>) -> OwnedArgs {
         let mut owned = OwnedArgs::default();
         for i in 0..args.len() {
             if args.spans[i].start == Span::LARGE {
                 owned.spans.push(Span { start: Span::LARGE, len: owned.large.len() as u32 });
-                owned.large.push(args.take(i));
+                owned.large.push(args.text(i));
             } else {
                 owned.push(&args[i]);
             }
@@ -171,11 +155,11 @@ impl OwnedArgs {
 
     /// The bytes that these arguments hold.
     pub fn bytes(&self) -> usize {
-        self.buf.len() + self.large.iter().map(Vec::len).sum::<usize>()
+        self.buf.len() + self.large.iter().map(|text| text.len()).sum::<usize>()
     }
 
-    pub fn args(&mut self) -> Args<'_> {
-        Args::new(&self.buf, &self.spans, &mut self.large, None)
+    pub fn args(&self) -> Args<'_> {
+        Args::new(&self.buf, &self.spans, &self.large, None)
     }
 }
 
@@ -184,16 +168,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_arguments_move_and_small_ones_are_copied() {
+    fn large_arguments_are_shared_and_small_ones_are_copied() {
         let spans = [Span { start: 0, len: 3 }, Span { start: Span::LARGE, len: 0 }];
-        let mut large = vec![vec![7u8; 100_000]];
-        let address = large[0].as_ptr();
-        let mut args = Args::new(b"SET", &spans, &mut large, None);
+        let large = [Text::from(vec![7u8; 100_000])];
+        let args = Args::new(b"SET", &spans, &large, None);
         assert_eq!(&args[0], b"SET");
-        let mut owned = OwnedArgs::take_from(&mut args);
-        assert_eq!(args.head(1), (&[7u8; Args::HEAD][..], 100_000));
-        assert_eq!(owned.bytes(), 100_003);
-        let value = owned.args().take(1);
-        assert_eq!(value.as_ptr(), address, "the large value was copied");
+        let owned = OwnedArgs::keep(&args);
+        assert_eq!((owned.bytes(), args[1].len()), (100_003, 100_000));
+        let value = owned.args().text(1);
+        assert_eq!(value.as_ptr(), large[0].as_ptr(), "the large value was copied");
     }
 }

@@ -4,7 +4,7 @@
 //! Arity checks, ACL categories, `COMMAND`, the router and the log all read it from there.
 
 use crate::args::Args;
-use crate::effects;
+use crate::effects::Part;
 use crate::error::Error;
 use crate::keyspace::Keyspace;
 use crate::resp::reply::Reply;
@@ -438,6 +438,12 @@ impl<'a> Ctx<'a> {
         self.replaced = true;
     }
 
+    /// As [`Ctx::effect`], of parts that may be shared.
+    pub fn effect_of<const N: usize>(&mut self, parts: [Part<'_>; N]) {
+        self.ks.effects.push_parts(self.db, parts.into_iter());
+        self.replaced = true;
+    }
+
     /// The log gets nothing from this command, whatever it changed (beyond effects already said).
     pub fn no_effect(&mut self) {
         self.replaced = true;
@@ -469,15 +475,4 @@ pub fn call(ctx: &mut Ctx<'_>, run: Handler, args: &mut Args<'_>) -> (Written, R
         _ => Written::Effects,
     };
     (written, result)
-}
-
-/// The bytes of a command for the log: the request itself if it is RESP already, else encoded into
-/// `room`.
-pub fn as_resp<'r>(args: &'r Args<'_>, room: &'r mut Vec<u8>) -> &'r [u8] {
-    if let Some(raw) = args.raw() {
-        return raw;
-    }
-    room.clear();
-    effects::encode(room, args.iter());
-    room
 }

@@ -5,19 +5,40 @@
 //! outcome depends on time or chance say instead what they did: `SPOP` leaves an `SREM`, `EXPIRE` a
 //! `PEXPIREAT`, a key that turned out to be expired a `DEL`.
 
+use crate::text::Text;
 use std::ops::Range;
 
 /// One effect: where its RESP bytes lie, and its database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Op {
     pub db: usize,
-    pub range: Range<usize>,
+    range: Range<usize>,
+    /// Those of its arguments that are shared.
+    shared: Range<usize>,
+}
+
+/// A part of a command.
+pub enum Part<'a> {
+    Bytes(&'a [u8]),
+    /// What is not copied.
+    Text(&'a Text),
+}
+
+impl Part<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Part::Bytes(bytes) => bytes.len(),
+            Part::Text(text) => text.len(),
+        }
+    }
 }
 
 /// The effects of what ran since they were last taken, in order.
 #[derive(Default)]
 pub struct Effects {
     bytes: Vec<u8>,
+    /// Shared arguments, and where in `bytes` each belongs.
+    shared: Vec<(usize, Text)>,
     ops: Vec<Op>,
 }
 
@@ -34,27 +55,53 @@ impl Effects {
         &self.ops
     }
 
-    /// The RESP bytes of an effect.
-    pub fn bytes(&self, op: &Op) -> &[u8] {
-        &self.bytes[op.range.clone()]
+    /// The RESP bytes of an effect, piece by piece.
+    pub fn each_piece(&self, op: &Op, mut piece: impl FnMut(&[u8])) {
+        let mut at = op.range.start;
+        for (place, text) in &self.shared[op.shared.clone()] {
+            piece(&self.bytes[at..*place]);
+            piece(text);
+            at = *place;
+        }
+        piece(&self.bytes[at..op.range.end]);
     }
 
     /// Adds a command made of `parts`.
     pub fn push<'a>(&mut self, db: usize, parts: impl ExactSizeIterator<Item = &'a [u8]>) {
-        let start = self.bytes.len();
-        encode(&mut self.bytes, parts);
-        self.ops.push(Op { db, range: start..self.bytes.len() });
+        self.push_parts(db, parts.map(Part::Bytes));
+    }
+
+    /// As [`Effects::push`], some of whose parts may be shared.
+    pub fn push_parts<'a>(&mut self, db: usize, parts: impl ExactSizeIterator<Item = Part<'a>>) {
+        let (start, shared) = (self.bytes.len(), self.shared.len());
+        let out = &mut self.bytes;
+        let mut itoa = itoa::Buffer::new();
+        out.push(b'*');
+        out.extend_from_slice(itoa.format(parts.len()).as_bytes());
+        out.extend_from_slice(b"\r\n");
+        for part in parts {
+            out.push(b'$');
+            out.extend_from_slice(itoa.format(part.len()).as_bytes());
+            out.extend_from_slice(b"\r\n");
+            match part {
+                Part::Bytes(bytes) => out.extend_from_slice(bytes),
+                Part::Text(text) => self.shared.push((out.len(), text.clone())),
+            }
+            out.extend_from_slice(b"\r\n");
+        }
+        self.ops.push(Op { db, range: start..self.bytes.len(), shared: shared..self.shared.len() });
     }
 
     /// Adds a command that is RESP already.
     pub fn push_raw(&mut self, db: usize, resp: &[u8]) {
-        let start = self.bytes.len();
+        let (start, shared) = (self.bytes.len(), self.shared.len());
         self.bytes.extend_from_slice(resp);
-        self.ops.push(Op { db, range: start..self.bytes.len() });
+        self.ops.push(Op { db, range: start..self.bytes.len(), shared: shared..shared });
     }
 
     pub fn clear(&mut self) {
         self.ops.clear();
+        self.shared.clear();
         self.bytes.clear();
         // One huge command must not pin its size for ever.
         if self.bytes.capacity() > 1 << 20 {
@@ -63,17 +110,28 @@ impl Effects {
     }
 }
 
-/// Appends a command as a RESP array of bulk strings.
-pub fn encode<'a>(out: &mut Vec<u8>, parts: impl ExactSizeIterator<Item = &'a [u8]>) {
-    let mut itoa = itoa::Buffer::new();
-    out.push(b'*');
-    out.extend_from_slice(itoa.format(parts.len()).as_bytes());
-    out.extend_from_slice(b"\r\n");
-    for part in parts {
-        out.push(b'$');
-        out.extend_from_slice(itoa.format(part.len()).as_bytes());
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(part);
-        out.extend_from_slice(b"\r\n");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_parts_stand_where_bytes_would() {
+        let long = Text::from(vec![b'x'; crate::text::SHARE]);
+        let parts = |shared: bool| {
+            let long = || if shared { Part::Text(&long) } else { Part::Bytes(&long) };
+            [Part::Bytes(b"MSET"), Part::Bytes(b"a"), long(), Part::Bytes(b"b"), long()].into_iter()
+        };
+        let mut effects = Effects::default();
+        effects.push_parts(0, parts(false));
+        effects.push_raw(0, b"*1\r\n$4\r\nPING\r\n");
+        effects.push_parts(0, parts(true));
+        effects.push(0, [&b"PING"[..]].into_iter());
+        let mut whole = vec![Vec::new(); 4];
+        for (op, whole) in effects.ops().iter().zip(&mut whole) {
+            effects.each_piece(op, |piece| whole.extend_from_slice(piece));
+        }
+        assert!(whole[0] == whole[2] && whole[1] == whole[3]);
+        assert!(whole[0].starts_with(b"*5\r\n$4\r\nMSET\r\n$1\r\na\r\n$16384\r\nxx"));
+        assert!(effects.bytes.len() < 2 * crate::text::SHARE + 500, "the shared ones were copied");
     }
 }

@@ -15,12 +15,14 @@
 //! | … | m | the embedded string, up to its capacity |
 
 use crate::table::Slot;
+use crate::text::Text;
 use crate::value::{Type, Value};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::{align_of, size_of};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Strings up to this many bytes live in the entry itself.
 pub const EMBED_MAX: usize = 1024;
@@ -104,12 +106,12 @@ impl<'a> Payload<'a> {
     pub fn text(bytes: &'a [u8]) -> Payload<'a> {
         match bytes.len() {
             0..=EMBED_MAX => Payload::Embed(bytes),
-            _ => Payload::Value(Value::Str(bytes.to_vec())),
+            _ => Payload::Value(Value::Str(bytes.to_vec().into())),
         }
     }
 
     /// As [`Payload::string`], keeping the allocation of a long one.
-    pub fn owned_string(bytes: Vec<u8>) -> Payload<'static> {
+    pub fn owned_string(bytes: Text) -> Payload<'static> {
         match bytes.len() {
             0..=20 if crate::num::parse_int(&bytes).is_some() => {
                 Payload::Int(crate::num::parse_int(&bytes).expect("just parsed"))
@@ -309,7 +311,7 @@ impl Entry {
                     VALUE => {
                         let value = std::mem::replace(
                             self.value_mut().expect("the shape says so"),
-                            Value::Str(Vec::new()),
+                            Value::Str(Text::default()),
                         );
                         Entry::new(self.key(), Payload::Value(value), expire_ms)
                     }
@@ -379,18 +381,26 @@ impl Entry {
             Str::Bytes(_) => None,
         };
         if let Some(bytes) = bytes {
-            self.rebuild(Some(Payload::Value(Value::Str(bytes))), self.expire());
+            self.rebuild(Some(Payload::Value(Value::Str(bytes.into()))), self.expire());
         }
         self.set_shape(self.shape() | EDITED);
         match self.value_mut() {
-            Some(Value::Str(b)) => Some(b),
+            Some(Value::Str(b)) => Some(b.edit()),
+            _ => None,
+        }
+    }
+
+    /// The bytes of a long string for a reader to hold, whatever becomes of the key.
+    pub fn share_string(&mut self) -> Option<Arc<Vec<u8>>> {
+        match self.value_mut() {
+            Some(Value::Str(text)) => text.share(),
             _ => None,
         }
     }
 
     /// Takes the value out, and leaves an empty one.
     pub fn take_value(&mut self) -> Option<Value> {
-        self.value_mut().map(|v| std::mem::replace(v, Value::Str(Vec::new())))
+        self.value_mut().map(|v| std::mem::replace(v, Value::Str(Text::default())))
     }
 
     /// The same value under another key; nothing is copied but what lives in the entry itself.
@@ -399,7 +409,7 @@ impl Entry {
         let mut moved = match self.value_mut() {
             None => return self.copy_as(key, expire_ms),
             Some(value) => {
-                let value = std::mem::replace(value, Value::Str(Vec::new()));
+                let value = std::mem::replace(value, Value::Str(Text::default()));
                 Entry::new(key, Payload::Value(value), expire_ms)
             }
         };

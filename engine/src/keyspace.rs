@@ -9,8 +9,10 @@ use crate::entry::{Entry, EntryRef, Payload, Str};
 use crate::error::Error;
 use crate::hasher::hash;
 use crate::table::Table;
+use crate::text::Text;
 use crate::value::Value;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// Classes of keyspace events, as bits: `notify-keyspace-events`.
 pub mod event {
@@ -474,6 +476,11 @@ impl Keyspace {
         }
     }
 
+    /// The bytes of a long string for a reader to hold; the access was counted already.
+    pub fn share_string(&mut self, db: usize, key: &[u8]) -> Option<Arc<Vec<u8>>> {
+        self.dbs[db].keys.get_mut(hash(key), key)?.share_string()
+    }
+
     // Making, changing and removing keys.
 
     /// The largest string that may come to be. What was decided elsewhere is not judged here again, where
@@ -576,7 +583,7 @@ impl Keyspace {
         let hash = hash(key);
         match self.write(db, key) {
             None => {
-                self.add(db, key, Payload::Value(Value::Str(Vec::new())), None);
+                self.add(db, key, Payload::Value(Value::Str(Text::default())), None);
             }
             Some(entry) if entry.string().is_none() => return Err(Error::WRONG_TYPE),
             Some(entry) if matches!(entry.value(), Some(Value::Str(_))) => {}

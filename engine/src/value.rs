@@ -1,12 +1,13 @@
 //! What a key can hold.
 
 use crate::table::Fetch;
+use crate::text::Text;
 use crate::types::{hash::Hash, list::List, set::Set, zset::Zset};
 
 /// A value that does not live in its key's entry.
 #[derive(Clone)]
 pub enum Value {
-    Str(Vec<u8>),
+    Str(Text),
     List(List),
     Hash(Hash),
     Set(Set),

@@ -49,12 +49,7 @@ fn in_pieces(stream: &[u8], mut piece: impl FnMut() -> usize, limits: &Limits) -
                     return read;
                 }
             }
-            let mut first = true;
             while let Some(args) = input.pop() {
-                if std::mem::take(&mut first) && args.raw().is_some() {
-                    input.put_back();
-                    continue;
-                }
                 read.add(&args);
             }
         }

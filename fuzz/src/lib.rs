@@ -29,7 +29,7 @@ pub fn run(ks: &mut Keyspace, db: usize, words: &[&[u8]]) -> Option<Result<Reply
         return None;
     }
     let mut reply = Reply::new();
-    let mut owned = OwnedArgs::new(words);
+    let owned = OwnedArgs::new(words);
     let mut args = owned.args();
     let mut ctx = Ctx::new(ks, db, &mut reply);
     ctx.may_block = false;

@@ -97,7 +97,7 @@ impl Server {
         let (stats, origin) = (self.ks.stats, self.ks.origin);
         self.ks.origin = Origin::Log;
         let mut reply = Reply::new();
-        let mut args = OwnedArgs::new(words);
+        let args = OwnedArgs::new(words);
         let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);
         let _ = varve_engine::command::call(&mut ctx, run, &mut args.args());
         (self.ks.stats, self.ks.origin) = (stats, origin);

@@ -71,7 +71,7 @@ impl Server {
             self.ks.wait_for(db, key);
             self.waiters.by_key.entry((db, key.clone())).or_default().push_back(call.id);
         }
-        let args = OwnedArgs::take_from(args);
+        let args = OwnedArgs::keep(args);
         let on = BlockedOn::Keys { db, keys, command, args, on_timeout: block.on_timeout };
         self.block(call, on, block.until_ms);
     }
@@ -160,7 +160,7 @@ impl Server {
         else {
             return;
         };
-        let (command, db, mut args) = (*command, *db, args.clone());
+        let (command, db, args) = (*command, *db, args.clone());
         let Registered { run: Run::Data(run), spec, .. } = *self.commands.get(command) else {
             return;
         };
@@ -306,7 +306,7 @@ impl Server {
                 continue;
             }
             self.with_client(net, id, |s, call| {
-                if let Some(BlockedOn::Pause { command, mut args }) = s.unblock(id, call.client) {
+                if let Some(BlockedOn::Pause { command, args }) = s.unblock(id, call.client) {
                     call.command = command;
                     // Much may have changed meanwhile: this server may be a replica now.
                     match s.check(call, command) {

@@ -57,6 +57,8 @@ pub struct SlowLog {
 
 /// Arguments that the slow log keeps, each as [`Args::head`].
 const SLOW_ARGS: usize = 32;
+/// And so many bytes of each.
+const SLOW_ARG: usize = 128;
 
 impl SlowLog {
     fn add(&mut self, mut slow: Slow, max: usize) {
@@ -177,13 +179,11 @@ impl Server {
         let shown = if args.len() > SLOW_ARGS { SLOW_ARGS - 1 } else { args.len() };
         let mut kept: Vec<Vec<u8>> = Vec::with_capacity(SLOW_ARGS);
         for i in 0..shown {
-            let (mut arg, mut len) = args.head(i);
-            if call.secrets.contains(&i) {
-                (arg, len) = (REDACTED, REDACTED.len());
-            }
-            let mut arg = arg.to_vec();
-            if len > arg.len() {
-                arg.extend(format!("... ({} more bytes)", len - arg.len()).bytes());
+            let arg = if call.secrets.contains(&i) { REDACTED } else { &args[i] };
+            let (head, rest) = arg.split_at(arg.len().min(SLOW_ARG));
+            let mut arg = head.to_vec();
+            if !rest.is_empty() {
+                arg.extend(format!("... ({} more bytes)", rest.len()).bytes());
             }
             kept.push(arg);
         }

@@ -9,7 +9,8 @@ use super::client::{Blocked, BlockedOn, Client, Kind, ReplyMode};
 use super::load::Loading;
 use super::registry::{CommandId, Run, Unknown};
 use crate::log_warning;
-use varve_engine::command::{Ctx, Spec, Written, as_resp, flag};
+use varve_engine::command::{Ctx, Spec, Written, flag};
+use varve_engine::effects::Effects;
 use varve_engine::keyspace::Origin;
 use varve_engine::{Args, Error, OwnedArgs, Reply};
 use varve_net::{ConnId, Net};
@@ -122,14 +123,14 @@ impl Server {
         {
             multi.flags |= spec.flags;
             multi.lacks |= !spec.flags;
-            multi.queue.push((id, OwnedArgs::take_from(args)));
+            multi.queue.push((id, OwnedArgs::keep(args)));
             call.reply.simple("QUEUED");
             return;
         }
         let flags = self.flags_of(id, call.client);
         if self.is_paused(flags) && call.client.kind == Kind::Normal && !spec.has(flag::ADMIN) {
             call.client.blocked = Some(Blocked {
-                on: BlockedOn::Pause { command: id, args: OwnedArgs::take_from(args) },
+                on: BlockedOn::Pause { command: id, args: OwnedArgs::keep(args) },
                 until_ms: None,
             });
             self.paused.push(call.id);
@@ -302,8 +303,6 @@ impl Server {
         let started = self.clock.now_ns();
         let spec = self.commands.get(id).spec;
         let watched = !self.monitors.is_empty() && !spec.has(flag::SKIP_MONITOR | flag::ADMIN);
-        // The command may take its arguments; what is secret in them it tells.
-        let mut shown = watched.then(|| OwnedArgs::new(args.iter()));
         call.secrets.clear();
         match self.commands.get(id).run {
             Run::Data(run) => {
@@ -342,8 +341,8 @@ impl Server {
         let spent_ns = self.clock.tick_ns() - started;
         self.account(call, id, args, spent_ns);
         self.tell(call);
-        if let Some(shown) = &mut shown {
-            self.feed_monitors(call, &shown.args());
+        if watched {
+            self.feed_monitors(call, args);
         }
     }
 
@@ -403,23 +402,29 @@ impl Server {
         }
         if self.in_exec.is_some() {
             if written == Written::AsItCame {
-                let mut room = std::mem::take(&mut self.scratch);
-                self.ks.effects.push_raw(client.db, as_resp(args, &mut room));
-                self.scratch = room;
+                self.effect_as_it_came(client.db, args);
             }
             return;
         }
         if written == Written::AsItCame && self.ks.effects.is_empty() {
-            let mut room = std::mem::take(&mut self.scratch);
-            self.append(client.db, as_resp(args, &mut room));
-            self.scratch = room;
+            match args.raw() {
+                Some(raw) => self.append(client.db, raw),
+                None => self.append_args(client.db, args),
+            }
         } else {
             if written == Written::AsItCame {
-                self.ks.effects.push_raw(client.db, as_resp(args, &mut Vec::new()));
+                self.effect_as_it_came(client.db, args);
             }
             self.append_effects();
         }
         client.wrote_to = self.log.end().0;
+    }
+
+    fn effect_as_it_came(&mut self, db: usize, args: &Args<'_>) {
+        match args.raw() {
+            Some(raw) => self.ks.effects.push_raw(db, raw),
+            None => self.ks.effects.push_parts(db, (0..args.len()).map(|i| args.part(i))),
+        }
     }
 
     /// Appends all effects that wait, as a transaction if they are several.
@@ -430,9 +435,7 @@ impl Server {
             let db = effects.ops()[0].db;
             self.append(db, b"*1\r\n$5\r\nMULTI\r\n");
         }
-        for op in effects.ops() {
-            self.append(op.db, effects.bytes(op));
-        }
+        self.append_each(&effects);
         if many {
             let db = effects.ops()[effects.len() - 1].db;
             self.append(db, b"*1\r\n$4\r\nEXEC\r\n");
@@ -444,21 +447,44 @@ impl Server {
     /// Appends effects that have nothing to do with each other (expiry, eviction), one by one.
     pub fn append_effects_singly(&mut self) {
         let effects = std::mem::take(&mut self.ks.effects);
-        for op in effects.ops() {
-            self.append(op.db, effects.bytes(op));
-        }
+        self.append_each(&effects);
         self.ks.effects = effects;
         self.ks.effects.clear();
     }
 
+    fn append_each(&mut self, effects: &Effects) {
+        for op in effects.ops() {
+            if self.may_append() {
+                let mut db = Some(op.db as u32);
+                effects.each_piece(op, |piece| match db.take() {
+                    Some(db) => _ = self.log.append_in_db(db, piece),
+                    None => _ = self.log.append(piece),
+                });
+            }
+        }
+    }
+
+    fn append(&mut self, db: usize, resp: &[u8]) {
+        if self.may_append() {
+            self.log.append_in_db(db as u32, resp);
+        }
+    }
+
+    /// As [`Server::append`], of a command that did not come as the log has it: large arguments go there from
+    /// where they are.
+    #[cold]
+    fn append_args(&mut self, db: usize, args: &Args<'_>) {
+        if self.may_append() {
+            self.log.append_command(db as u32, &args.iter().collect::<Vec<_>>());
+        }
+    }
+
     /// The one way into the log for what this server changed. A replica changes nothing: what its
     /// clients write to a writable replica is not part of the history.
-    fn append(&mut self, db: usize, resp: &[u8]) {
-        if self.is_primary() && self.loading.as_ref().is_none_or(Loading::is_beside) {
-            self.log.append_in_db(db as u32, resp);
-        } else {
-            self.beside_log |= !self.is_primary();
-        }
+    fn may_append(&mut self) -> bool {
+        let may = self.is_primary() && self.loading.as_ref().is_none_or(Loading::is_beside);
+        self.beside_log |= !self.is_primary();
+        may
     }
 }
 

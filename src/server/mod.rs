@@ -128,7 +128,6 @@ pub struct Server {
     beside_log: bool,
     /// A streaming child's pipe that is not read until its readers catch up.
     stream_paused: Option<ConnId>,
-    scratch: Vec<u8>,
 }
 
 impl Server {

@@ -374,7 +374,6 @@ impl Server {
             acks_due: false,
             beside_log: false,
             stream_paused: None,
-            scratch: Vec::new(),
         })
     }
 

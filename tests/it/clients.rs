@@ -3,7 +3,7 @@
 
 use crate::support::client::encode;
 use crate::support::server::info;
-use crate::support::{Command, PATIENCE, Server, Value, caught_up, eventually};
+use crate::support::{Client, Command, PATIENCE, Server, Value, caught_up, eventually};
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -82,6 +82,96 @@ fn large_values_are_stored_and_shown() {
         let slow = format!("{:?}", client.ok(&["SLOWLOG", "GET", "-1"]));
         let rest = format!("({} more bytes)", value.len() - 128);
         assert_eq!(slow.matches(&rest).count(), 2, "{slow}");
+    }
+}
+
+/// In whatever words a long value came, the log and replicas have it whole.
+#[test]
+fn long_values_are_logged_whole() {
+    let mut primary = Server::start();
+    let replica = Server::varve().replica_of(primary.port()).start();
+    let mut client = primary.client();
+    let value = |i: u8| [i].repeat(100_000 + i as usize);
+    let (one, two) = (value(1), value(2));
+    let text: fn(&'static str) -> &'static [u8] = str::as_bytes;
+    let sets: Vec<Vec<&[u8]>> = vec![
+        vec![text("SET"), text("{}"), &one],
+        vec![text("SET"), text("{}"), &one, text("EX"), text("1000")],
+        vec![text("SETEX"), text("{}"), text("1000"), &one],
+        vec![text("PSETEX"), text("{}"), text("1000000"), &one],
+        vec![text("GETSET"), text("{}"), &one],
+        vec![text("SETNX"), text("{}"), &one],
+        vec![text("MSET"), text("other"), &two, text("{}"), &one],
+        vec![text("APPEND"), text("{}"), &one],
+        vec![text("RPUSH"), text("list"), &one, &two, text("{}")],
+    ];
+    for queued in [false, true] {
+        for (i, set) in sets.iter().enumerate() {
+            let key = format!("{i}:{queued}");
+            let words: Vec<&[u8]> =
+                set.iter().map(|word| if *word == b"{}" { key.as_bytes() } else { word }).collect();
+            if queued {
+                client.ok(&["MULTI"]);
+                client.ok(&["SET", "before", "x"]);
+            }
+            client.ok(&words);
+            if queued {
+                client.ok(&["EXEC"]);
+            }
+        }
+    }
+    caught_up(&primary, &replica);
+    let check = |client: &mut Client| {
+        for i in 0..sets.len() - 1 {
+            for queued in [false, true] {
+                let got = client.ok(&["GET", &format!("{i}:{queued}")]);
+                assert!(got == Value::Bulk(one.clone()), "{i} {queued}");
+            }
+        }
+        assert!(client.ok(&["GET", "other"]) == Value::Bulk(two.clone()));
+        assert!(client.ok(&["LINDEX", "list", "-2"]) == Value::Bulk(two.clone()));
+    };
+    check(&mut replica.client());
+    primary.kill9();
+    primary.restart();
+    check(&mut primary.client());
+}
+
+/// A long value is sent from where the key has it, and stays what it was when it was asked for.
+#[test]
+fn a_long_reply_that_waits_takes_no_memory_and_does_not_change() {
+    const COUNT: u64 = 200;
+    for threads in ["1", "3"] {
+        let server = Server::varve().arg("--io-threads", threads).start();
+        let mut client = server.client();
+        let value: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
+        client.ok(&[b"SET", &b"k"[..], &value]);
+        let before = server.number("used_memory");
+        let mut late = server.client();
+        let mut asked = Vec::new();
+        for _ in 0..COUNT {
+            encode(&mut asked, &["GET", "k"]);
+            encode(&mut asked, &["GETRANGE", "k", "1000", "-1000"]);
+        }
+        late.send_raw(&asked);
+        let asked_for = || server.number("total_commands_processed") > 2 * COUNT;
+        assert!(eventually(PATIENCE, asked_for));
+        let held = server.number("used_memory") - before;
+        assert!(held < 4_000_000, "{held} bytes for replies");
+        for edit in [
+            &["SETRANGE", "k", "5", "other"][..],
+            &["APPEND", "k", "more"],
+            &["SETBIT", "k", "3", "1"],
+            &["SET", "k", "short"],
+        ] {
+            client.ok(edit);
+        }
+        for _ in 0..COUNT {
+            assert!(late.recv() == Value::Bulk(value.clone()), "a reply was changed");
+            assert!(late.recv() == Value::Bulk(value[1000..=value.len() - 1000].to_vec()));
+        }
+        assert_eq!(late.ok(&["GET", "k"]).text(), "short");
+        assert!(eventually(PATIENCE, || server.number("used_memory") < before), "the value stays");
     }
 }
 

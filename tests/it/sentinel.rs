@@ -3,7 +3,9 @@
 //! a replica. No write that two replicas had is lost, and the data are equal in the end.
 
 use crate::support::server::free_port;
-use crate::support::{Client, Folder, PATIENCE, Server, assert_same_data, caught_up, eventually};
+use crate::support::{
+    Client, Folder, PATIENCE, Server, Value, assert_same_data, caught_up, eventually,
+};
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
@@ -213,9 +215,12 @@ fn a_killed_primary_claims_no_offset_until_a_primary_goes_on_from_it() {
     follow(&server, 1);
     assert_eq!(offset(&server), 0);
     let successor = Server::start();
-    successor.client().ok(&["SET", "key", "of the successor"]);
+    let mut client = successor.client();
+    client.ok(&["SET", "key", "of the successor"]);
     follow(&server, successor.port());
     caught_up(&successor, &server);
+    // What it was sent whole is not on its disk at once.
+    assert_eq!(client.ok(&["WAITAOF", "0", "1", "0"]).items()[1], Value::Int(1));
     assert!(offset(&server) > 0);
     server.kill9();
     server.restart();

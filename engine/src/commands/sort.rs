@@ -413,8 +413,7 @@ mod tests {
 
     #[test]
     fn keys_are_found() {
-        let mut owned =
-            crate::OwnedArgs::new(["SORT", "l", "BY", "STORE", "GET", "x", "STORE", "d"]);
+        let owned = crate::OwnedArgs::new(["SORT", "l", "BY", "STORE", "GET", "x", "STORE", "d"]);
         assert_eq!(super::keys(&owned.args()), [1, 7]);
     }
 }

@@ -2,16 +2,33 @@
 
 use super::util::{int, is, range};
 use crate::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
+use crate::effects::Part;
 use crate::entry::{Entry, Payload, Str};
 use crate::keyspace::event;
 use crate::num::{Extended, parse_int};
+use crate::text::SHARE;
 use crate::{Args, Error, Reply};
+use std::ops::Range;
 
 type Done = Result<(), Error>;
 
 fn reply_string(ctx: &mut Ctx, key: &[u8]) -> Done {
-    put_string(ctx.reply, ctx.ks.read_string(ctx.db, key)?);
+    match ctx.ks.read_string(ctx.db, key)? {
+        Some(Str::Bytes(bytes)) if bytes.len() >= SHARE => {
+            let all = 0..bytes.len();
+            put_part(ctx, key, all);
+        }
+        string => put_string(ctx.reply, string),
+    }
     Ok(())
+}
+
+/// Replies with a part of a long string, which is not copied.
+#[cold]
+fn put_part(ctx: &mut Ctx, key: &[u8], range: Range<usize>) {
+    if let Some(bytes) = ctx.ks.share_string(ctx.db, key) {
+        ctx.reply.bulk_shared(bytes, range);
+    }
 }
 
 fn put_string(reply: &mut Reply, string: Option<Str>) {
@@ -26,12 +43,10 @@ fn get(ctx: &mut Ctx, args: &mut Args) -> Done {
     reply_string(ctx, &args[1])
 }
 
-/// Sets a key to the argument at `at`, which keeps its allocation if it has one; the log must then
-/// have been told already, as the argument is gone: [`log_first`].
-fn store_at(ctx: &mut Ctx, args: &mut Args, key: usize, at: usize, expire_ms: Option<i64>) {
+/// Sets a key to the argument at `at`, which keeps its allocation if it has one.
+fn store_at(ctx: &mut Ctx, args: &Args, key: usize, at: usize, expire_ms: Option<i64>) {
     if args[at].len() > crate::entry::EMBED_MAX {
-        let value = args.take(at);
-        ctx.ks.set(ctx.db, &args[key], Payload::owned_string(value), expire_ms);
+        ctx.ks.set(ctx.db, &args[key], Payload::owned_string(args.text(at)), expire_ms);
     } else {
         ctx.ks.set(ctx.db, &args[key], Payload::string(&args[at]), expire_ms);
     }
@@ -40,15 +55,8 @@ fn store_at(ctx: &mut Ctx, args: &mut Args, key: usize, at: usize, expire_ms: Op
 }
 
 /// As [`store_at`] to the key at 1.
-fn store(ctx: &mut Ctx, args: &mut Args, at: usize, expire_ms: Option<i64>) {
+fn store(ctx: &mut Ctx, args: &Args, at: usize, expire_ms: Option<i64>) {
     store_at(ctx, args, 1, at, expire_ms);
-}
-
-/// Tells the log of the command as it came, if its large arguments are about to be taken.
-fn log_first(ctx: &mut Ctx, args: &Args) {
-    if args.raw().is_none() {
-        ctx.effect(args.iter());
-    }
 }
 
 /// The words that say when a key expires, in `SET`, `GETEX`.
@@ -134,13 +142,13 @@ fn set(ctx: &mut Ctx, args: &mut Args) -> Done {
     };
     if let Expiry::At(ms) = expiry {
         let ms = itoa::Buffer::new().format(ms).to_owned();
-        ctx.effect([b"SET", &args[1], &args[2], b"PXAT", ms.as_bytes()]);
+        let (px, ms) = (Part::Bytes(b"PXAT"), Part::Bytes(ms.as_bytes()));
+        ctx.effect_of([Part::Bytes(b"SET"), args.part(1), args.part(2), px, ms]);
         store(ctx, args, 2, at_ms);
         ctx.ks.notify(event::GENERIC, "expire", ctx.db, &args[1]);
     } else {
         // `GET` and the conditions are of no use to whoever reads the log, but they do no harm: the
         // condition held here, so it holds there.
-        log_first(ctx, args);
         store(ctx, args, 2, at_ms);
     }
     if !want_old {
@@ -160,7 +168,6 @@ fn set_access(args: &Args) -> u32 {
 fn setnx(ctx: &mut Ctx, args: &mut Args) -> Done {
     let absent = !ctx.ks.exists(ctx.db, &args[1]);
     if absent {
-        log_first(ctx, args);
         store(ctx, args, 2, None);
     }
     ctx.reply.int(absent as i64);
@@ -170,7 +177,8 @@ fn setnx(ctx: &mut Ctx, args: &mut Args) -> Done {
 fn setex_in(ctx: &mut Ctx, args: &mut Args, unit_ms: i64, command: &str) -> Done {
     let at = expire_at(&args[2], unit_ms, ctx.ks.now_ms, command)?;
     let ms = itoa::Buffer::new().format(at).to_owned();
-    ctx.effect([b"SET", &args[1], &args[3], b"PXAT", ms.as_bytes()]);
+    let (px, ms) = (Part::Bytes(b"PXAT"), Part::Bytes(ms.as_bytes()));
+    ctx.effect_of([Part::Bytes(b"SET"), args.part(1), args.part(3), px, ms]);
     store(ctx, args, 3, Some(at));
     ctx.ks.notify(event::GENERIC, "expire", ctx.db, &args[1]);
     ctx.reply.ok();
@@ -187,7 +195,7 @@ fn psetex(ctx: &mut Ctx, args: &mut Args) -> Done {
 
 fn getset(ctx: &mut Ctx, args: &mut Args) -> Done {
     reply_string(ctx, &args[1])?;
-    ctx.effect([b"SET", &args[1], &args[2]]);
+    ctx.effect_of([Part::Bytes(b"SET"), args.part(1), args.part(2)]);
     store(ctx, args, 2, None);
     Ok(())
 }
@@ -223,7 +231,13 @@ fn getex(ctx: &mut Ctx, args: &mut Args) -> Done {
         expiry = Expiry::At(expiry_option(ctx, args, i, "getex")?.expect("one of the four words"));
     }
     // The access was counted already.
-    put_string(ctx.reply, ctx.ks.peek(ctx.db, &args[1]).and_then(Entry::string));
+    match ctx.ks.peek(ctx.db, &args[1]).and_then(Entry::string) {
+        Some(Str::Bytes(bytes)) if bytes.len() >= SHARE => {
+            let all = 0..bytes.len();
+            put_part(ctx, &args[1], all);
+        }
+        string => put_string(ctx.reply, string),
+    }
     match expiry {
         Expiry::Keep => {}
         Expiry::None => {
@@ -248,8 +262,7 @@ fn mget(ctx: &mut Ctx, args: &mut Args) -> Done {
     Ok(())
 }
 
-fn mset_all(ctx: &mut Ctx, args: &mut Args) {
-    log_first(ctx, args);
+fn mset_all(ctx: &mut Ctx, args: &Args) {
     for i in (1..args.len()).step_by(2) {
         store_at(ctx, args, i, i + 1, None);
     }
@@ -348,7 +361,11 @@ fn getrange(ctx: &mut Ctx, args: &mut Args) -> Done {
                 true => ctx.reply.bulk(b""),
                 false => {
                     let end = if end < 0 { (bytes.len() as i64 + end).max(0) } else { end };
-                    ctx.reply.bulk(&bytes[range(start, end, bytes.len())]);
+                    let part = range(start, end, bytes.len());
+                    match part.len() < SHARE {
+                        true => ctx.reply.bulk(&bytes[part]),
+                        false => put_part(ctx, &args[1], part),
+                    }
                 }
             }
         }

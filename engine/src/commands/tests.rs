@@ -1,7 +1,7 @@
 //! Commands run against a keyspace, their replies and effects as text.
 
 use super::all;
-use crate::command::{Ctx, Written, as_resp, call};
+use crate::command::{Ctx, Written, call};
 use crate::{Keyspace, OwnedArgs, Reply};
 
 /// A keyspace and a client of it.
@@ -33,7 +33,7 @@ impl Bench {
             .unwrap_or_else(|| panic!("no command {name}"));
         assert!(command.spec.takes(words.len()), "wrong arity in the test: {words:?}");
         let mut reply = Reply::new();
-        let mut owned = OwnedArgs::new(words);
+        let owned = OwnedArgs::new(words);
         let mut args = owned.args();
         let mut ctx = Ctx::new(&mut self.ks, 0, &mut reply);
         let (written, result) = call(&mut ctx, command.run, &mut args);
@@ -46,11 +46,13 @@ impl Bench {
             let parts: Vec<&str> = all.split("\r\n").skip(2).step_by(2).collect();
             parts.join(" ").trim().to_owned()
         };
-        for op in self.ks.effects.ops() {
-            self.effects.push(text(self.ks.effects.bytes(op)));
-        }
         if written == Written::AsItCame {
-            self.effects.push(text(as_resp(&args, &mut Vec::new())));
+            self.ks.effects.push(0, args.iter());
+        }
+        for op in self.ks.effects.ops() {
+            let mut resp = Vec::new();
+            self.ks.effects.each_piece(op, |piece| resp.extend_from_slice(piece));
+            self.effects.push(text(&resp));
         }
         self.ks.effects.clear();
         String::from_utf8_lossy(&reply.to_vec()).replace("\r\n", "|")

@@ -186,6 +186,13 @@ impl Reply {
         }
     }
 
+    /// A bulk string of bytes that someone else owns.
+    pub fn bulk_shared(&mut self, bytes: SharedBytes, range: Range<usize>) {
+        self.header(b'$', range.len() as i64);
+        self.shared(bytes, range);
+        self.raw(b"\r\n");
+    }
+
     /// A bulk string that nobody else needs: a large one is not copied.
     pub fn bulk_vec(&mut self, bytes: Vec<u8>) {
         if self.muted || bytes.len() <= CHUNK {

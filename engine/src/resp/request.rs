@@ -15,6 +15,7 @@
 use crate::Error;
 use crate::args::{Args, Span};
 use crate::num::parse_int;
+use crate::text::Text;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -25,8 +26,9 @@ pub const LARGE: usize = 32 * 1024;
 pub const READ: usize = 64 * 1024;
 /// Less free space than this is not worth a read.
 const MIN_READ: usize = 4 * 1024;
-/// A large argument's first allocation; it doubles as its bytes come in.
-const LARGE_STEP: usize = 1024 * 1024;
+/// Memory for so many times what has come of a large argument is reserved at once: a length that was announced is
+/// not believed, and little is moved again.
+const LARGE_STEP: usize = 4;
 /// The longest inline request, and the longest line that announces a length.
 const LINE_MAX: usize = 64 * 1024;
 /// The bytes that [`short_line`] looks at together.
@@ -143,7 +145,7 @@ impl Framer {
         buf: &[u8],
         limits: &Limits,
         spans: &mut Vec<Span>,
-        (large, large_before): (&mut Vec<Vec<u8>>, usize),
+        (large, large_before): (&mut Vec<Text>, usize),
         divert: bool,
     ) -> Result<Step, ProtocolError> {
         if self.args_left == 0
@@ -217,7 +219,7 @@ impl Framer {
                 // A span can not reach so far into a request of gigabytes.
                 let index = large.len() - large_before;
                 spans.push(Span { start: Span::LARGE, len: index as u32 });
-                large.push(buf[self.pos..end].to_vec());
+                large.push(buf[self.pos..end].to_vec().into());
             }
             self.pos = end + 2;
             self.body = None;
@@ -284,7 +286,7 @@ impl Framer {
         &mut self,
         buf: &[u8],
         spans: &mut Vec<Span>,
-        large: &mut Vec<Vec<u8>>,
+        large: &mut Vec<Text>,
     ) -> Result<Step, ProtocolError> {
         let Some(lf) = buf[self.scanned..].iter().position(|&b| b == b'\n') else {
             self.scanned = buf.len();
@@ -315,6 +317,15 @@ impl Framer {
     }
 }
 
+/// The capacity for a large argument of `len` bytes of which `have` are there.
+fn large_capacity(have: usize, len: usize) -> usize {
+    let mut capacity = len;
+    while capacity / LARGE_STEP > have.max(READ) {
+        capacity /= LARGE_STEP;
+    }
+    capacity
+}
+
 /// A number below 100 in the usual form, behind `kind` at `pos`, and where its line ends. `None` if
 /// the line is anything else, or if there are not [`WORD`] bytes to look at.
 #[inline(always)]
@@ -341,7 +352,7 @@ fn is_space(b: u8) -> bool {
 
 /// Splits an inline request into words. A word without quotes is a span of the line; one with
 /// quotes has to be rewritten and becomes a large argument. `None` if quotes do not match.
-fn split_words(line: &[u8], spans: &mut Vec<Span>, large: &mut Vec<Vec<u8>>) -> Option<()> {
+fn split_words(line: &[u8], spans: &mut Vec<Span>, large: &mut Vec<Text>) -> Option<()> {
     let mut at = 0;
     loop {
         at += line[at..].iter().take_while(|&&b| is_space(b)).count();
@@ -356,7 +367,7 @@ fn split_words(line: &[u8], spans: &mut Vec<Span>, large: &mut Vec<Vec<u8>>) -> 
             Some(b'"' | b'\'') => {
                 let (word, len) = quoted_word(rest, ends)?;
                 spans.push(Span { start: Span::LARGE, len: large.len() as u32 });
-                large.push(word);
+                large.push(word.into());
                 at += len;
             }
             _ => {
@@ -448,7 +459,7 @@ pub struct Frame {
     end: usize,
     canonical: bool,
     spans: Vec<Span>,
-    large: Vec<Vec<u8>>,
+    large: Vec<Text>,
 }
 
 impl Frame {
@@ -475,9 +486,9 @@ impl Frame {
     }
 
     /// The arguments of the request that was parsed out of `bytes`.
-    pub fn args<'a>(&'a mut self, bytes: &'a [u8]) -> Args<'a> {
+    pub fn args<'a>(&'a self, bytes: &'a [u8]) -> Args<'a> {
         let buf = &bytes[self.start..self.end];
-        Args::new(buf, &self.spans, &mut self.large, self.canonical.then_some(buf))
+        Args::new(buf, &self.spans, &self.large, self.canonical.then_some(buf))
     }
 }
 
@@ -507,13 +518,12 @@ pub struct Input {
     /// Stream bytes since the last complete request that are not in `buf[frame_start..]`.
     frame_extra: usize,
     spans: Vec<Span>,
-    large: Vec<Vec<u8>>,
+    large: Vec<Text>,
     /// Where in `spans` and `large` those of the incomplete request begin.
     frame_spans: usize,
     frame_large: usize,
-    /// The length up to which the last of `large` is being filled.
-    filling: Option<usize>,
-    large_bytes: usize,
+    /// A large argument that has not arrived whole, and its length.
+    filling: Option<(Vec<u8>, usize)>,
     queue: Vec<Request>,
     /// The first of `queue` that was not popped.
     head: usize,
@@ -528,17 +538,10 @@ impl Input {
     /// Forgets what was popped, and makes room to read into.
     fn make_room(&mut self) {
         self.settle();
-        if self.filling.is_some_and(|len| self.large[self.large.len() - 1].len() < len) {
-            let (have, len) = {
-                let last = &self.large[self.large.len() - 1];
-                (last.len(), self.filling.unwrap_or(0))
-            };
-            let last = self.large.last_mut().expect("filling means that there is one");
-            if have == last.capacity() {
-                // Who has sent a quarter will send the rest, which need not be moved again and again.
-                let more = if have >= len / 4 { len } else { have.max(LARGE_STEP) };
-                last.reserve_exact((len - have).min(more));
-            }
+        if let Some((own, len)) = &mut self.filling
+            && own.len() == own.capacity()
+        {
+            own.reserve_exact(large_capacity(own.len(), *len) - own.len());
         }
         if self.buf.capacity() - self.buf.len() >= MIN_READ {
             return;
@@ -574,13 +577,13 @@ impl Input {
             return;
         }
         if self.head > 0 {
+            self.release_popped();
             self.queue.clear();
             self.head = 0;
             self.spans.drain(..self.frame_spans);
             self.large.drain(..self.frame_large);
             self.frame_spans = 0;
             self.frame_large = 0;
-            self.large_bytes = self.large.iter().map(Vec::len).sum();
         }
         if self.frame_start == self.buf.len() {
             self.buf.clear();
@@ -591,12 +594,12 @@ impl Input {
     /// How much of the large argument that is being read may be read into it now, and whether that
     /// is all of it.
     fn large_room(&self) -> (usize, bool) {
-        match (self.filling, self.large.last()) {
-            (Some(len), Some(last)) => {
-                let room = last.capacity().min(len) - last.len();
-                (room, last.len() + room == len)
+        match &self.filling {
+            Some((own, len)) => {
+                let room = own.capacity().min(*len) - own.len();
+                (room, own.len() + room == *len)
             }
-            _ => (0, true),
+            None => (0, true),
         }
     }
 
@@ -606,9 +609,9 @@ impl Input {
     pub fn targets(&mut self) -> [&mut [MaybeUninit<u8>]; 2] {
         self.make_room();
         let (room, complete) = self.large_room();
-        let first = match self.large.last_mut() {
-            Some(last) if room > 0 => &mut last.spare_capacity_mut()[..room],
-            _ => &mut [],
+        let first = match &mut self.filling {
+            Some((own, _)) => &mut own.spare_capacity_mut()[..room],
+            None => &mut [],
         };
         [first, if complete { self.buf.spare_capacity_mut() } else { &mut [] }]
     }
@@ -621,20 +624,19 @@ impl Input {
     pub unsafe fn filled(&mut self, n: usize) {
         let (room, _) = self.large_room();
         let into_large = n.min(room);
-        if let Some(last) = self.large.last_mut().filter(|_| into_large > 0) {
+        if let Some((own, _)) = &mut self.filling {
             // SAFETY: `room` is within the capacity, and the caller wrote that many bytes.
-            unsafe { last.set_len(last.len() + into_large) };
+            unsafe { own.set_len(own.len() + into_large) };
         }
         assert!(n - into_large <= self.buf.capacity() - self.buf.len());
         // SAFETY: within the capacity, and the caller wrote the rest of its bytes there.
         unsafe { self.buf.set_len(self.buf.len() + n - into_large) };
-        self.arrived_large(into_large);
+        self.end_large();
     }
 
-    fn arrived_large(&mut self, n: usize) {
-        self.large_bytes += n;
-        if self.filling.is_some() && self.filling == self.large.last().map(Vec::len) {
-            self.filling = None;
+    fn end_large(&mut self) {
+        if let Some((own, _)) = self.filling.take_if(|(own, len)| own.len() == *len) {
+            self.large.push(own.into());
         }
     }
 
@@ -644,10 +646,10 @@ impl Input {
             self.make_room();
             let (room, complete) = self.large_room();
             let (first, rest) = bytes.split_at(room.min(bytes.len()));
-            if let Some(last) = self.large.last_mut().filter(|_| room > 0) {
-                last.extend_from_slice(first);
+            if let Some((own, _)) = &mut self.filling {
+                own.extend_from_slice(first);
             }
-            self.arrived_large(first.len());
+            self.end_large();
             bytes = rest;
             if complete {
                 self.buf.extend_from_slice(bytes);
@@ -701,16 +703,15 @@ impl Input {
         let body = self.frame_start + self.framer.pos;
         let here = len.min(self.buf.len() - body);
         let mut own = Vec::new();
-        own.reserve_exact(len.min(LARGE_STEP).max(here));
+        own.reserve_exact(large_capacity(here, len));
         own.extend_from_slice(&self.buf[body..body + here]);
         self.buf.drain(body..body + here);
         self.spans
             .push(Span { start: Span::LARGE, len: (self.large.len() - self.frame_large) as u32 });
-        self.large.push(own);
         self.framer.diverted = true;
         self.frame_extra += len;
-        self.filling = Some(len);
-        self.arrived_large(here);
+        self.filling = Some((own, len));
+        self.end_large();
     }
 
     /// How many complete requests wait.
@@ -718,8 +719,9 @@ impl Input {
         self.queue.len() - self.head
     }
 
-    /// The next request.
+    /// The next request. Of the one before nothing is held any more.
     pub fn pop(&mut self) -> Option<Args<'_>> {
+        self.release_popped();
         let request = self.queue.get(self.head)?;
         self.head += 1;
         self.position += request.stream_len as u64;
@@ -727,17 +729,18 @@ impl Input {
         Some(Args::new(
             buf,
             &self.spans[request.spans.clone()],
-            &mut self.large[request.large.clone()],
+            &self.large[request.large.clone()],
             request.canonical.then_some(buf),
         ))
     }
 
-    /// Undoes the last [`Input::pop`], if nothing was read or parsed since: the request will be
-    /// served later. Arguments that were taken out of it stay empty.
-    pub fn put_back(&mut self) {
-        if let Some(before) = self.head.checked_sub(1) {
-            self.head = before;
-            self.position -= self.queue[before].stream_len as u64;
+    /// Lets go of the large arguments of the request that was popped last: a key may have them.
+    #[inline]
+    fn release_popped(&mut self) {
+        if let Some(last) = self.head.checked_sub(1)
+            && !self.queue[last].large.is_empty()
+        {
+            self.large[self.queue[last].large.clone()].fill_with(Text::default);
         }
     }
 
@@ -782,7 +785,9 @@ impl Input {
 
     /// Bytes that have arrived and were not served: what `client-query-buffer-limit` limits.
     pub fn pending(&self) -> usize {
-        self.buf.len() - self.used() + self.large_bytes
+        let large = self.large.iter().map(|text| text.len()).sum::<usize>();
+        let filling = self.filling.as_ref().map_or(0, |(own, _)| own.len());
+        self.buf.len() - self.used() + large + filling
     }
 
     /// Bytes of them that are no complete request.
@@ -793,8 +798,9 @@ impl Input {
     /// Allocated bytes.
     pub fn memory(&self) -> usize {
         self.buf.capacity()
-            + self.large.iter().map(Vec::capacity).sum::<usize>()
-            + self.large.capacity() * size_of::<Vec<u8>>()
+            + self.large.iter().map(Text::capacity).sum::<usize>()
+            + self.filling.as_ref().map_or(0, |(own, _)| own.capacity())
+            + self.large.capacity() * size_of::<Text>()
             + self.spans.capacity() * size_of::<Span>()
             + self.queue.capacity() * size_of::<Request>()
     }
@@ -848,6 +854,7 @@ impl Input {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     type Requests = Vec<Vec<Vec<u8>>>;
 
@@ -1043,25 +1050,32 @@ mod tests {
             input.parse(&Limits::default()).expect("well formed");
         }
         assert_eq!(input.peek(0, 2), Some(&value[..]));
-        let got = input.pop().expect("complete").take(2);
-        assert_eq!((got.capacity(), got == value), (value.len(), true));
+        let Text::Shared(got) = input.pop().expect("complete").text(2) else { panic!("a copy") };
+        assert_eq!((got.capacity(), *got == value), (value.len(), true));
+        assert!(input.pop().is_none());
         assert_eq!(input.position(), stream.len() as u64);
         assert!(input.reclaim().is_some());
         assert_eq!(input.pending(), 0);
     }
 
     #[test]
-    fn a_request_put_back_comes_again() {
+    fn what_was_served_holds_no_large_argument() {
+        let request = encode(&[b"SET".to_vec(), b"k".to_vec(), vec![7; 3 * LARGE]]);
         let mut input = Input::new();
-        input.feed(b"A\r\nB\r\n");
-        input.parse(&Limits::default()).expect("well formed");
-        assert_eq!(&input.pop().expect("A")[0], b"A");
-        input.put_back();
-        assert_eq!(input.position(), 0);
-        input.feed(&vec![b' '; 200_000]); // moves the buffer
-        assert_eq!(input.peek(1, 0), Some(&b"B"[..]));
-        assert_eq!(&input.pop().expect("A")[0], b"A");
-        assert_eq!(&input.pop().expect("B")[0], b"B");
+        for piece in request.repeat(2).chunks(LARGE) {
+            input.feed(piece);
+            input.parse(&Limits::default()).expect("well formed");
+        }
+        let shared = |args: Args<'_>| match args.text(2) {
+            Text::Shared(bytes) => bytes,
+            Text::Own(_) => panic!("the value was copied"),
+        };
+        let first = shared(input.pop().expect("complete"));
+        assert_eq!(Arc::strong_count(&first), 2);
+        let second = shared(input.pop().expect("complete"));
+        assert_eq!((Arc::strong_count(&first), Arc::strong_count(&second)), (1, 2));
+        assert!(input.pop().is_none());
+        assert_eq!(Arc::strong_count(&second), 1);
     }
 
     fn pipelines() -> impl Strategy<Value = Requests> {

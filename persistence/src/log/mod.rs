@@ -93,6 +93,9 @@ pub type Waker = Arc<dyn Fn() + Send + Sync>;
 const SELECT_EVERY: u64 = 4 << 20;
 /// An argument up to this long is copied once more before it is appended with what surrounds it.
 const SMALL_PART: usize = 1024;
+/// More than this at once is added in pieces.
+const LONG: usize = 1024 * 1024;
+
 /// When written bytes are made durable: `appendfsync`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fsync {
@@ -391,8 +394,20 @@ impl Log {
     /// primary sent. Only copies them; returns the offset after them.
     #[inline]
     pub fn append(&mut self, bytes: &[u8]) -> Offset {
-        self.tail.append(bytes);
+        match bytes.len() <= LONG {
+            true => self.tail.append(bytes),
+            false => self.append_long(bytes),
+        }
         self.tail.end()
+    }
+
+    /// Adds what may be more than is kept: where memory alone has it, its beginning makes room for its end.
+    #[cold]
+    fn append_long(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(LONG) {
+            self.tail.append(piece);
+            self.trim();
+        }
     }
 
     /// Adds whole commands that act on database `db`, preceded by `SELECT` where that is needed.
@@ -407,7 +422,7 @@ impl Log {
         self.select(db);
         let mut number = itoa::Buffer::new();
         // Small pieces are gathered first: an append to the tail has a fixed price.
-        let scratch = &mut self.scratch;
+        let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         scratch.push(b'*');
         scratch.extend_from_slice(number.format(parts.len()).as_bytes());
@@ -419,13 +434,14 @@ impl Log {
             if part.len() <= SMALL_PART {
                 scratch.extend_from_slice(part);
             } else {
-                self.tail.append(scratch);
-                self.tail.append(part);
+                self.tail.append(&scratch);
                 scratch.clear();
+                self.append(part);
             }
         }
         scratch.extend_from_slice(b"\r\n");
-        self.tail.append(scratch);
+        self.tail.append(&scratch);
+        self.scratch = scratch;
         self.tail.end()
     }
 
@@ -571,17 +587,19 @@ impl Log {
     }
 
     fn flush_with(&mut self, all: bool) {
-        let needed = match &mut self.on_disk {
-            Some(disk) => {
-                disk.flush(&mut self.tail, all);
-                disk.written()
-            }
-            None => self.tail.end(),
-        };
+        if let Some(disk) = &mut self.on_disk {
+            disk.flush(&mut self.tail, all);
+        }
+        self.trim();
+        self.note_place();
+    }
+
+    /// Drops from memory what neither files nor replicas need.
+    fn trim(&mut self) {
+        let needed = self.on_disk.as_ref().map_or(self.tail.end(), |disk| disk.written());
         self.tail.trim(self.held.map_or(needed, |held| held.min(needed)));
         self.tail.relieve_pool(needed);
         self.places.trim(self.tail.first());
-        self.note_place();
     }
 
     /// Does what is due with time: `everysec`'s sync, another attempt after an error. To be called

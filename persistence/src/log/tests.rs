@@ -1029,6 +1029,29 @@ fn a_reader_that_lags_is_fed_from_memory_or_from_segments() {
 }
 
 #[test]
+fn a_command_longer_than_what_is_kept_takes_no_more_memory_than_that() {
+    let mut log = Log::in_memory(Histories::new(id(1)), Offset(0), 1 << 20, no_waker());
+    let value: Vec<u8> = (0..20_000_000u32).map(|i| (i % 251) as u8).collect();
+    let bytes = |log: &mut Log, from: Offset| {
+        let mut cursor = log.cursor_at(from).unwrap();
+        let mut bytes = Vec::new();
+        while let Some(piece) = log.next(&mut cursor, usize::MAX, log.end()) {
+            bytes.extend_from_slice(piece.bytes());
+        }
+        bytes
+    };
+    log.append_command(0, &[&b"SET"[..], b"k", &value]);
+    assert!(log.memory() < 4 << 20, "{}", log.memory());
+    let from = Offset(log.end().0 - 500_000);
+    assert_eq!(bytes(&mut log, from), [&value[value.len() - 499_998..], b"\r\n"].concat());
+    // A replica that has not been sent it yet needs all of it.
+    let from = log.end();
+    log.hold(Some(from));
+    log.append(&value);
+    assert_eq!(bytes(&mut log, from), value);
+}
+
+#[test]
 fn the_log_goes_to_disk_and_back_to_memory_while_it_runs() {
     let disk = FakeDisk::new(1);
     let mut log = Log::in_memory(Histories::new(id(1)), Offset(0), 1 << 20, no_waker());

@@ -201,7 +201,8 @@ impl<'a> Cursor<'a> {
         if let Len::Encoded(ENC_LZF) = self.any_length()? {
             let (compressed, len) = self.compressed()?;
             if len > EMBED_MAX {
-                return Ok(Payload::Value(Value::Str(lzf::decompress_to_vec(compressed, len)?)));
+                let bytes = lzf::decompress_to_vec(compressed, len)?;
+                return Ok(Payload::Value(Value::Str(bytes.into())));
             }
         }
         self.at = start;

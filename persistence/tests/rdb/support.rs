@@ -26,7 +26,7 @@ pub fn content(entry: &Entry) -> Content {
         return Content::Str(entry.string().unwrap().bytes(&mut itoa::Buffer::new()).to_vec());
     };
     match value {
-        Value::Str(text) => Content::Str(text.clone()),
+        Value::Str(text) => Content::Str(text.to_vec()),
         Value::List(list) => Content::List(list.range(0, list.len()).map(|e| e.to_vec()).collect()),
         Value::Hash(hash) => {
             let mut pairs = BTreeMap::new();
@@ -48,7 +48,7 @@ pub fn content(entry: &Entry) -> Content {
 
 pub fn value_of(content: &Content, limits: &Limits) -> Payload<'static> {
     Payload::Value(match content {
-        Content::Str(text) => return Payload::owned_string(text.clone()),
+        Content::Str(text) => return Payload::owned_string(text.clone().into()),
         Content::List(elements) => {
             let mut list = Quicklist::new(limits.list_max_listpack_size);
             elements.iter().for_each(|e| list.push_back(e));

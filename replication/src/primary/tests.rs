@@ -30,7 +30,7 @@ fn replconf(
     text: &str,
     now_ms: u64,
 ) -> Result<Replconf, Error> {
-    let mut args = OwnedArgs::new(text.split(' '));
+    let args = OwnedArgs::new(text.split(' '));
     primary.replconf(conn, &args.args(), now_ms)
 }
 

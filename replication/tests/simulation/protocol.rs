@@ -404,7 +404,7 @@ impl World {
             let parts: Vec<&[u8]> = request.split(|&b| b == b'\n').skip(2).step_by(2).collect();
             let rolls_back = self.servers[replica].rolls_back;
             let parts = parts.iter().map(|part| part.trim_ascii());
-            let mut args = OwnedArgs::new(parts.map(|part| match part {
+            let args = OwnedArgs::new(parts.map(|part| match part {
                 b"varve" if !rolls_back => b"unheard-of",
                 part => part,
             }));

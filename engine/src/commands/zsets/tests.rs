@@ -20,7 +20,7 @@ fn run_as(b: &mut Bench, line: &str, resp3: bool, may_block: bool) -> (String, O
     let command = all().find(|c| c.spec.name == name).expect("a command");
     let mut reply = Reply::new();
     reply.resp3 = resp3;
-    let mut owned = OwnedArgs::new(&words);
+    let owned = OwnedArgs::new(&words);
     let mut ctx = Ctx::new(&mut b.ks, 0, &mut reply);
     ctx.may_block = may_block;
     let (_, result) = call(&mut ctx, command.run, &mut owned.args());
