@@ -561,6 +561,7 @@ impl Input {
     }
 
     fn compact(&mut self, used: usize) {
+        self.release_popped();
         self.buf.drain(..used);
         self.frame_start -= used;
         self.queue.drain(..self.head);
