@@ -85,6 +85,25 @@ fn large_values_are_stored_and_shown() {
     }
 }
 
+/// Values that only a client's replies still hold are that client's memory.
+#[test]
+fn who_keeps_long_values_that_are_gone_is_evicted() {
+    let server = Server::varve().arg("--maxmemory-clients", "20mb").start();
+    let mut client = server.client();
+    let mut late = server.client();
+    let evicted = || server.number("evicted_clients");
+    for i in 0..40u64 {
+        client.ok(&[b"SET", &b"k"[..], &[i as u8].repeat(1_000_000)]);
+        let found = server.number("keyspace_hits");
+        if evicted() == 0 {
+            let _ = late.try_send_raw(b"GET k\r\n");
+        }
+        let answered = || server.number("keyspace_hits") > found;
+        assert!(eventually(PATIENCE, || answered() || evicted() > 0));
+    }
+    assert!(eventually(PATIENCE, || evicted() == 1), "40 MB of replies are nobody's");
+}
+
 /// In whatever words a long value came, the log and replicas have it whole.
 #[test]
 fn long_values_are_logged_whole() {

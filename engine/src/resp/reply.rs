@@ -19,6 +19,8 @@ pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 enum Chunk {
     Owned(Vec<u8>),
     Shared(SharedBytes, Range<usize>),
+    /// Of a key's value.
+    Text(Arc<Vec<u8>>, Range<usize>),
 }
 
 impl Chunk {
@@ -26,6 +28,16 @@ impl Chunk {
         match self {
             Chunk::Owned(v) => v,
             Chunk::Shared(b, r) => &(**b).as_ref()[r.clone()],
+            Chunk::Text(b, r) => &b[r.clone()],
+        }
+    }
+
+    /// Allocated bytes that would be free but for this reply.
+    fn memory(&self) -> usize {
+        match self {
+            Chunk::Owned(bytes) => bytes.capacity(),
+            Chunk::Text(bytes, _) if Arc::strong_count(bytes) == 1 => bytes.capacity(),
+            Chunk::Shared(..) | Chunk::Text(..) => 0,
         }
     }
 }
@@ -78,17 +90,9 @@ impl Reply {
         self.len() == 0
     }
 
-    /// Memory held by the queue itself, shared bytes not counted.
+    /// Memory held by the queue. Shared bytes are not counted, unless their key has let go of them.
     pub fn memory(&self) -> usize {
-        self.last.capacity()
-            + self
-                .closed
-                .iter()
-                .map(|c| match c {
-                    Chunk::Owned(v) => v.capacity(),
-                    Chunk::Shared(..) => 0,
-                })
-                .sum::<usize>()
+        self.last.capacity() + self.closed.iter().map(Chunk::memory).sum::<usize>()
     }
 
     fn close_last(&mut self) {
@@ -115,12 +119,17 @@ impl Reply {
 
     /// Bytes that someone else owns; they are sent from where they are.
     pub fn shared(&mut self, bytes: SharedBytes, range: Range<usize>) {
-        if self.muted || range.is_empty() {
+        self.push_chunk(Chunk::Shared(bytes, range));
+    }
+
+    fn push_chunk(&mut self, chunk: Chunk) {
+        let len = chunk.bytes().len();
+        if self.muted || len == 0 {
             return;
         }
         self.close_last();
-        self.closed_bytes += range.len();
-        self.closed.push_back(Chunk::Shared(bytes, range));
+        self.closed_bytes += len;
+        self.closed.push_back(chunk);
     }
 
     fn header(&mut self, kind: u8, n: i64) {
@@ -186,10 +195,10 @@ impl Reply {
         }
     }
 
-    /// A bulk string of bytes that someone else owns.
-    pub fn bulk_shared(&mut self, bytes: SharedBytes, range: Range<usize>) {
+    /// A part of a key's value as a bulk string, sent from where it is.
+    pub fn bulk_shared(&mut self, bytes: Arc<Vec<u8>>, range: Range<usize>) {
         self.header(b'$', range.len() as i64);
-        self.shared(bytes, range);
+        self.push_chunk(Chunk::Text(bytes, range));
         self.raw(b"\r\n");
     }
 
