@@ -296,7 +296,10 @@ impl Folder {
     /// Puts the prepared manifest in force. Durable after [`Folder::sync_dir`].
     pub fn put_in_force(&mut self, prepared: &Path, manifest: Manifest) -> Result<(), Error> {
         let path = Folder::manifest_path(&self.dir, &self.base_name);
-        self.disk.rename(prepared, &path).map_err(Error::io("rename", &path))?;
+        if let Err(error) = self.disk.rename(prepared, &path) {
+            let _ = self.disk.remove(prepared);
+            return Err(Error::io("rename", &path)(error));
+        }
         self.manifest = manifest;
         self.is_stale = false;
         Ok(())
@@ -317,12 +320,10 @@ impl Folder {
     /// Removes the files that are neither of the log nor kept, and then their names from the manifest.
     pub fn remove_dead(&mut self) -> Result<(), Error> {
         let mut manifest = self.manifest.clone();
-        let is_dead = |entry: &mut Entry| {
+        let is_dead = |entry: &Entry| {
             entry.kind == FileType::History && !entry.is_kept() && !entry.is_old_base()
         };
-        for entry in manifest.entries.extract_if(.., is_dead) {
-            self.remove_files(&entry);
-        }
+        manifest.entries.retain(|entry| !is_dead(entry) || !self.remove_files(entry));
         match manifest == self.manifest && !self.is_stale {
             true => Ok(()),
             false => self.store(manifest),
@@ -336,10 +337,20 @@ impl Folder {
         }
     }
 
-    fn remove_files(&self, entry: &Entry) {
+    /// Removes a file of the log and its index. Whether both are gone.
+    fn remove_files(&self, entry: &Entry) -> bool {
         let path = self.path(&entry.name);
-        let _ = self.disk.remove(&path);
-        let _ = self.disk.remove(&index::path_of(&path));
+        let removed = [&path, &index::path_of(&path)].map(|path| self.disk.remove(path));
+        removed.iter().flat_map(|removed| removed.as_ref().err()).all(is_missing)
+    }
+
+    /// Removes a file that is no history any more. If that can not be, the manifest says so: nobody else
+    /// would know of it.
+    fn remove_or_name(&mut self, entry: &Entry) {
+        if !self.remove_files(entry) {
+            self.manifest.entries.push(Entry { sealed_s: None, ..entry.clone() });
+            self.is_stale = true;
+        }
     }
 
     /// What goes first when room is needed: the oldest segment of the history, or an old base that
@@ -363,7 +374,7 @@ impl Folder {
     pub fn remove_history(&mut self, entry: &Entry, why: Option<&str>) {
         self.manifest.entries.retain(|other| other != entry);
         self.publish();
-        self.remove_files(entry);
+        self.remove_or_name(entry);
         self.sizes.remove(&entry.name);
         self.is_stale = true;
         let Some(why) = why else { return };
@@ -400,20 +411,24 @@ impl Folder {
             entry.name.clone_from(&name);
         }
         let path = self.path(&name);
-        self.disk.rename(temp, &path).map_err(Error::io("rename", temp))?;
-        self.sync_dir()?;
-        // No history makes room for this: it could be the very segment.
-        let (prepared, result) = self.prepare_once(&mut manifest);
-        if let Err(error) = result {
-            let _ = self.disk.remove(&path);
-            return Err(Error::io("write", &prepared)(error));
+        let renamed = self.disk.rename(temp, &path).map_err(Error::io("rename", temp));
+        let in_force = renamed.and_then(|()| {
+            self.sync_dir()?;
+            // No history makes room for this: it could be the very segment.
+            let (prepared, result) = self.prepare_once(&mut manifest);
+            result.map_err(Error::io("write", &prepared))?;
+            self.put_in_force(&prepared, manifest)
+        });
+        if in_force.is_err() {
+            let _ = (self.disk.remove(temp), self.disk.remove(&path));
+            return in_force;
         }
-        self.put_in_force(&prepared, manifest)?;
-        self.sync_dir()?;
         self.sizes.insert(name, bytes);
         self.publish();
-        self.remove_files(old);
-        Ok(())
+        // Nobody would remove the old file later. Where a power cut brings its name back, it is missing.
+        let durable = self.sync_dir();
+        self.remove_or_name(old);
+        durable
     }
 
     /// Tells readers which segments there are. What was found out about a file stays known.
@@ -461,4 +476,8 @@ impl Folder {
 /// Whether an error says that the disk has no room.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
 }

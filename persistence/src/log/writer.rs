@@ -518,13 +518,19 @@ impl Shared {
         manifest.entries.push(entry.clone());
         let prepared = folder.prepare(&mut manifest)?;
         let mut sink = lock(&self.sink);
-        if sink.epoch != epoch {
-            return Ok(());
-        }
-        copy(sink.position).map_err(Error::io("write", &path))?;
-        // What the disk was said to have, it must have in the file that is about to count.
-        if self.synced.load(Ordering::Relaxed) > at.0 {
-            file.sync().map_err(Error::io("sync", &path))?;
+        let is_current = sink.epoch == epoch;
+        let mut finish = || {
+            copy(sink.position).map_err(Error::io("write", &path))?;
+            // What the disk was said to have, it must have in the file that is about to count.
+            match self.synced.load(Ordering::Relaxed) > at.0 {
+                true => file.sync().map_err(Error::io("sync", &path)),
+                false => Ok(()),
+            }
+        };
+        let finished = if is_current { finish() } else { Ok(()) };
+        if !is_current || finished.is_err() {
+            let _ = self.disk.remove(&prepared);
+            return finished;
         }
         folder.put_in_force(&prepared, manifest)?;
         self.begin_segment(&mut sink, file.clone(), at);
