@@ -116,11 +116,6 @@ impl Server {
         purpose: Purpose,
     ) -> Result<Offset, Error> {
         debug_assert!(self.snapshots.running.is_none() && self.in_exec.is_none());
-        let fault = |what: &str, e: &dyn std::fmt::Display| {
-            log_warning!("Can't save in background: {what}: {e}");
-            Error::err(format_args!("Can't save in background: {what}: {e}"))
-        };
-        let as_commands = purpose == Purpose::Rewrite && !self.cfg.aof_use_rdb_preamble;
         let path = match purpose {
             Purpose::SyncSocket { .. } => None,
             Purpose::Save | Purpose::SyncDisk => {
@@ -132,19 +127,31 @@ impl Server {
                 self.stats.forks
             ))),
         };
-        let mut file = match &path {
-            Some(path) => Some(File::create(path).map_err(|e| fault("open", &e))?),
-            None => None,
-        };
-        let (report_read, report_write) = pipe().map_err(|e| fault("pipe", &e))?;
-        let stream = match path {
-            None => Some(pipe().map_err(|e| fault("pipe", &e))?),
-            Some(_) => None,
-        };
-        let (stream_read, stream_write) = match stream {
-            Some((r, w)) => (Some(r), Some(w)),
-            None => (None, None),
-        };
+        let mut pipes = Vec::new();
+        self.fork_child(net, purpose, path.as_deref(), &mut pipes).map_err(|(what, error)| {
+            for pipe in &pipes {
+                net.kill(pipe.read);
+            }
+            path.iter().for_each(|path| drop(std::fs::remove_file(path)));
+            log_warning!("Can't save in background: {what}: {error}");
+            Error::err(format_args!("Can't save in background: {what}: {error}"))
+        })
+    }
+
+    /// Opens what the child writes to, and forks. An error leaves `path` and the pipes that there are.
+    fn fork_child(
+        &mut self,
+        net: &mut Net<Client>,
+        purpose: Purpose,
+        path: Option<&Path>,
+        pipes: &mut Vec<ChildPipe>,
+    ) -> Result<Offset, (&'static str, std::io::Error)> {
+        let as_commands = purpose == Purpose::Rewrite && !self.cfg.aof_use_rdb_preamble;
+        // One for its reports, one for a stream.
+        while pipes.len() < 1 + usize::from(path.is_none()) {
+            pipes.push(ChildPipe::open(net).map_err(|e| ("pipe", e))?);
+        }
+        let file = path.map(File::create).transpose().map_err(|e| ("open", e))?;
         // Everything that the log holds up to here is the snapshot's; what comes after continues it.
         let rotated = self.log.is_on_disk() && path.is_some();
         self.log.flush();
@@ -173,10 +180,7 @@ impl Server {
         let pid = match forked {
             Err(e) => {
                 self.snapshots.buffers = Some(buffers);
-                if let Some(path) = &path {
-                    let _ = std::fs::remove_file(path);
-                }
-                return Err(fault("fork", &e));
+                return Err(("fork", e.into()));
             }
             Ok(ForkResult::Child) => {
                 // Without its parent it works for nobody.
@@ -193,18 +197,15 @@ impl Server {
                 if !title.is_empty() {
                     crate::title::set(&title);
                 }
-                let out = match (&mut file, &stream_write) {
-                    (Some(file), _) => file.as_raw_fd(),
-                    (None, Some(pipe)) => pipe.as_raw_fd(),
-                    (None, None) => unreachable!("a file or a stream was opened above"),
-                };
+                let stream = || pipes[1].write.as_raw_fd();
+                let out = file.as_ref().map_or_else(stream, File::as_raw_fd);
                 let mark = match &purpose {
                     Purpose::SyncSocket { mark, .. } => Some(mark),
                     _ => None,
                 };
                 let child = Child {
                     out,
-                    report: report_write.as_raw_fd(),
+                    report: pipes[0].write.as_raw_fd(),
                     is_file: path.is_some(),
                     incremental,
                     key_delay: Duration::from_micros(self.cfg.rdb_key_save_delay.into()),
@@ -224,22 +225,16 @@ impl Server {
         self.ks.child_alive = true;
         net.child_lives = true;
         set_resize_policy(ResizePolicy::Avoid);
-        drop((report_write, stream_write, file));
-        let child_client = || Client { kind: Kind::Child, ..Client::default() };
-        let reports =
-            net.adopt(report_read, child_client(), Mode::Raw).map_err(|e| fault("adopt", &e))?;
-        let stream = match stream_read {
-            Some(fd) => {
-                Some(net.adopt(fd, child_client(), Mode::Raw).map_err(|e| fault("adopt", &e))?)
-            }
-            None => None,
-        };
+        drop(file);
+        let mut conns = pipes.drain(..).map(|pipe| pipe.read);
+        let (reports, stream) = (conns.next().expect("it was opened above"), conns.next());
+        drop(conns);
         log_notice!("Background {} started by pid {pid} at offset {at}", purpose.name());
         let keys_total = self.ks.dbs.iter().map(|d| d.len() as u64).sum();
         self.snapshots.running = Some(Running {
             pid,
             purpose,
-            path,
+            path: path.map(Path::to_owned),
             as_commands,
             at,
             db: options.db,
@@ -541,6 +536,16 @@ impl Server {
     }
 }
 
-fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
-    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+/// A pipe that a child writes to and the loop reads.
+struct ChildPipe {
+    read: ConnId,
+    write: OwnedFd,
+}
+
+impl ChildPipe {
+    fn open(net: &mut Net<Client>) -> std::io::Result<ChildPipe> {
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        let client = Client { kind: Kind::Child, ..Client::default() };
+        Ok(ChildPipe { read: net.adopt(read, client, Mode::Raw)?, write })
+    }
 }
