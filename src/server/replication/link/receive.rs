@@ -246,6 +246,7 @@ impl Server {
         let dump = PathBuf::from(&self.cfg.dbfilename);
         if let Err(error) = std::fs::rename(received, &dump) {
             log_warning!("Can't keep the received RDB as {}: {error}", dump.display());
+            let _ = std::fs::remove_file(received);
         } else if self.cfg.rdb_del_sync_files && self.keeps_nothing() {
             log_notice!("Removing the RDB file that the primary sent");
             self.remove_dump();
