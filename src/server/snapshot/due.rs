@@ -17,7 +17,8 @@ pub(super) const REST: u32 = 9;
 const CALM_MS: u64 = 500;
 /// ... unless the log is so many times as large as what calls for a rewrite.
 const MOST_GROWTH: u128 = 4;
-/// Seconds between two attempts, after a failure, at a save point or at a base that a failed sync calls for.
+/// Seconds between two attempts, after a failure, at a save point, or at a base that a failed sync calls for
+/// or that the log on disk is to begin with.
 const RETRY_S: i64 = 5;
 /// The same for any other rewrite.
 const REWRITE_RETRY_S: i64 = 60;
@@ -98,12 +99,17 @@ impl Server {
         self.start_child(net, Purpose::Rewrite).inspect_err(|_| self.rewrite_failed())
     }
 
-    /// The log has no new base: nothing but a command begins the next attempt for a minute, or for seconds if
-    /// replies wait for it.
+    /// The log has no new base: nothing but a command begins the next attempt at once.
     pub fn rewrite_failed(&mut self) {
         self.snapshots.rewrite_failures += 1;
-        let wait_s = if self.log.needs_base() { RETRY_S } else { REWRITE_RETRY_S };
-        self.snapshots.rewrite_retry_s = self.clock.now_ms() / 1000 + wait_s;
+        self.snapshots.rewrite_failed_s = self.clock.now_ms() / 1000;
+    }
+
+    /// Whether the last rewrite that failed is long enough ago, for how much the next is needed by now.
+    fn may_rewrite(&self) -> bool {
+        let is_needed = self.log.needs_base() || self.disk_is_due();
+        let wait_s = if is_needed { RETRY_S } else { REWRITE_RETRY_S };
+        self.clock.now_ms() / 1000 >= self.snapshots.rewrite_failed_s + wait_s
     }
 
     /// Whether the log is to be on disk and is not yet.
@@ -126,7 +132,7 @@ impl Server {
             let _ = self.bgrewriteaof(net);
             return;
         }
-        if self.disk_is_due() && now_s >= self.snapshots.rewrite_retry_s {
+        if self.disk_is_due() && self.may_rewrite() {
             let _ = self.begin_disk(net);
             return;
         }
@@ -148,9 +154,7 @@ impl Server {
             return;
         }
         let stats = self.log.stats();
-        let may_rewrite = self.log.is_on_disk()
-            && !self.snapshots.installing
-            && now_s >= self.snapshots.rewrite_retry_s;
+        let may_rewrite = self.log.is_on_disk() && !self.snapshots.installing && self.may_rewrite();
         if may_rewrite && self.log.needs_base() && self.has_rested() {
             log_notice!("Starting automatic rewriting of AOF after a sync that failed");
             let _ = self.bgrewriteaof(net);

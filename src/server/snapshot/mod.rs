@@ -129,7 +129,7 @@ pub struct Snapshots {
     /// its start.
     disk_begins: Option<Histories>,
     buffers: Option<rdb::Buffers>,
-    rewrite_retry_s: i64,
+    rewrite_failed_s: i64,
     /// Until when no rewrite begins for the log's size alone.
     rests_until_ms: i64,
     next_mark: u64,
@@ -216,7 +216,7 @@ impl Snapshots {
             installing: false,
             disk_begins: None,
             buffers: None,
-            rewrite_retry_s: 0,
+            rewrite_failed_s: 0,
             rests_until_ms: 0,
             next_mark: 0,
             unshare: None,
