@@ -1,11 +1,13 @@
 //! Faults around the real daemon: folders it can not use, disks that fill, files torn and flipped,
-//! clients that misbehave, ends that come at a bad moment. Each test tells its fault first.
+//! system calls that fail, clients that misbehave, ends that come at a bad moment. Each test tells its
+//! fault first.
 
 mod clients;
 mod damage;
 mod disk;
 mod ends;
 mod start;
+mod syscalls;
 
 use crate::support::{
     Client, Folder, PATIENCE, Random, Server, Value, eventually, manifest_to_change,

@@ -1,0 +1,389 @@
+//! System calls that fail in a running daemon: one of a kind, the first, second or third that a thread
+//! makes, in the middle of each thing that touches the disk, a socket or a child. Wherever it falls,
+//! what was acknowledged stays, primary and replica come to hold the same without anybody's help, a
+//! kill changes nothing, and no file is left half-made.
+//!
+//! `strace` is what makes them fail.
+
+use super::*;
+use crate::support::caught_up;
+use crate::support::server::{Builder, info};
+use std::time::Duration;
+
+/// Calls that one server's threads make, of which one fails.
+struct Failing {
+    strace: Child,
+    trace: PathBuf,
+    _folder: Folder,
+}
+
+/// A call, how it fails, and which of a thread's: the first is 1.
+type Fault = (&'static str, &'static str, u32);
+
+/// The first three of each call, which fail as a broken disk makes them fail.
+fn first_three(calls: &[&'static str]) -> impl Iterator<Item = Fault> {
+    calls.iter().flat_map(|call| (1..=3).map(|nth| (*call, "EIO", nth)))
+}
+
+impl Failing {
+    fn begin(pid: u32, (call, error, nth): Fault) -> Failing {
+        println!("{call} number {nth} fails with {error}");
+        let folder = Folder::new();
+        let trace = folder.path().join("trace");
+        let strace = Command::new("strace")
+            .args(["-f", "-qq", "-e", "signal=none", "-e", &format!("trace={call}"), "-e"])
+            .args([
+                &format!("inject={call}:error={error}:when={nth}"),
+                "-p",
+                &pid.to_string(),
+                "-o",
+            ])
+            .arg(&trace)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("start strace, which tests/install-tools installs");
+        let mut failing = Failing { strace, trace, _folder: folder };
+        let attached = eventually(PATIENCE, || {
+            let ended = failing.strace.try_wait().expect("wait for strace");
+            assert!(ended.is_none(), "strace can not attach: it must be allowed to trace");
+            is_traced(pid)
+        });
+        assert!(attached, "strace does not attach");
+        failing
+    }
+
+    /// From now on nothing fails. Something must have.
+    fn end(mut self) {
+        // SAFETY: it has not been waited for, so its pid cannot have been given to another.
+        unsafe { libc::kill(self.strace.id() as libc::pid_t, libc::SIGINT) };
+        self.strace.wait().expect("wait for strace");
+        let trace = fs::read_to_string(&self.trace).unwrap();
+        assert!(trace.contains("(INJECTED)"), "there was no such call:\n{trace}");
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        let _ = self.strace.kill();
+        let _ = self.strace.wait();
+    }
+}
+
+/// Whether all threads of a process are traced.
+fn is_traced(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the server runs");
+    threads.flatten().all(|thread| {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        !status.contains("TracerPid:\t0\n")
+    })
+}
+
+fn with_log() -> Builder {
+    let builder = Server::varve().arg("--appendonly", "yes").arg("--repl-reconnect-delay", "0");
+    builder.arg("--repl-backlog-size", "16kb").arg("--auto-aof-rewrite-percentage", "0")
+}
+
+fn without_log() -> Builder {
+    Server::varve().arg("--appendonly", "no")
+}
+
+fn follow(replica: &Server, primary: &Server) {
+    // A connection may be what fails.
+    let order = ["REPLICAOF", "127.0.0.1", &primary.port().to_string()];
+    let followed = || {
+        let client = Client::try_connect(replica.port());
+        client.is_ok_and(|mut client| client.try_cmd(&order).is_ok_and(|reply| !reply.is_error()))
+    };
+    assert!(eventually(PATIENCE, followed), "{}", replica.log());
+}
+
+/// Numbered keys that were acknowledged.
+#[derive(Default)]
+struct Acknowledged(Vec<usize>);
+
+impl Acknowledged {
+    /// Sets so many more. A write may be refused, or its connection end.
+    fn write(&mut self, server: &Server, count: usize) {
+        let from = self.0.last().map_or(0, |last| last + 1);
+        let mut client = Client::try_connect(server.port());
+        for n in from..from + count {
+            let set = ["SET".into(), format!("key:{n}").into_bytes(), value(n)];
+            match client.as_mut().map(|client| client.try_cmd(&set)) {
+                Ok(Ok(Value::Status(_))) => self.0.push(n),
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => client = Client::try_connect(server.port()),
+            }
+        }
+    }
+
+    /// Writes until a write is taken.
+    fn goes_on(&mut self, server: &Server) {
+        let had = self.0.len();
+        let took = eventually(PATIENCE, || {
+            self.write(server, 1);
+            self.0.len() > had
+        });
+        assert!(took, "no write is taken any more:\n{}", server.log());
+    }
+
+    fn are_in(&self, server: &Server) {
+        let mut client = server.client();
+        for n in &self.0 {
+            let held = client.cmd(&["GET", &format!("key:{n}")]);
+            assert_eq!(held, Value::Bulk(value(*n)), "key:{n}:\n{}", server.log());
+        }
+    }
+}
+
+fn value(n: usize) -> Vec<u8> {
+    format!("{n}:").repeat(100).into_bytes()
+}
+
+/// No log is behind, and no file half-made.
+fn settled(server: &Server) {
+    let written = || matches!(&*server.info("aof_last_write_status"), "ok" | "");
+    assert!(eventually(PATIENCE, written), "{}", server.log());
+    let temporary = || temp_files(&server.dir());
+    assert!(eventually(PATIENCE, || temporary().is_empty()), "left: {:?}", temporary());
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+/// After the fault: both come to hold the same, and killed, each has it by itself.
+fn come_to_the_same(primary: &mut Server, replica: &mut Server, mut keys: Acknowledged) {
+    keys.goes_on(primary);
+    caught_up(primary, replica);
+    for server in [&mut *primary, &mut *replica] {
+        settled(server);
+        keys.are_in(server);
+        if server.info("aof_enabled") == "1" {
+            server.kill9();
+            server.restart();
+            keys.are_in(server);
+            settled(server);
+        }
+    }
+}
+
+/// A replica that holds something else is sent everything, while its primary is written to.
+fn full_sync(primary: Builder, replica: Builder, at_primary: bool, fault: Fault) {
+    let (mut primary, mut replica) = (primary.start(), replica.start());
+    let mut keys = Acknowledged::default();
+    keys.write(&primary, 200);
+    replica.client().ok(&["SET", "old", "data"]);
+    let failing = Failing::begin(if at_primary { primary.pid() } else { replica.pid() }, fault);
+    follow(&replica, &primary);
+    let up = || info(&mut Client::connect(replica.port()), "master_link_status") == "up";
+    let is_up = eventually(PATIENCE, || {
+        keys.write(&primary, 3);
+        up()
+    });
+    assert!(is_up, "{}", replica.log());
+    // The log's files follow the data.
+    std::thread::sleep(Duration::from_millis(100));
+    failing.end();
+    come_to_the_same(&mut primary, &mut replica, keys);
+}
+
+#[test]
+fn calls_that_fail_in_a_primary_that_sends_everything() {
+    for fault in [("fdatasync", "EIO", 1), ("rename", "EIO", 1), ("rename", "EIO", 3)] {
+        full_sync(with_log().arg("--repl-diskless-sync", "no"), with_log(), true, fault);
+    }
+    for fault in [("pipe2", "EMFILE", 1), ("clone", "EAGAIN", 1), ("openat", "EMFILE", 1)] {
+        full_sync(without_log().arg("--repl-diskless-sync", "no"), with_log(), true, fault);
+        full_sync(without_log(), without_log(), true, fault);
+    }
+}
+
+#[test]
+fn calls_that_fail_in_a_replica_that_is_sent_everything() {
+    for fault in [
+        ("fsync", "EIO", 1),
+        ("fdatasync", "EIO", 1),
+        ("fdatasync", "EIO", 3),
+        ("openat", "EIO", 1),
+        ("openat", "EMFILE", 3),
+        ("rename", "EIO", 1),
+        ("rename", "EIO", 2),
+        ("connect", "ENETUNREACH", 1),
+    ] {
+        full_sync(with_log(), with_log(), false, fault);
+    }
+    // What it received can not become its dump.
+    full_sync(with_log(), without_log(), false, ("rename", "EACCES", 1));
+}
+
+/// A replica goes on from segments on its primary's disk, after a pause.
+fn partial_sync(fault: Fault) {
+    let (mut primary, mut replica) = (with_log().start(), with_log().start());
+    let mut keys = Acknowledged::default();
+    keys.write(&primary, 1);
+    follow(&replica, &primary);
+    caught_up(&primary, &replica);
+    replica.client().ok(&["REPLICAOF", "127.0.0.1", "1"]);
+    let place = replica.number("master_repl_offset");
+    keys.write(&primary, 1000);
+    let is_on_disk = || primary.number("log_first_offset_memory") > place;
+    assert!(eventually(PATIENCE, is_on_disk), "memory has it all");
+    let failing = Failing::begin(primary.pid(), fault);
+    follow(&replica, &primary);
+    caught_up(&primary, &replica);
+    failing.end();
+    assert_eq!(primary.number("sync_full"), 1, "{}", primary.log());
+    come_to_the_same(&mut primary, &mut replica, keys);
+}
+
+#[test]
+fn calls_that_fail_while_a_replica_goes_on_from_disk() {
+    for fault in [("openat", "EMFILE", 1), ("pread64", "ENOMEM", 1)] {
+        partial_sync(fault);
+    }
+}
+
+/// A primary of which the replica was promoted follows that one, with writes that nobody else has and a
+/// base behind the place where they parted. They are set aside, whatever fails.
+fn rollback(fault: Fault) {
+    let (mut old, mut new) = (with_log().start(), with_log().start());
+    let mut keys = Acknowledged::default();
+    keys.write(&old, 200);
+    old.rewrite();
+    follow(&new, &old);
+    caught_up(&old, &new);
+    new.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    (0..50).for_each(|n| drop(old.client().ok(&["SET", &format!("own:{n}"), "lost"])));
+    old.rewrite();
+    old.client().ok(&["SET", "own:last", "lost"]);
+    keys.write(&new, 20);
+    let failing = Failing::begin(old.pid(), fault);
+    follow(&old, &new);
+    caught_up(&new, &old);
+    std::thread::sleep(Duration::from_millis(100));
+    failing.end();
+    let folder = fs::read_dir(old.dir().join("appendonlydir")).unwrap().flatten();
+    let tails = folder.filter(|file| file.file_name().to_string_lossy().contains(".tail-"));
+    let tails: Vec<Vec<u8>> = tails.map(|file| fs::read(file.path()).unwrap()).collect();
+    assert_eq!(tails.len(), 1, "{}", old.log());
+    assert!(String::from_utf8_lossy(&tails[0]).contains("own:last"), "{}", old.log());
+    come_to_the_same(&mut new, &mut old, keys);
+}
+
+#[test]
+fn calls_that_fail_in_a_rollback() {
+    let others = [("pwritev", "ENOSPC", 1), ("ftruncate", "EIO", 1), ("unlink", "EIO", 1)];
+    first_three(&["fdatasync", "openat", "rename", "fsync"]).chain(others).for_each(rollback);
+}
+
+/// Bases are replaced, and segments become history, are compressed and removed.
+fn rewrites(fault: Fault) {
+    let mut server = with_log().start();
+    let mut keys = Acknowledged::default();
+    keys.write(&server, 200);
+    server.rewrite();
+    keys.write(&server, 200);
+    let rewrite = || {
+        let again = || !server.client().cmd(&["BGREWRITEAOF"]).is_error();
+        assert!(eventually(PATIENCE, again), "{}", server.log());
+        let idle = || server.info("aof_rewrite_in_progress") == "0";
+        assert!(eventually(PATIENCE, idle), "{}", server.log());
+    };
+    let failing = Failing::begin(server.pid(), fault);
+    for size in ["1gb", "1"] {
+        server.client().ok(&["CONFIG", "SET", "repl-history-size", size]);
+        rewrite();
+        keys.write(&server, 100);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    failing.end();
+    keys.goes_on(&server);
+    rewrite();
+    server.rewrite();
+    settled(&server);
+    let folder = server.dir().join("appendonlydir");
+    let unnamed = || {
+        let manifest = fs::read_to_string(folder.join("appendonly.aof.manifest")).unwrap();
+        let files = fs::read_dir(&folder).unwrap().flatten().map(|file| file.file_name());
+        let files = files.map(|name| name.into_string().unwrap());
+        let is_of_log = |name: &String| name.contains(".base.") || name.contains(".incr.");
+        let mut files = files.filter(is_of_log);
+        files.find(|name| !manifest.contains(name.trim_end_matches(".idx")))
+    };
+    assert!(eventually(PATIENCE, || unnamed().is_none()), "left: {:?}", unnamed());
+    keys.are_in(&server);
+    server.kill9();
+    server.restart();
+    keys.are_in(&server);
+    settled(&server);
+}
+
+#[test]
+fn calls_that_fail_while_the_log_is_rewritten() {
+    let others = [("pipe2", "EMFILE", 1), ("clone", "ENOMEM", 1), ("pwritev", "ENOSPC", 2)];
+    first_three(&["fdatasync", "rename", "openat", "unlink"]).chain(others).for_each(rewrites);
+}
+
+/// The file says what was in force before, or what is, and keeps its permissions.
+#[test]
+fn calls_that_fail_while_the_configuration_is_written() {
+    use std::os::unix::fs::PermissionsExt;
+    for call in ["openat", "fchmod", "fchown", "write", "fsync", "rename"] {
+        let folder = Folder::new();
+        let file = folder.path().join("varve.conf");
+        fs::write(&file, "# mine\nmaxmemory 1gb\n").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        let mut command = Command::new(Server::program());
+        command.arg(&file);
+        let data = Folder::new();
+        let mut server = Attempt::of(command, &["--dir", text(data.path()), "--save", ""]);
+        let mut client = server.serving();
+        client.ok(&["CONFIG", "SET", "maxmemory", "2gb"]);
+        let failing = Failing::begin(server.pid(), (call, "EIO", 1));
+        let refused = client.cmd(&["CONFIG", "REWRITE"]).is_error();
+        failing.end();
+        let written = fs::read_to_string(&file).unwrap();
+        assert_eq!(written.contains("maxmemory 1gb"), refused, "{call}: {written}");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640, "{call}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{call} left a file");
+        client.ok(&["CONFIG", "REWRITE"]);
+    }
+}
+
+/// The log needs a new base after a sync that failed, and until then no write is taken. That an attempt
+/// failed shortly before, when there was no need, does not put it off.
+#[test]
+fn a_failed_sync_does_not_wait_for_a_rewrite_that_failed_before() {
+    let server = with_log().start();
+    let mut keys = Acknowledged::default();
+    keys.write(&server, 10);
+    let failing = Failing::begin(server.pid(), ("openat", "EMFILE", 1));
+    assert!(server.client().cmd(&["BGREWRITEAOF"]).is_error());
+    failing.end();
+    let failing = Failing::begin(server.pid(), ("fdatasync", "EIO", 1));
+    let is_refused = || {
+        keys.write(&server, 1);
+        server.info("aof_last_write_status") == "err"
+    };
+    assert!(eventually(PATIENCE, is_refused), "{}", server.log());
+    failing.end();
+    let is_taken = || server.info("aof_last_write_status") == "ok";
+    assert!(eventually(PATIENCE / 2, is_taken), "{}", server.log());
+    keys.goes_on(&server);
+    keys.are_in(&server);
+    settled(&server);
+}
+
+/// What a child says would not be heard: it is not begun, rather than left to itself.
+#[test]
+fn a_child_is_not_begun_when_its_pipes_can_not_be_watched() {
+    let server = with_log().start();
+    let mut keys = Acknowledged::default();
+    keys.write(&server, 10);
+    let mut client = server.client();
+    let failing = Failing::begin(server.pid(), ("epoll_ctl", "ENOSPC", 1));
+    assert!(client.cmd(&["BGREWRITEAOF"]).is_error());
+    failing.end();
+    settled(&server);
+    let children = format!("/proc/{0}/task/{0}/children", server.pid());
+    assert_eq!(fs::read_to_string(children).unwrap(), "");
+    server.rewrite();
+    keys.are_in(&server);
+}
