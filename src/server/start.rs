@@ -10,6 +10,7 @@ use crate::config::load::{Loaded, Origin};
 use crate::config::types::AppendFsync;
 use crate::{log_notice, log_warning, logger};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::signalfd::SignalFd;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal};
@@ -49,6 +50,9 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     logger::init(&cfg.logfile, cfg.loglevel)
         .map_err(|e| format!("Can't open the log file '{}': {e}", cfg.logfile.display()))?;
     logger::set_role(logger::Role::Primary);
+    // A file that may grow no further (`ulimit -f`) is an error of the write, as a full disk is.
+    // SAFETY: there is no handler.
+    let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
     crate::crash::install();
     crate::crash::set_enabled(cfg.crash_log_enabled);
     crate::service::init(cfg.supervised);

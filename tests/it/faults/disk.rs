@@ -166,6 +166,30 @@ fn a_full_disk_under_the_log_with_always() {
     log_on_a_full_disk("always");
 }
 
+/// `ulimit -f` is as a full disk: writes are refused, and go on when files may grow again.
+#[test]
+fn a_log_that_may_grow_no_further() {
+    let folder = Folder::new();
+    let args = ["--dir", text(folder.path()), "--appendonly", "yes", "--save", ""];
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -S -f 800; exec \"$0\" \"$@\""]).arg(Server::program());
+    let mut daemon = Attempt::of(command, &args);
+    daemon.serving();
+    let (acknowledged, unanswered, why) = fill(daemon.port, 0);
+    assert!(why.starts_with("MISCONF") && why.contains("File too large"), "refused with: {why}");
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a plain structure, and no old one is asked for.
+    unsafe {
+        let pid = daemon.pid() as libc::pid_t;
+        libc::prlimit(pid, libc::RLIMIT_FSIZE, &limit, std::ptr::null_mut());
+    }
+    let mut client = Client::connect(daemon.port);
+    let again = || !client.cmd(&["SET", "small", "new"]).is_error();
+    assert!(eventually(PATIENCE, again), "{}", daemon.log());
+    daemon.end(libc::SIGKILL);
+    holds(&mut Attempt::new(&args).serving(), acknowledged, usize::from(unanswered));
+}
+
 /// What the log could not take is in no snapshot that a replica is given: a kill takes it, and the
 /// primary goes on under the same name with other bytes.
 #[test]
