@@ -95,7 +95,7 @@ impl Keyspace {
         self.effects.push(db, [name, key].into_iter());
         self.stats.evicted += 1;
         self.notify(event::EVICTED, "evicted", db, key);
-        self.touched(db, key);
+        self.vanished(db, key);
         let lazy = self.lazy.eviction;
         self.free(entry, lazy);
     }

@@ -30,6 +30,14 @@ pub mod event {
     pub const KEY_MISS: u32 = 1 << 11;
     pub const MODULE: u32 = 1 << 13;
     pub const NEW: u32 = 1 << 14;
+    /// For clients that cache, and no class of `notify-keyspace-events`, as the next two: a key is not what it was.
+    pub const CHANGED: u32 = 1 << 16;
+    /// A key has left by itself, because of its time or for want of memory.
+    pub const VANISHED: u32 = 1 << 17;
+    /// Any key may be another.
+    pub const FLUSHED: u32 = 1 << 18;
+    /// What these clients are told of.
+    pub const TRACKED: u32 = CHANGED | VANISHED | FLUSHED;
     /// The classes that `A` stands for.
     pub const ALL: u32 =
         GENERIC | STRING | LIST | SET | HASH | ZSET | EXPIRED | EVICTED | STREAM | MODULE;
@@ -103,6 +111,8 @@ pub struct Event {
     pub name: &'static str,
     pub db: usize,
     pub key: Box<[u8]>,
+    /// Whose command it was, where that is not the one at hand.
+    pub by: Option<u64>,
 }
 
 /// How keys remember when they were last used.
@@ -131,6 +141,7 @@ pub enum Origin {
 pub enum Garbage {
     Value(Value),
     Keys(Table<Entry>),
+    Other(Box<dyn Send>),
 }
 
 /// One database.
@@ -337,7 +348,7 @@ impl Keyspace {
     fn expired(&mut self, db: usize, entry: Entry) {
         self.stats.expired += 1;
         self.notify(event::EXPIRED, "expired", db, entry.key());
-        self.touched(db, entry.key());
+        self.vanished(db, entry.key());
         self.free(entry, self.lazy.expire);
     }
 
@@ -381,8 +392,8 @@ impl Keyspace {
                 self.stats.misses += 1;
                 // Looked at only where somebody asked: a miss must stay cheap.
                 if self.notify & event::KEY_MISS != 0 {
-                    let key = key.into();
-                    self.events.push(Event { class: event::KEY_MISS, name: "keymiss", db, key });
+                    let (class, key) = (event::KEY_MISS, key.into());
+                    self.events.push(Event { class, name: "keymiss", db, key, by: None });
                 }
                 None
             }
@@ -647,6 +658,7 @@ impl Keyspace {
 
     /// Empties a database; with `lazy` its memory is freed on another thread. How many keys it had.
     pub fn flush(&mut self, db: usize, lazy: bool) -> usize {
+        self.flushed();
         let d = &mut self.dbs[db];
         let n = d.keys.len();
         for (key, clients) in &d.watched {
@@ -686,6 +698,7 @@ impl Keyspace {
         if a == b {
             return;
         }
+        self.flushed();
         // A watched key whose time is over is not there, on neither side: nothing happens to it.
         let (of_a, of_b) = (self.dbs[a].watched.keys(), self.dbs[b].watched.keys());
         for key in of_a.chain(of_b).cloned().collect::<Vec<_>>() {
@@ -735,9 +748,21 @@ impl Keyspace {
         }
     }
 
-    /// A key is not what it was: who watches it will not `EXEC`.
+    /// A key is not what it was: who watches it will not `EXEC`, and who cached it is to forget it.
     #[inline]
     pub fn touched(&mut self, db: usize, key: &[u8]) {
+        self.notify(event::CHANGED, "", db, key);
+        self.unwatched(db, key);
+    }
+
+    /// As [`Keyspace::touched`], of a key that no client's command took away.
+    pub fn vanished(&mut self, db: usize, key: &[u8]) {
+        self.notify(event::VANISHED, "", db, key);
+        self.unwatched(db, key);
+    }
+
+    #[inline]
+    fn unwatched(&mut self, db: usize, key: &[u8]) {
         let d = &mut self.dbs[db];
         // There is nothing more to tell them of the key: once is enough.
         if !d.watched.is_empty()
@@ -763,7 +788,15 @@ impl Keyspace {
     #[inline]
     pub fn notify(&mut self, class: u32, name: &'static str, db: usize, key: &[u8]) {
         if self.notify & class != 0 {
-            self.events.push(Event { class, name, db, key: key.into() });
+            self.events.push(Event { class, name, db, key: key.into(), by: None });
+        }
+    }
+
+    /// Any key may be another now: clients that cache forget all.
+    fn flushed(&mut self) {
+        // Databases that are emptied together are said once.
+        if self.events.last().is_none_or(|last| last.class != event::FLUSHED) {
+            self.notify(event::FLUSHED, "", 0, b"");
         }
     }
 

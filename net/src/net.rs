@@ -449,6 +449,11 @@ impl<S> Net<S> {
         }
     }
 
+    /// Whether there is a connection with that id, in the hands of a callback or not.
+    pub fn has(&self, id: ConnId) -> bool {
+        self.ids.contains_key(&id)
+    }
+
     /// All connections but the one in the hands of a callback.
     pub fn iter(&self) -> impl Iterator<Item = &Conn<S>> {
         self.slots.iter().filter_map(|slot| match &slot.state {

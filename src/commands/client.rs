@@ -9,6 +9,7 @@ use super::{Done, no_such_use};
 use crate::server::client::{Client, Kind, ReplyMode};
 use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
+use crate::server::tracking::Tracker;
 use crate::server::{Pause, Server};
 use std::fmt::Write;
 use std::os::fd::AsRawFd;
@@ -105,18 +106,19 @@ impl Server {
         let multi = client.multi.as_ref().map_or(-1, |m| m.queue.len() as i64);
         let queued: usize =
             client.multi.as_ref().map_or(0, |m| m.queue.iter().map(|(_, a)| a.bytes()).sum());
+        let tracker = self.tracking.of(id);
         let command = client.last_command.map_or("NULL", |c| self.commands.get(c).spec.name);
         let mut line = String::with_capacity(320);
         let _ = write!(
             line,
-            "id={id} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={multi} qbuf={} qbuf-free={} argv-mem={queued} multi-mem={queued} rbs={} rbp={} obl={} oll=0 omem={} tot-mem={} events=r cmd={command} user=default redir=-1 resp={} lib-name={} lib-ver={}",
+            "id={id} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={multi} qbuf={} qbuf-free={} argv-mem={queued} multi-mem={queued} rbs={} rbp={} obl={} oll=0 omem={} tot-mem={} events=r cmd={command} user=default redir={} resp={} lib-name={} lib-ver={}",
             client.peer,
             facts.local,
             facts.fd,
             text(&client.name),
             (now - client.created_ms).max(0) / 1000,
             facts.idle_s,
-            client.flags(),
+            client.flags(tracker),
             client.db,
             client.channels.len(),
             client.patterns.len(),
@@ -128,6 +130,7 @@ impl Server {
             facts.output,
             if facts.output > 0 { facts.output_memory } else { 0 },
             facts.memory + queued,
+            tracker.map_or(-1, |t| t.redirect as i64),
             if facts.resp3 { 3 } else { 2 },
             text(&client.lib_name),
             text(&client.lib_ver),
@@ -411,38 +414,149 @@ fn no_touch(_: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     Ok(())
 }
 
-fn getredir(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
-    call.reply.int(-1);
+fn getredir(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
+    call.reply.int(s.tracking.of(call.id).map_or(-1, |tracker| tracker.redirect as i64));
     Ok(())
 }
 
-fn tracking(_: &mut Server, call: &mut Call, args: &mut Args) -> Done {
-    // What cannot be on can be turned off.
-    if on_off(args)? || args.len() > 3 {
+/// What `CLIENT TRACKING` is told behind `ON` or `OFF`; the prefixes as they come.
+fn tracking_options<'a>(call: &Call, args: &'a Args) -> Result<(Tracker, Vec<&'a [u8]>), Error> {
+    let (mut new, mut prefixes) = (Tracker::default(), Vec::new());
+    let mut i = 3;
+    while i < args.len() {
+        match (&args[i].to_ascii_lowercase()[..], args.get(i + 1)) {
+            (b"redirect", Some(_)) if new.redirect != 0 => {
+                return Err(Error::new("ERR A client can only redirect to a single other client"));
+            }
+            (b"redirect", Some(id)) => {
+                let id = parse_int(id).ok_or(Error::NOT_INT)? as ConnId;
+                if id != call.id && call.net.conn(id).is_none_or(|conn| conn.close_asap) {
+                    return Err(Error::new(
+                        "ERR The client ID you want redirect to does not exist",
+                    ));
+                }
+                new.redirect = id;
+                i += 1;
+            }
+            (b"prefix", Some(prefix)) => {
+                prefixes.push(prefix);
+                i += 1;
+            }
+            (b"bcast", _) => new.bcast = true,
+            (b"optin", _) => new.optin = true,
+            (b"optout", _) => new.optout = true,
+            (b"noloop", _) => new.noloop = true,
+            _ => return Err(Error::SYNTAX),
+        }
+        i += 1;
+    }
+    Ok((new, prefixes))
+}
+
+/// Whether a client that tracks as `old` says may do so as `new` says, with more `prefixes`.
+fn may_track(old: Option<&Tracker>, new: &Tracker, prefixes: &[&[u8]]) -> Done {
+    if !new.bcast && !prefixes.is_empty() {
+        return Err(Error::new("ERR PREFIX option requires BCAST mode to be enabled"));
+    }
+    if old.is_some_and(|old| old.bcast != new.bcast) {
         return Err(Error::new(
-            "ERR client side caching is not supported by this version of Varve",
+            "ERR You can't switch BCAST mode on/off before disabling tracking for this client, and then re-enabling it with a different mode.",
         ));
+    }
+    if new.bcast && (new.optin || new.optout) {
+        return Err(Error::new("ERR OPTIN and OPTOUT are not compatible with BCAST"));
+    }
+    if new.optin && new.optout {
+        return Err(Error::new("ERR You can't specify both OPTIN mode and OPTOUT mode"));
+    }
+    if old.is_some_and(|old| new.optin && old.optout || new.optout && old.optin) {
+        return Err(Error::new(
+            "ERR You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then re-enabling it with a different mode.",
+        ));
+    }
+    // No key may be told of twice.
+    for (i, prefix) in prefixes.iter().enumerate() {
+        let had = old.iter().flat_map(|old| &old.prefixes).map(|had| (&**had, "an existing"));
+        let given = prefixes[i + 1..].iter().map(|given| (*given, "another provided"));
+        let overlaps =
+            |(other, _): &(&[u8], _)| other.starts_with(prefix) || prefix.starts_with(other);
+        if let Some((other, whose)) = had.chain(given).find(overlaps) {
+            return Err(Error::err(format_args!(
+                "Prefix '{}' overlaps with {whose} prefix '{}'. Prefixes for a single client must not overlap.",
+                String::from_utf8_lossy(prefix),
+                String::from_utf8_lossy(other)
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn tracking(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
+    let (mut new, mut prefixes) = tracking_options(call, args)?;
+    match on_off(args)? {
+        true => {
+            may_track(s.tracking.of(call.id), &new, &prefixes)?;
+            if new.bcast && prefixes.is_empty() {
+                prefixes.push(b"");
+            }
+            new.prefixes = prefixes.into_iter().map(Box::from).collect();
+            s.track(call.id, new);
+        }
+        false => s.stop_tracking(call.id),
     }
     call.reply.ok();
     Ok(())
 }
 
-fn trackinginfo(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
+fn trackinginfo(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
+    let tracker = s.tracking.of(call.id);
+    let mut flags = vec![if tracker.is_some() { "on" } else { "off" }];
+    if let Some(t) = tracker {
+        let known = [
+            (t.bcast, "bcast"),
+            (t.optin, "optin"),
+            (t.optin && t.caching, "caching-yes"),
+            (t.optout, "optout"),
+            (t.optout && t.caching, "caching-no"),
+            (t.noloop, "noloop"),
+            (t.broken, "broken_redirect"),
+        ];
+        flags.extend(known.iter().filter(|(on, _)| *on).map(|(_, flag)| flag));
+    }
     call.reply.map(3);
     call.reply.bulk(b"flags");
-    call.reply.set(1);
-    call.reply.bulk(b"off");
+    call.reply.set(flags.len());
+    flags.iter().for_each(|flag| call.reply.bulk(flag.as_bytes()));
     call.reply.bulk(b"redirect");
-    call.reply.int(-1);
+    call.reply.int(tracker.map_or(-1, |t| t.redirect as i64));
     call.reply.bulk(b"prefixes");
-    call.reply.array(0);
+    call.reply.array(tracker.map_or(0, |t| t.prefixes.len()));
+    tracker.iter().flat_map(|t| &t.prefixes).for_each(|prefix| call.reply.bulk(prefix));
     Ok(())
 }
 
-fn caching(_: &mut Server, _: &mut Call, _: &mut Args) -> Done {
-    Err(Error::new(
-        "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled",
-    ))
+fn caching(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
+    let Some(tracker) = s.tracking.of_mut(call.id) else {
+        return Err(Error::new(
+            "ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled",
+        ));
+    };
+    match &args[2].to_ascii_lowercase()[..] {
+        b"yes" if !tracker.optin => {
+            return Err(Error::new(
+                "ERR CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode.",
+            ));
+        }
+        b"no" if !tracker.optout => {
+            return Err(Error::new(
+                "ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode.",
+            ));
+        }
+        b"yes" | b"no" => tracker.caching = true,
+        _ => return Err(Error::SYNTAX),
+    }
+    call.reply.ok();
+    Ok(())
 }
 
 fn help(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
@@ -451,8 +565,10 @@ fn help(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
         &[
             "GETNAME | SETNAME <name>",
             "    Shows or sets the connection's name.",
+            "CACHING (YES|NO)",
+            "    Says whether the keys that the next command reads are to be remembered.",
             "GETREDIR | TRACKINGINFO",
-            "    Client side caching is off.",
+            "    Shows which client hears of changed keys in place of this one, or all about tracking.",
             "ID | INFO",
             "    Shows this connection's id, or all about it.",
             "KILL <ip:port>",
@@ -470,6 +586,9 @@ fn help(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
             "    Chooses whether commands are answered.",
             "SETINFO (LIB-NAME|LIB-VER) <value>",
             "    Notes which library the client uses.",
+            "TRACKING (ON|OFF) [REDIRECT <id>] [BCAST] [PREFIX <prefix> [PREFIX <prefix> ...]]",
+            "         [OPTIN] [OPTOUT] [NOLOOP]",
+            "    Has the connection hear of changes to keys that it has read, or that have a prefix.",
             "UNBLOCK <id> [TIMEOUT|ERROR]",
             "    Ends the wait of a blocked client.",
         ],
@@ -498,8 +617,8 @@ pub const COMMANDS: &[Command<ServerHandler>] = &[
     Command { run: no_evict, spec: spec("client|no-evict", 3, ADMIN).doc("connection", "7.0.0", "O(1)", "Protects the connection from eviction.") },
     Command { run: no_touch, spec: spec("client|no-touch", 3, 0).doc("connection", "7.2.0", "O(1)", "Keeps this client's reads from counting as use of keys.") },
     Command { run: getredir, spec: spec("client|getredir", 2, 0).doc("connection", "6.0.0", "O(1)", "Tells where invalidations go.") },
-    Command { run: tracking, spec: spec("client|tracking", -3, 0).doc("connection", "6.0.0", "O(1)", "Turns client side caching off, the only state there is.") },
+    Command { run: tracking, spec: spec("client|tracking", -3, 0).doc("connection", "6.0.0", "O(1), and O(N) in the prefixes", "Lets a client that caches hear of changed keys.") },
     Command { run: trackinginfo, spec: spec("client|trackinginfo", 2, 0).doc("connection", "6.2.0", "O(1)", "Tells how client side caching is set.") },
-    Command { run: caching, spec: spec("client|caching", 3, 0).doc("connection", "6.0.0", "O(1)", "Refused: there is no client side caching.") },
+    Command { run: caching, spec: spec("client|caching", 3, 0).doc("connection", "6.0.0", "O(1)", "Says whether what the next command reads is to be remembered.") },
     Command { run: help, spec: Spec::new("client|help", 2, LOADING | STALE, category::CONNECTION, Keys::None).doc("connection", "5.0.0", "O(1)", "Lists the subcommands.") },
 ];

@@ -127,6 +127,7 @@ impl Server {
     /// Hands the configuration in force to everything that works by it.
     fn take_effect(&mut self, call: &mut Call<'_>, old: &Config) {
         self.apply_limits(call.net);
+        self.keep_to_table_limit(call);
         logger::set_level(self.cfg.loglevel);
         crate::crash::set_enabled(self.cfg.crash_log_enabled);
         self.show_title();
@@ -166,7 +167,7 @@ impl Server {
             }
             // A transaction is not evicted from under its commands; the next round sees to it.
             if self.in_exec.is_none() {
-                self.over_memory(call.net);
+                self.over_memory(call.net, None);
             }
         }
     }

@@ -161,6 +161,7 @@ fn reset(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     s.discard(call.client);
     s.forget_subscriptions(call.id, call.client);
     s.monitors.retain(|&m| m != call.id);
+    s.stop_tracking(call.id);
     let c = &mut *call.client;
     (c.db, c.monitor) = (0, false);
     // A reply that was to be skipped is this one.

@@ -232,7 +232,7 @@ impl Server {
         t.add("client_recent_max_input_buffer", input);
         t.add("client_recent_max_output_buffer", output);
         t.add("blocked_clients", self.waiters.blocked() + self.paused.len());
-        t.add("tracking_clients", 0);
+        t.add("tracking_clients", self.tracking.len());
         t.add("pubsub_clients", pubsub);
         t.add("watching_clients", watching);
         t.add("clients_in_timeout_table", self.waiters.clients_on_timeout());
@@ -425,8 +425,10 @@ impl Server {
         t.add("slave_expires_tracked_keys", self.ks.own_expires.len());
         t.zero(&["migrate_cached_sockets", "active_defrag_hits", "active_defrag_misses"]);
         t.zero(&["active_defrag_key_hits", "active_defrag_key_misses"]);
-        t.zero(&["total_active_defrag_time", "current_active_defrag_time", "tracking_total_keys"]);
-        t.zero(&["tracking_total_items", "tracking_total_prefixes"]);
+        t.zero(&["total_active_defrag_time", "current_active_defrag_time"]);
+        t.add("tracking_total_keys", self.tracking.table.count());
+        t.add("tracking_total_items", self.tracking.table.items());
+        t.add("tracking_total_prefixes", self.tracking.prefixes.count());
         t.add("unexpected_error_replies", s.unexpected_errors);
         t.add("total_error_replies", s.errors);
         t.add("dump_payload_sanitizations", s.dump_payload_sanitizations);

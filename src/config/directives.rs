@@ -287,7 +287,8 @@ directives! {
         client_query_buffer_limit: u64 = 1 << 30, "client-query-buffer-limit", memory(1 << 20);
         /// The largest single argument.
         proto_max_bulk_len: u64 = 512 << 20, "proto-max-bulk-len", memory(1 << 20);
-        /// How many keys CLIENT TRACKING remembers; 0 is no limit. No effect: there is no tracking yet.
+        /// How many keys CLIENT TRACKING remembers, with the clients that read them: those of a key too many are told to
+        /// forget it. 0 is no limit.
         tracking_table_max_keys: u64 = 1_000_000, "tracking-table-max-keys", int(0, i64::MAX);
     }
 

@@ -169,11 +169,13 @@ impl Server {
         }
         let mut reply = conn.output.alike();
         self.ks.origin = self.origin_of(spec.flags);
+        let before = self.ks.events.len();
         let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);
         let (written, result) = varve_engine::command::call(&mut ctx, run, &mut args.args());
         if ctx.block.is_some() {
             return;
         }
+        self.ks.events[before..].iter_mut().for_each(|event| event.by = Some(id));
         self.with_client(net, id, |s, call| {
             s.unblock(call.id, call.client);
             call.reply.append(&mut reply);
@@ -326,6 +328,7 @@ impl Server {
     pub fn forget_client(&mut self, id: ConnId, client: &mut Client) {
         self.unblock(id, client);
         self.monitors.retain(|&m| m != id);
+        self.stop_tracking(id);
         self.forget_subscriptions(id, client);
         self.unwatch(client);
     }

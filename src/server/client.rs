@@ -1,6 +1,7 @@
 //! What the daemon knows of a connection.
 
 use super::registry::CommandId;
+use super::tracking::Tracker;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use varve_engine::OwnedArgs;
@@ -130,7 +131,7 @@ impl Client {
     }
 
     /// The letters that `CLIENT LIST` shows.
-    pub fn flags(&self) -> String {
+    pub fn flags(&self, tracker: Option<&Tracker>) -> String {
         let mut s = String::new();
         let mut add = |on: bool, c: char| {
             if on {
@@ -143,6 +144,9 @@ impl Client {
         add(self.in_pubsub(), 'P');
         add(self.multi.is_some(), 'x');
         add(self.blocked.is_some(), 'b');
+        add(tracker.is_some(), 't');
+        add(tracker.is_some_and(|t| t.broken), 'R');
+        add(tracker.is_some_and(|t| t.bcast), 'B');
         add(self.watch_failed, 'd');
         add(self.close_after_reply, 'c');
         add(self.unix, 'U');

@@ -8,6 +8,7 @@
 
 use super::Server;
 use super::client::{Client, Kind};
+use super::tracking::Tracking;
 use crate::config::types::ClientMemory;
 use crate::log_notice;
 use std::time::{Duration, Instant};
@@ -26,15 +27,17 @@ pub struct ClientEviction {
     next: Option<Instant>,
 }
 
-/// What a client holds: buffers, what it queued for `EXEC`, watches and subscribes to.
-fn memory(conn: &Conn<Client>) -> u64 {
+/// What a client holds: buffers, what it queued for `EXEC`, watches, tracks and subscribes to.
+fn memory(conn: &Conn<Client>, tracking: &Tracking) -> u64 {
     let client = &conn.session;
     let queued: usize =
         client.multi.as_ref().map_or(0, |m| m.queue.iter().map(|(_, args)| args.bytes()).sum());
     let watched: usize = client.watched.iter().map(|(_, key, _)| key.len()).sum();
     let sets = [&client.channels, &client.patterns, &client.shard_channels];
     let subscribed: usize = sets.iter().flat_map(|set| set.iter()).map(|name| name.len()).sum();
-    (conn.memory() + queued + watched + subscribed) as u64
+    let prefixes: usize =
+        tracking.of(conn.id).map_or(0, |t| t.prefixes.iter().map(|prefix| prefix.len()).sum());
+    (conn.memory() + queued + watched + subscribed + prefixes) as u64
 }
 
 impl Server {
@@ -59,6 +62,7 @@ impl Server {
             return;
         }
         let counted = || net.iter().filter(|c| c.session.kind == Kind::Normal && !c.close_asap);
+        let memory = |conn: &Conn<Client>| memory(conn, &self.tracking);
         let mut sum: u64 = counted().map(memory).sum();
         if sum >= limit {
             let mut largest: Vec<(u64, u64)> = counted()

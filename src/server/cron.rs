@@ -78,9 +78,10 @@ impl Server {
             }
         }
         if self.cfg.maxmemory > 0 && self.loading.is_none() {
-            self.over_memory(net);
+            self.over_memory(net, None);
             self.fail_all_watchers(net);
         }
+        self.tracking_round(net);
         self.evict_clients(net);
         if now_ms - self.cron.last_ms >= 100 {
             self.rates.sample(&self.stats, &net.stats, now_ms);

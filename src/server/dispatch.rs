@@ -169,6 +169,7 @@ impl Server {
         };
         self.count_error(&error);
         call.reply.error(&error);
+        self.end_caching(call.client, id.map_or("", |id| self.commands.get(id).spec.name));
         if is_exec {
             // They have seen it begin.
             self.feed_monitors(call, args);
@@ -234,7 +235,8 @@ impl Server {
                 "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
             ));
         }
-        if self.cfg.maxmemory > 0 && self.over_memory(call.net) && denies_oom {
+        let own = Some((client, &mut *call.reply));
+        if self.cfg.maxmemory > 0 && self.over_memory(call.net, own) && denies_oom {
             return Err(Error::OOM);
         }
         if self.is_primary() && writes {
@@ -341,6 +343,9 @@ impl Server {
         let spent_ns = self.clock.tick_ns() - started;
         self.account(call, id, args, spent_ns);
         self.tell(call);
+        if !self.tracking.is_empty() {
+            self.note_run(call, spec, args);
+        }
         if watched {
             self.feed_monitors(call, args);
         }
@@ -383,9 +388,9 @@ impl Server {
     }
 
     #[cold]
-    fn tell_events(&mut self, call: &mut Call<'_>) {
+    pub(super) fn tell_events(&mut self, call: &mut Call<'_>) {
         let mut own = call.reply.alike();
-        self.publish_events(call.net, Some((call.id, &mut own)));
+        self.publish_events(call.net, Some((call.client, &mut own)));
         self.tell_own(call.reply, own);
     }
 

@@ -17,7 +17,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use varve_engine::command::Ctx;
-use varve_engine::keyspace::{Db, Origin};
+use varve_engine::keyspace::{Db, Origin, event};
 use varve_engine::{Args, Error};
 use varve_net::Net;
 use varve_persistence::log::{self, Base, BaseKind, Log};
@@ -444,6 +444,11 @@ impl Server {
         };
         let started = self.clock.now_ns();
         self.ks.origin = Origin::Log;
+        let notify = self.ks.notify;
+        if self.loading.is_some() {
+            // Clients that cache have forgotten all, and read nothing meanwhile.
+            self.ks.notify &= !event::TRACKED;
+        }
         let mut reply = std::mem::take(&mut self.apply_reply);
         reply.muted = true;
         let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);
@@ -453,6 +458,7 @@ impl Server {
         self.ks.effects.clear();
         self.ks.emptied = false;
         self.ks.origin = Origin::Client;
+        self.ks.notify = notify;
         if self.loading.is_none() {
             let spent_ns = self.clock.tick_ns() - started;
             self.count_call(id, spent_ns);

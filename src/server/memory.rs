@@ -2,6 +2,7 @@
 
 use super::Server;
 use super::client::Client;
+use super::pubsub::AtHand;
 use crate::allocator;
 use crate::config::types::MaxmemoryPolicy as Policy;
 use crossbeam::channel::{RecvTimeoutError, Sender, unbounded};
@@ -79,8 +80,9 @@ impl Server {
     }
 
     /// Evicts if memory is short, for as long as `maxmemory-eviction-tenacity` allows. Whether memory
-    /// is still short with nothing left to evict; never while writes are held, or data loaded.
-    pub fn over_memory(&mut self, net: &mut Net<Client>) -> bool {
+    /// is still short with nothing left to evict; never while writes are held, or data loaded. `own` is as
+    /// with [`Server::publish_events`].
+    pub fn over_memory(&mut self, net: &mut Net<Client>, mut own: AtHand<'_>) -> bool {
         let limit = self.cfg.maxmemory;
         // Eviction is the primary's; a replica gets its deletes.
         let leaves_it = !self.is_primary() && self.cfg.replica_ignore_maxmemory;
@@ -110,7 +112,8 @@ impl Server {
             // What is to be said of it takes memory too: kept until the end, one small key after the
             // other would be evicted for the last one's sake.
             self.append_effects_singly();
-            self.publish_events(net, None);
+            let own = own.as_mut().map(|(client, reply)| (*client, &mut **reply));
+            self.publish_events(net, own);
             short = self.counted_memory() > limit;
             in_time = !evicted.is_multiple_of(STEP)
                 || budget.is_none_or(|budget| self.clock.tick_ns() - started < budget);
@@ -132,7 +135,7 @@ impl Server {
     /// Goes on with an eviction that ran out of time.
     pub fn evict_more(&mut self, net: &mut Net<Client>) {
         if self.memory.evicting && self.loading.is_none() {
-            self.over_memory(net);
+            self.over_memory(net, None);
             self.fail_all_watchers(net);
         }
     }

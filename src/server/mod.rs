@@ -8,6 +8,7 @@
 //! | `client.rs` | what is known of a connection |
 //! | `blocking.rs` | clients that wait |
 //! | `pubsub.rs` | channels, patterns, keyspace events |
+//! | `tracking.rs` | clients that cache what they read |
 //! | `books.rs` | counters, slow log, latency, monitors |
 //! | `cron.rs` | what happens by itself: expiry, eviction, save points, rehashing |
 //! | `memory.rs` | `maxmemory` and freeing large values elsewhere |
@@ -38,6 +39,7 @@ pub mod service;
 pub mod snapshot;
 pub mod start;
 pub mod stop;
+pub mod tracking;
 pub mod writeback;
 
 use crate::config::Config;
@@ -85,6 +87,7 @@ pub struct Server {
     pub slowlog: SlowLog,
     pub latencies: HashMap<&'static str, Latency>,
     pub pubsub: pubsub::PubSub,
+    pub tracking: tracking::Tracking,
     pub monitors: Vec<ConnId>,
     /// When a client that spoke HTTP was last warned of, Unix ms.
     pub http_warned_ms: i64,

@@ -68,6 +68,9 @@ impl Listening {
     }
 }
 
+/// The client whose command runs, which is not in `net` meanwhile, and where it is told what comes between replies.
+pub type AtHand<'a> = Option<(&'a Client, &'a mut Reply)>;
+
 /// What comes between replies comes even where `CLIENT REPLY OFF` silences those.
 pub fn unmuted(reply: &mut Reply, write: impl FnOnce(&mut Reply)) {
     let muted = std::mem::replace(&mut reply.muted, false);
@@ -187,18 +190,24 @@ impl Server {
         unmuted(reply, |reply| reply.append(&mut published));
     }
 
-    /// Publishes the keyspace events that commands left; `own` is as with [`Server::publish`].
-    pub fn publish_events(&mut self, net: &mut Net<Client>, mut own: Option<(ConnId, &mut Reply)>) {
+    /// Publishes the keyspace events that commands left, and tells the clients that cache; `own` is as with
+    /// [`Server::publish`].
+    pub fn publish_events(&mut self, net: &mut Net<Client>, mut own: AtHand<'_>) {
         for e in std::mem::take(&mut self.ks.events) {
+            if e.class & event::TRACKED != 0 {
+                let own = own.as_mut().map(|(client, reply)| (*client, &mut **reply));
+                self.invalidate(net, own, e);
+                continue;
+            }
             let flags = self.cfg.notify_keyspace_events;
             if flags & event::KEYSPACE != 0 {
                 let channel = [format!("__keyspace@{}__:", e.db).as_bytes(), &e.key].concat();
-                let own = own.as_mut().map(|(id, reply)| (*id, &mut **reply));
+                let own = own.as_mut().map(|(client, reply)| (client.id, &mut **reply));
                 self.publish(net, own, Listening::Channel, &channel, e.name.as_bytes());
             }
             if flags & event::KEYEVENT != 0 {
                 let channel = format!("__keyevent@{}__:{}", e.db, e.name).into_bytes();
-                let own = own.as_mut().map(|(id, reply)| (*id, &mut **reply));
+                let own = own.as_mut().map(|(client, reply)| (client.id, &mut **reply));
                 self.publish(net, own, Listening::Channel, &channel, &e.key);
             }
         }

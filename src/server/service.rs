@@ -167,6 +167,12 @@ impl Service for Server {
         if self.let_go_due {
             self.let_go(net);
         }
+        if !self.ks.events.is_empty() {
+            self.publish_events(net, None);
+        }
+        if self.tracking.is_due() {
+            self.broadcast(net);
+        }
         // A failover asks by itself.
         if std::mem::take(&mut self.acks_due)
             && !self.repl.primary.is_empty()

@@ -4,6 +4,7 @@ use super::client::Client;
 use super::clock::Clock;
 use super::memory::{Memory, clock_of};
 use super::registry::Registry;
+use super::tracking::Tracking;
 use super::{Server, load, replication, snapshot, stop};
 use crate::config::Config;
 use crate::config::load::{Loaded, Origin};
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use varve_engine::Keyspace;
+use varve_engine::keyspace::event;
 use varve_net::{ListenerId, Net};
 use varve_persistence::log::{self, Fsync, Log, random_history};
 use varve_persistence::offset::{Histories, Offset};
@@ -354,6 +356,7 @@ impl Server {
             slowlog: Default::default(),
             latencies: Default::default(),
             pubsub: Default::default(),
+            tracking: Tracking::default(),
             monitors: Vec::new(),
             http_warned_ms: 0,
             waiters: Default::default(),
@@ -415,13 +418,19 @@ impl Server {
         lazy.server_del = cfg.lazyfree_lazy_server_del;
         lazy.user_del = cfg.lazyfree_lazy_user_del;
         lazy.user_flush = cfg.lazyfree_lazy_user_flush;
-        self.ks.notify = cfg.notify_keyspace_events.0;
         self.ks.access_clock = clock_of(cfg.maxmemory_policy);
         net.limits.bulk_max = cfg.proto_max_bulk_len as usize;
         net.limits.authenticated = cfg.requirepass.is_empty();
         net.query_limit = cfg.client_query_buffer_limit as usize;
         net.output_limit = self.output_limit(0, cfg.requirepass.is_empty());
         let _ = net.set_keepalive(keepalive(&self.cfg));
+        self.choose_events();
+    }
+
+    /// Sets which events the keyspace leaves: those that somebody is told of.
+    pub fn choose_events(&mut self) {
+        let tracked = if self.tracking.is_empty() { 0 } else { event::TRACKED };
+        self.ks.notify = self.cfg.notify_keyspace_events.0 | tracked;
     }
 
     /// The process title with `name` in it; empty if titles are off.

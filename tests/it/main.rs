@@ -40,3 +40,4 @@ mod sentinel;
 mod service;
 mod support;
 mod tool;
+mod tracking;
