@@ -16,6 +16,7 @@ use crate::support::{
 };
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
@@ -157,5 +158,46 @@ fn a_long_command_keeps_nothing_from_the_disk_under_everysec() {
         disk.restore();
         server.restart();
         assert_eq!(server.client().cmd(&["DBSIZE"]).int(), 100);
+    });
+}
+
+/// Behind the end that a power cut left a file, the disk may hold what lost writes had put there. A second
+/// cut that keeps a new length, but not what was written, would show that as the log.
+#[test]
+fn what_a_power_cut_left_behind_the_end_of_the_log_is_removed() {
+    if Server::is_stand_in() {
+        return;
+    }
+    with_disk(|mut disk| {
+        let server = Server::varve().in_dir(&disk.path()).arg("--appendonly", "yes");
+        let mut server = server.start();
+        let mut client = server.client();
+        client.ok(&["SET", "kept", "value"]);
+        client.ok(&["WAITAOF", "1", "0", "0"]);
+        server.kill9();
+        let folder = fs::read_dir(disk.path().join("appendonlydir")).unwrap().flatten();
+        let segment = folder
+            .map(|file| file.path())
+            .find(|path| path.to_string_lossy().ends_with(".incr.aof"));
+        let mut file =
+            File::options().append(true).open(segment.expect("the log has one")).unwrap();
+        let lost = b"*3\r\n$3\r\nSET\r\n$4\r\nlost\r\n$5\r\nagain\r\n";
+        file.write_all(&lost.repeat(20)).unwrap();
+        // Puts the bytes on the disk, but not the file's new length.
+        let all = libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        // SAFETY: the descriptor is open.
+        assert_eq!(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, all) }, 0);
+        drop(file);
+        disk.cut().unwrap();
+        disk.restore();
+        assert_eq!(disk.count(lost), 20, "the disk does not hold what was lost");
+        server.restart();
+        assert_eq!(server.client().cmd(&["DBSIZE"]).int(), 1);
+        disk.cut().unwrap();
+        server.kill9();
+        disk.restore();
+        assert_eq!(disk.count(lost), 0, "the disk still holds what was lost");
+        server.restart();
+        assert_eq!(server.client().cmd(&["DBSIZE"]).int(), 1);
     });
 }

@@ -8,9 +8,11 @@
 use super::{Folder, PATIENCE, Random, eventually};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Whence, lseek};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -84,6 +86,20 @@ impl PowerDisk {
         self.mounted = false;
         self.mount();
         self.boot();
+    }
+
+    /// How often `bytes` stand on the disk, in files or not.
+    pub fn count(&self, bytes: &[u8]) -> usize {
+        let image = File::open(self.image()).unwrap();
+        let (mut count, mut end) = (0, 0);
+        // What was never written to is not there to be read.
+        while let Ok(start) = lseek(&image, end, Whence::SeekData) {
+            end = lseek(&image, start, Whence::SeekHole).unwrap();
+            let mut data = vec![0; (end - start) as usize];
+            image.read_exact_at(&mut data, start as u64).unwrap();
+            count += data.windows(bytes.len()).filter(|window| *window == bytes).count();
+        }
+        count
     }
 
     /// Gives the boot another id.
