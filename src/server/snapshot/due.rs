@@ -132,7 +132,9 @@ impl Server {
             let _ = self.bgrewriteaof(net);
             return;
         }
-        if self.disk_is_due() && self.may_rewrite() {
+        // A replica that could not keep what it had, and waits for all of it, has more on disk.
+        let holds_nothing = !self.is_primary() && self.log.end() == Offset::ZERO;
+        if self.disk_is_due() && !holds_nothing && self.may_rewrite() {
             let _ = self.begin_disk(net);
             return;
         }

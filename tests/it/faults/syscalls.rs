@@ -240,10 +240,15 @@ fn calls_that_fail_while_a_replica_goes_on_from_disk() {
     }
 }
 
-/// A primary of which the replica was promoted follows that one, with writes that nobody else has and a
-/// base behind the place where they parted. They are set aside, whatever fails.
-fn rollback(fault: Fault) {
-    let (mut old, mut new) = (with_log().start(), with_log().start());
+/// A primary with writes that nobody else has and a base behind them, and its replica, promoted before.
+struct Parted {
+    old: Server,
+    new: Server,
+    keys: Acknowledged,
+}
+
+fn part() -> Parted {
+    let (old, new) = (with_log().start(), with_log().start());
     let mut keys = Acknowledged::default();
     keys.write(&old, 200);
     old.rewrite();
@@ -253,6 +258,12 @@ fn rollback(fault: Fault) {
     (0..50).for_each(|n| drop(old.client().ok(&["SET", &format!("own:{n}"), "lost"])));
     old.rewrite();
     old.client().ok(&["SET", "own:last", "lost"]);
+    Parted { old, new, keys }
+}
+
+/// The old primary follows the new one. What nobody else has is set aside, whatever fails.
+fn rollback(fault: Fault) {
+    let Parted { mut old, mut new, mut keys } = part();
     keys.write(&new, 20);
     let failing = Failing::begin(old.pid(), fault);
     follow(&old, &new);
@@ -386,4 +397,28 @@ fn a_child_is_not_begun_when_its_pipes_can_not_be_watched() {
     assert_eq!(fs::read_to_string(children).unwrap(), "");
     server.rewrite();
     keys.are_in(&server);
+}
+
+/// The log went back, and its threads can not be started: all data are to come from the primary, which
+/// has not begun to send them. What is on disk stays until then.
+#[test]
+fn a_replica_that_holds_nothing_keeps_what_is_on_disk() {
+    let Parted { mut old, new, keys } = part();
+    // What it sends has to be made, and that waits.
+    fs::remove_file(new.dir().join("appendonlydir/appendonly.aof.1.base.rdb")).unwrap();
+    new.client().ok(&["CONFIG", "SET", "repl-diskless-sync-delay", "1000"]);
+    let failing = Failing::begin(old.pid(), ("clone3", "EAGAIN", 2));
+    follow(&old, &new);
+    let waits = || old.log().contains("Asking for a full resync");
+    assert!(eventually(PATIENCE, waits), "{}", old.log());
+    failing.end();
+    assert_eq!(old.client().cmd(&["DBSIZE"]), Value::Int(0), "{}", old.log());
+    // Time in which a log of nothing would begin.
+    std::thread::sleep(Duration::from_millis(500));
+    old.kill9();
+    old.restart();
+    keys.are_in(&old);
+    new.client().ok(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+    follow(&old, &new);
+    caught_up(&new, &old);
 }
