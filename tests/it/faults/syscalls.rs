@@ -52,13 +52,20 @@ impl Failing {
         failing
     }
 
-    /// From now on nothing fails. Something must have.
-    fn end(mut self) {
+    /// Does what `meanwhile` is until a call has failed. From then on none does.
+    fn end(mut self, mut meanwhile: impl FnMut()) {
+        let trace = || fs::read_to_string(&self.trace).unwrap_or_default();
+        let happened = eventually(PATIENCE, || {
+            let happened = trace().contains("(INJECTED)");
+            if !happened {
+                meanwhile();
+            }
+            happened
+        });
+        assert!(happened, "there is no such call:\n{}", trace());
         // SAFETY: it has not been waited for, so its pid cannot have been given to another.
         unsafe { libc::kill(self.strace.id() as libc::pid_t, libc::SIGINT) };
         self.strace.wait().expect("wait for strace");
-        let trace = fs::read_to_string(&self.trace).unwrap();
-        assert!(trace.contains("(INJECTED)"), "there was no such call:\n{trace}");
     }
 }
 
@@ -178,9 +185,7 @@ fn full_sync(primary: Builder, replica: Builder, at_primary: bool, fault: Fault)
         up()
     });
     assert!(is_up, "{}", replica.log());
-    // The log's files follow the data.
-    std::thread::sleep(Duration::from_millis(100));
-    failing.end();
+    failing.end(|| keys.write(&primary, 1));
     come_to_the_same(&mut primary, &mut replica, keys);
 }
 
@@ -228,7 +233,7 @@ fn partial_sync(fault: Fault) {
     let failing = Failing::begin(primary.pid(), fault);
     follow(&replica, &primary);
     caught_up(&primary, &replica);
-    failing.end();
+    failing.end(|| ());
     assert_eq!(primary.number("sync_full"), 1, "{}", primary.log());
     come_to_the_same(&mut primary, &mut replica, keys);
 }
@@ -268,8 +273,7 @@ fn rollback(fault: Fault) {
     let failing = Failing::begin(old.pid(), fault);
     follow(&old, &new);
     caught_up(&new, &old);
-    std::thread::sleep(Duration::from_millis(100));
-    failing.end();
+    failing.end(|| keys.write(&new, 1));
     let folder = fs::read_dir(old.dir().join("appendonlydir")).unwrap().flatten();
     let tails = folder.filter(|file| file.file_name().to_string_lossy().contains(".tail-"));
     let tails: Vec<Vec<u8>> = tails.map(|file| fs::read(file.path()).unwrap()).collect();
@@ -302,9 +306,11 @@ fn rewrites(fault: Fault) {
         server.client().ok(&["CONFIG", "SET", "repl-history-size", size]);
         rewrite();
         keys.write(&server, 100);
-        std::thread::sleep(Duration::from_millis(50));
     }
-    failing.end();
+    failing.end(|| {
+        rewrite();
+        keys.write(&server, 1);
+    });
     keys.goes_on(&server);
     rewrite();
     server.rewrite();
@@ -349,7 +355,7 @@ fn calls_that_fail_while_the_configuration_is_written() {
         client.ok(&["CONFIG", "SET", "maxmemory", "2gb"]);
         let failing = Failing::begin(server.pid(), (call, "EIO", 1));
         let refused = client.cmd(&["CONFIG", "REWRITE"]).is_error();
-        failing.end();
+        failing.end(|| ());
         let written = fs::read_to_string(&file).unwrap();
         assert_eq!(written.contains("maxmemory 1gb"), refused, "{call}: {written}");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640, "{call}");
@@ -367,14 +373,14 @@ fn a_failed_sync_does_not_wait_for_a_rewrite_that_failed_before() {
     keys.write(&server, 10);
     let failing = Failing::begin(server.pid(), ("openat", "EMFILE", 1));
     assert!(server.client().cmd(&["BGREWRITEAOF"]).is_error());
-    failing.end();
+    failing.end(|| ());
     let failing = Failing::begin(server.pid(), ("fdatasync", "EIO", 1));
     let is_refused = || {
         keys.write(&server, 1);
         server.info("aof_last_write_status") == "err"
     };
     assert!(eventually(PATIENCE, is_refused), "{}", server.log());
-    failing.end();
+    failing.end(|| ());
     let is_taken = || server.info("aof_last_write_status") == "ok";
     assert!(eventually(PATIENCE / 2, is_taken), "{}", server.log());
     keys.goes_on(&server);
@@ -391,7 +397,7 @@ fn a_child_is_not_begun_when_its_pipes_can_not_be_watched() {
     let mut client = server.client();
     let failing = Failing::begin(server.pid(), ("epoll_ctl", "ENOSPC", 1));
     assert!(client.cmd(&["BGREWRITEAOF"]).is_error());
-    failing.end();
+    failing.end(|| ());
     settled(&server);
     let children = format!("/proc/{0}/task/{0}/children", server.pid());
     assert_eq!(fs::read_to_string(children).unwrap(), "");
@@ -411,7 +417,7 @@ fn a_replica_that_holds_nothing_keeps_what_is_on_disk() {
     follow(&old, &new);
     let waits = || old.log().contains("Asking for a full resync");
     assert!(eventually(PATIENCE, waits), "{}", old.log());
-    failing.end();
+    failing.end(|| ());
     assert_eq!(old.client().cmd(&["DBSIZE"]), Value::Int(0), "{}", old.log());
     // Time in which a log of nothing would begin.
     std::thread::sleep(Duration::from_millis(500));
