@@ -7,7 +7,7 @@ use crate::allocator;
 use crate::config::types::MaxmemoryPolicy as Policy;
 use crossbeam::channel::{RecvTimeoutError, Sender, unbounded};
 use std::time::Duration;
-use varve_engine::keyspace::{AccessClock, Garbage};
+use varve_engine::keyspace::{AccessClock, Event, Garbage};
 use varve_net::Net;
 
 /// Eviction's memory of good candidates, and the thread that frees.
@@ -19,6 +19,9 @@ pub struct Memory {
     next_db: usize,
     /// Eviction was ended by its time limit: it goes on in the next turn.
     pub evicting: bool,
+    /// Bytes that this turn's evictions have put into clients' output: they are soon gone, and must not be the
+    /// reason to evict more.
+    told: u64,
     /// Since when memory has been short, on the clock's nanoseconds.
     short_since: Option<u64>,
 }
@@ -43,7 +46,14 @@ impl Memory {
                 }
             }
         })?;
-        Ok(Memory { pool: Vec::new(), free, next_db: 0, evicting: false, short_since: None })
+        Ok(Memory {
+            pool: Vec::new(),
+            free,
+            next_db: 0,
+            evicting: false,
+            told: 0,
+            short_since: None,
+        })
     }
 }
 
@@ -79,6 +89,17 @@ impl Server {
         allocator::used().saturating_sub(self.log.memory() as u64)
     }
 
+    /// Whether more is in use than `maxmemory`, but for what is on its way out.
+    fn is_short(&self) -> bool {
+        self.counted_memory() > self.cfg.maxmemory.saturating_add(self.memory.told)
+    }
+
+    /// To be called when what this turn's evictions told is sent.
+    #[inline]
+    pub fn told_is_sent(&mut self) {
+        self.memory.told = 0;
+    }
+
     /// Evicts if memory is short, for as long as `maxmemory-eviction-tenacity` allows. Whether memory
     /// is still short with nothing left to evict; never while writes are held, or data loaded. `own` is as
     /// with [`Server::publish_events`].
@@ -92,7 +113,7 @@ impl Server {
             self.memory.evicting = false;
             return false;
         }
-        if limit == 0 || leaves_it || self.counted_memory() <= limit {
+        if limit == 0 || leaves_it || !self.is_short() {
             self.memory.evicting = false;
             if let Some(since) = self.memory.short_since.take() {
                 self.stats.eviction_exceeded_us += (self.clock.tick_ns() - since) / 1000;
@@ -113,8 +134,13 @@ impl Server {
             // other would be evicted for the last one's sake.
             self.append_effects_singly();
             let own = own.as_mut().map(|(client, reply)| (*client, &mut **reply));
+            let events = &self.ks.events;
+            let names: usize = events.iter().map(|event| event.key.len()).sum();
+            let events = (events.capacity() * size_of::<Event>() + names) as u64;
+            let before = self.counted_memory().saturating_sub(events);
             self.publish_events(net, own);
-            short = self.counted_memory() > limit;
+            self.memory.told += self.counted_memory().saturating_sub(before);
+            short = self.is_short();
             in_time = !evicted.is_multiple_of(STEP)
                 || budget.is_none_or(|budget| self.clock.tick_ns() - started < budget);
         }

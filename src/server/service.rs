@@ -186,6 +186,7 @@ impl Service for Server {
         self.log_turn(net);
         self.feed_replicas(net);
         self.evict_clients(net);
+        self.told_is_sent();
     }
 
     /// While the disk takes nothing, what nobody was promised yet waits, and the rest goes on:

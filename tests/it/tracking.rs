@@ -140,6 +140,32 @@ fn keys_that_leave_by_themselves_are_told() {
     assert!(told.contains(&invalid(&["cold"])), "{told:?}");
 }
 
+/// What eviction tells waits in the clients' output, and would be the reason to evict the next key, until
+/// nothing is left.
+#[test]
+fn eviction_is_not_fed_by_what_it_tells() {
+    let server = Server::start();
+    let mut writer = server.client();
+    run(
+        &mut writer,
+        &["CONFIG SET maxmemory-policy allkeys-random maxmemory-eviction-tenacity 100"],
+    );
+    let keys: Vec<String> = (0..300).map(|i| format!("{i:0>1000}")).collect();
+    let mut readers: Vec<Client> = (0..10).map(|_| tracking(&server, &[])).collect();
+    for key in &keys {
+        writer.ok(&["SET", key, "x"]);
+        readers.iter_mut().for_each(|reader| _ = reader.ok(&["GET", key]));
+    }
+    let not_counted = info(&mut writer, "mem_not_counted_for_evict").parse::<u64>().unwrap();
+    let mut limit = info(&mut writer, "used_memory").parse::<u64>().unwrap() - not_counted;
+    while info(&mut writer, "evicted_keys") == "0" {
+        limit -= 40_000;
+        writer.ok(&["CONFIG", "SET", "maxmemory", &limit.to_string()]);
+    }
+    let left = writer.ok(&["DBSIZE"]).int();
+    assert!((200..300).contains(&left), "{left} of 300 keys are left");
+}
+
 /// A message amid a transaction's replies would be taken for one of them.
 #[test]
 fn a_client_hears_of_its_own_changes_behind_its_reply() {
@@ -286,10 +312,11 @@ fn the_table_keeps_to_its_limit_and_forgets_who_is_gone() {
 
 #[test]
 fn the_clients_of_a_replica_hear_what_its_primary_changes() {
-    let primary = Server::start();
-    let replica = Server::varve().replica_of(primary.port()).start();
+    let start = || Server::varve().arg("--repl-diskless-sync-delay", "0");
+    let primary = start().start();
     let mut writer = primary.client();
     run(&mut writer, &["SET a 1", "SET b 1"]);
+    let replica = start().replica_of(primary.port()).start();
     caught_up(&primary, &replica);
     let (mut reader, mut fan) = (tracking(&replica, &[]), tracking(&replica, &["BCAST"]));
     run(&mut reader, &["MGET a b"]);
@@ -303,7 +330,7 @@ fn the_clients_of_a_replica_hear_what_its_primary_changes() {
     run(&mut writer, &["FLUSHALL"]);
     assert_eq!(reader.recv(), all_invalid());
     // Other data come with a full sync.
-    let other = Server::start();
+    let other = start().start();
     run(&mut other.client(), &["SET c 1"]);
     replica.client().ok(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]);
     assert_eq!(reader.recv(), all_invalid());
