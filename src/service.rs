@@ -23,7 +23,7 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// All data is loaded and clients are served.
+/// All data is loaded and clients are served, and nothing else is to be told any more.
 pub fn ready() {
     tell(&[NotifyState::Ready, NotifyState::Status("Ready to accept connections")]);
 }

@@ -163,7 +163,7 @@ impl Server {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         if read("/proc/sys/vm/overcommit_memory").trim() == "0" {
             log_warning!(
-                "Memory overcommit must be enabled! Without it, a background save or replication may fail under low memory condition. To fix this, set vm.overcommit_memory = 1 (packaging/varve.sysctl has the setting)."
+                "Memory overcommit must be enabled! Without it, a background save or replication may fail under low memory condition. To fix this, set vm.overcommit_memory = 1 now with sysctl, and for good in a file like Varve's 60-varve.conf in /etc/sysctl.d."
             );
         }
         if read("/sys/kernel/mm/transparent_hugepage/enabled").contains("[always]") {

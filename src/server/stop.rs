@@ -192,6 +192,7 @@ impl Server {
                 && !force
             {
                 log_warning!("Error trying to save the DB, can't exit: {why}");
+                crate::service::ready();
                 self.cancel_shutdown(net);
                 return Err(NOT_SHUT_DOWN);
             }

@@ -104,6 +104,12 @@ fn ready_comes_after_loading_and_not_before() {
 
     client.ok(&["BGSAVE"]);
     assert!(manager.hears(status_with_percent("Saving")).is_some(), "{:?}", manager.heard);
+    let saved = eventually(PATIENCE, || {
+        manager.listen();
+        let last = manager.heard.iter().rfind(|(_, line)| line.starts_with("STATUS="));
+        last.is_some_and(|(_, line)| line == "STATUS=Ready to accept connections")
+    });
+    assert!(saved, "it says that it saves: {:?}", manager.heard);
     assert_eq!(daemon.end(libc::SIGTERM), Some(0), "{}", daemon.log());
     assert!(manager.has_heard("STOPPING=1"), "{:?}", manager.heard);
 }

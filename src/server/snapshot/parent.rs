@@ -416,6 +416,7 @@ impl Server {
         // Its end may have begun the next.
         if !self.snapshots.running() {
             self.snapshots.unshare = Some(Unshare::begin());
+            service::ready();
         }
     }
 
@@ -532,6 +533,7 @@ impl Server {
             self.ks.child_alive = false;
             set_resize_policy(ResizePolicy::Allow);
             self.apply_fsync();
+            service::ready();
         }
     }
 }
