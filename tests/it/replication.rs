@@ -12,6 +12,8 @@ use crate::support::{
     eventually, server,
 };
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -1060,5 +1062,36 @@ fn a_save_of_the_data_before_a_full_sync_is_given_up() {
         let last = Server::varve().start();
         follow(&last, middle.port());
         caught_up(&middle, &last);
+    }
+}
+
+/// A replica may say that it has its snapshot before the primary has seen the child's end. What was written meanwhile
+/// is sent then, and not with the next write.
+#[test]
+fn what_was_written_during_a_streamed_sync_follows_it_at_once() {
+    let builder = Server::varve().arg("--repl-diskless-sync-delay", "0").arg("--save", "");
+    let primary = builder.arg("--repl-ping-replica-period", "3600").start();
+    let mut client = primary.client();
+    // So much memory that the child takes some time to end.
+    client.ok(&["DEBUG", "POPULATE", "300000", "key", "100"]);
+    for n in 0..5 {
+        let mut replica = TcpStream::connect(("127.0.0.1", primary.port())).unwrap();
+        replica.set_read_timeout(Some(PATIENCE / 4)).unwrap();
+        replica.write_all(b"REPLCONF capa eof capa psync2\r\nPSYNC ? -1\r\n").unwrap();
+        let mut stream = Vec::new();
+        let mut receives = |mut replica: &TcpStream, what: &str| {
+            let mut bytes = [0; 1 << 16];
+            while !stream.windows(what.len()).any(|window| window == what.as_bytes()) {
+                let n = replica.read(&mut bytes).unwrap_or_else(|e| panic!("{what}: {e}"));
+                assert!(n > 0, "{}", primary.log());
+                stream.drain(..stream.len().saturating_sub(what.len()));
+                stream.extend_from_slice(&bytes[..n]);
+            }
+        };
+        receives(&replica, "$EOF:");
+        let value = format!("during sync {n}");
+        client.ok(&["SET", "written", &value]);
+        (&replica).write_all(b"REPLCONF ACK 0\r\n").unwrap();
+        receives(&replica, &value);
     }
 }

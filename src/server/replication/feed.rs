@@ -181,8 +181,9 @@ impl Source {
 }
 
 impl Server {
-    /// From now on the connection is fed the log from `from` on.
+    /// From now on the connection is fed the log from `from` on, at the turn's end what there is already.
     pub(super) fn feed_from(&mut self, id: ConnId, from: Offset) {
+        self.fed_to = from;
         let feeding = match self.log.cursor_at(from) {
             Some(cursor) => Feeding::Log(cursor),
             None => match self.log.segment_reader(from) {
