@@ -168,6 +168,7 @@ impl Server {
             return;
         }
         let mut reply = conn.output.alike();
+        let started = self.clock.tick_ns();
         self.ks.origin = self.origin_of(spec.flags);
         let before = self.ks.events.len();
         let mut ctx = Ctx::new(&mut self.ks, db, &mut reply);
@@ -183,6 +184,8 @@ impl Server {
                 s.fail(call, command, error);
             }
             s.written(call.client, written, &args.args());
+            let spent_ns = s.clock.tick_ns() - started;
+            s.served(call, command, &args.args(), spent_ns);
         });
     }
 

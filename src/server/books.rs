@@ -1,6 +1,7 @@
 //! What the daemon keeps account of: counters, rates, the slow log, latency events.
 
 use super::Server;
+use super::client::BlockedOn;
 use super::dispatch::{Call, REDACTED};
 use super::registry::CommandId;
 use std::collections::VecDeque;
@@ -149,14 +150,26 @@ impl Server {
     pub fn account(&mut self, call: &Call<'_>, id: CommandId, args: &Args<'_>, spent_ns: u64) {
         self.count_call(id, spent_ns);
         let us = spent_ns / 1000;
-        let slower_than = self.cfg.slowlog_log_slower_than;
-        if slower_than >= 0 && us >= slower_than as u64 {
+        if self.is_slow(us) {
             self.slow(call, id, args, us);
         }
         let threshold = self.cfg.latency_monitor_threshold;
         if threshold > 0 && us / 1000 >= threshold as u64 {
             let fast = self.commands.get(id).spec.has(flag::FAST);
             self.latency(if fast { "fast-command" } else { "command" }, us / 1000);
+        }
+    }
+
+    #[inline]
+    fn is_slow(&self, us: u64) -> bool {
+        let slower_than = self.cfg.slowlog_log_slower_than;
+        slower_than >= 0 && us >= slower_than as u64
+    }
+
+    /// Shows a command that waited in the slow log, once it was served.
+    pub fn served(&mut self, call: &Call<'_>, id: CommandId, args: &Args<'_>, spent_ns: u64) {
+        if self.is_slow(spent_ns / 1000) {
+            self.slow(call, id, args, spent_ns / 1000);
         }
     }
 
@@ -173,7 +186,10 @@ impl Server {
 
     #[cold]
     fn slow(&mut self, call: &Call<'_>, id: CommandId, args: &Args<'_>, us: u64) {
-        if self.commands.get(id).spec.has(flag::SKIP_SLOWLOG) {
+        // One that waits for a key is shown when it is served, one that waits for replicas never.
+        let waits = (call.client.blocked.as_ref())
+            .is_some_and(|blocked| !matches!(blocked.on, BlockedOn::Migration));
+        if self.commands.get(id).spec.has(flag::SKIP_SLOWLOG) || waits {
             return;
         }
         let shown = if args.len() > SLOW_ARGS { SLOW_ARGS - 1 } else { args.len() };

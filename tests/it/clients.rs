@@ -58,6 +58,27 @@ fn secrets_are_shown_neither_by_monitor_nor_by_the_slow_log() {
     }
 }
 
+/// The slow log had them when they came, whether anybody ever served them or not.
+#[test]
+fn the_slow_log_has_a_blocking_command_once_it_is_served() {
+    for server in [Server::start(), Server::redis().start()] {
+        let mut client = server.client();
+        client.ok(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
+        let mut waiting = server.client();
+        waiting.send_raw(b"BLPOP l 0\r\n");
+        blocked(&server, "1");
+        let slow = format!("{:?}", client.ok(&["SLOWLOG", "GET", "-1"]));
+        assert!(!slow.contains("BLPOP"), "{slow}");
+        client.ok(&["RPUSH", "l", "a"]);
+        waiting.recv();
+        let slow = format!("{:?}", client.ok(&["SLOWLOG", "GET", "-1"]));
+        assert_eq!(slow.matches("BLPOP").count(), 1, "{slow}");
+        waiting.ok(&["WAIT", "1", "1"]);
+        let slow = format!("{:?}", client.ok(&["SLOWLOG", "GET", "-1"]));
+        assert!(!slow.contains("WAIT"), "{slow}");
+    }
+}
+
 /// A value that comes in an allocation of its own becomes the key's without a copy, whoever looks on.
 #[test]
 fn large_values_are_stored_and_shown() {
