@@ -137,10 +137,10 @@ impl Node {
         if renamed { Followers::Drop } else { Followers::Keep }
     }
 
-    /// The data set was replaced by a primary's, whose history is `id`. Nothing of what the followers
-    /// hold can be relied on any more.
-    pub fn adopted(&mut self, id: HistoryId) -> Followers {
-        self.histories = Histories::new(id);
+    /// The data set was replaced by a primary's, whose history is `id` and had the names `former` before.
+    /// Nothing of what the followers hold can be relied on any more.
+    pub fn adopted(&mut self, id: HistoryId, former: Vec<(HistoryId, Offset)>) -> Followers {
+        self.histories = Histories::with_former(id, former);
         Followers::Drop
     }
 }
@@ -158,7 +158,7 @@ mod tests {
         let mut node = Node::new(Histories::new(id(1)));
         assert_eq!(node.follow("a", 1), Followers::Keep);
         assert_eq!(node.place(Offset(0)), (id(1), Offset(0)));
-        assert_eq!(node.adopted(id(2)), Followers::Drop);
+        assert_eq!(node.adopted(id(2), vec![]), Followers::Drop);
         assert_eq!(node.promote(Offset(100), [3; 20]), Followers::Drop);
         assert!(node.is_primary());
         let expected = Histories::with_former(id(3), [(id(2), Offset(100))]);

@@ -227,6 +227,8 @@ pub struct Replica {
     config: Config,
     place: Option<Place>,
     synced: Option<Offset>,
+    /// The names that the history of the data set on its way had before.
+    former: Vec<(HistoryId, Offset)>,
     state: State,
     framer: Framer,
     hold: Hold,
@@ -261,6 +263,7 @@ impl Replica {
             config,
             place,
             synced: None,
+            former: Vec::new(),
             state: State::Waiting { until_ms: now_ms },
             framer: Framer::default(),
             hold: Hold::Nothing,
@@ -287,6 +290,12 @@ impl Replica {
     /// What the data set holds: the place that the next `PSYNC` asks to go on from.
     pub fn place(&self) -> Option<Place> {
         self.place
+    }
+
+    /// The names, newest first, that the history of the data set which the primary sends had before,
+    /// each with how far it holds.
+    pub fn take_former(&mut self) -> Vec<(HistoryId, Offset)> {
+        std::mem::take(&mut self.former)
     }
 
     /// Sets the place when something else than the link changed it: the data set was emptied for a

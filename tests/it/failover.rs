@@ -581,3 +581,29 @@ fn what_waits_for_a_failover_is_answered_as_by_redis() {
     });
     assert_eq!(answers[0], answers[1]);
 }
+
+/// Nothing was written since a promotion: a replica then asks under the name of before, and a newcomer
+/// that is promoted next has to know it.
+#[test]
+fn a_newcomer_knows_the_names_of_before() {
+    if Server::is_stand_in() {
+        return;
+    }
+    let quiet = || Server::varve().arg("--repl-ping-replica-period", "3600");
+    let first = quiet().start();
+    first.client().ok(&["SET", "k", "v"]);
+    let second = quiet().replica_of(first.port()).start();
+    let replica = quiet().replica_of(first.port()).start();
+    caught_up(&first, &second);
+    caught_up(&first, &replica);
+    second.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    replica.client().ok(&["REPLICAOF", "127.0.0.1", &second.port().to_string()]);
+    let newcomer = quiet().replica_of(second.port()).start();
+    caught_up(&second, &replica);
+    caught_up(&second, &newcomer);
+    newcomer.client().ok(&["REPLICAOF", "NO", "ONE"]);
+    replica.client().ok(&["REPLICAOF", "127.0.0.1", &newcomer.port().to_string()]);
+    caught_up(&newcomer, &replica);
+    assert_eq!(newcomer.info("sync_full"), "0", "{}", newcomer.log());
+    assert_eq!(newcomer.info("sync_partial_ok"), "1", "{}", newcomer.log());
+}

@@ -13,7 +13,7 @@
 //! (`repl-diskless-sync-delay`), or when enough replicas wait.
 
 use std::fmt::Write;
-use varve_persistence::offset::{HistoryId, Offset};
+use varve_persistence::offset::{Histories, Offset};
 
 use super::{ConnId, Peer, Primary, RdbFilter, State};
 use crate::file::{FileId, Part};
@@ -154,7 +154,7 @@ impl Primary {
     pub fn fullresync(
         &mut self,
         conn: ConnId,
-        history: HistoryId,
+        histories: Histories,
         file: Option<FileId>,
     ) -> Option<Vec<u8>> {
         let lz4 = self.config.lz4;
@@ -163,7 +163,10 @@ impl Primary {
             return None;
         };
         peer.told = true;
-        let mut line = format!("+FULLRESYNC {history} {from}");
+        let mut line = format!("+FULLRESYNC {} {from}", histories.current);
+        for (id, upto) in histories.former().filter(|_| peer.varve) {
+            let _ = write!(line, " {}{id}:{upto}", wire::FORMER);
+        }
         let file = file.filter(|file| peer.takes_parts() && file.offset == from);
         if let Some(file) = file {
             let _ = write!(line, " {}{file}", wire::FILE);

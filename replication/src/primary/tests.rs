@@ -203,7 +203,7 @@ fn a_streamed_sync_goes_through_its_states() {
     p.closed(2, 0);
     assert_eq!(p.forked(&[1, 2], Target::Socket, Offset(900), 0), [1]);
     assert_eq!(
-        p.fullresync(1, id(1), None),
+        p.fullresync(1, Histories::new(id(1)), None),
         Some(format!("+FULLRESYNC {} 900\r\n", id(1)).into_bytes())
     );
     assert_eq!(p.supply(&FORK, 99_000), None, "everyone is served");
@@ -240,7 +240,7 @@ fn a_child_that_writes_to_disk_is_joined_and_shared() {
     assert_eq!(p.supply(&view, 0), None);
     assert_eq!(p.child_done(true, 0), [1, 2]);
     for conn in [1, 2] {
-        assert!(p.fullresync(conn, id(1), None).unwrap().ends_with(b" 800\r\n"));
+        assert!(p.fullresync(conn, Histories::new(id(1)), None).unwrap().ends_with(b" 800\r\n"));
         p.bulk_started(conn, 0);
         assert_eq!(
             p.listed(0).next().unwrap().state,
@@ -276,8 +276,8 @@ fn sync_and_rdb_only_end_in_their_own_ways() {
     replconf(&mut p, 2, "REPLCONF rdb-only 1 capa eof", 0).unwrap();
     ask_full(&mut p, 2, 0);
     p.forked(&[1, 2], Target::Disk, Offset(900), 0);
-    assert_eq!(p.fullresync(1, id(1), None), None);
-    assert!(p.fullresync(2, id(1), None).is_some());
+    assert_eq!(p.fullresync(1, Histories::new(id(1)), None), None);
+    assert!(p.fullresync(2, Histories::new(id(1)), None).is_some());
     p.bulk_started(1, 0);
     p.bulk_started(2, 0);
     assert_eq!(p.bulk_done(1, 0), Some(AfterBulk::Feed { from: Offset(900) }));
@@ -533,9 +533,9 @@ fn a_full_sync_is_plain_up_to_its_reply() {
     let Some(Supply::Fork { conns, .. }) = p.supply(&FORK, 1) else { panic!() };
     p.forked(&conns, Target::Disk, Offset(900), 1);
     let line = |end| Some(format!("+FULLRESYNC {} 900{end}\r\n", id(1)).into_bytes());
-    assert_eq!(p.fullresync(1, id(1), None), line(" lz4"));
-    assert_eq!(p.fullresync(2, id(1), None), line(""));
-    assert_eq!(p.fullresync(3, id(1), None), None);
+    assert_eq!(p.fullresync(1, Histories::new(id(1)), None), line(" lz4"));
+    assert_eq!(p.fullresync(2, Histories::new(id(1)), None), line(""));
+    assert_eq!(p.fullresync(3, Histories::new(id(1)), None), None);
     assert_eq!([1, 2, 3].map(|conn| p.is_compressed(conn)), [true, false, false]);
     // A link stays as it was announced.
     p.set_config(Config { lz4: false, ..config });
@@ -553,7 +553,8 @@ fn ask_for_the_rest(p: &mut Primary, conn: ConnId, bytes: &str) {
 }
 
 fn line(p: &mut Primary, conn: ConnId, file: Option<FileId>) -> String {
-    String::from_utf8(p.fullresync(conn, id(1), file).expect("it is due one")).unwrap()
+    String::from_utf8(p.fullresync(conn, Histories::new(id(1)), file).expect("it is due one"))
+        .unwrap()
 }
 
 #[test]
@@ -579,7 +580,7 @@ fn who_holds_a_part_is_sent_the_rest_of_that_file() {
     assert_eq!(line(&mut p, 3, Some(FILE)), format!("+FULLRESYNC {} 900\r\n", id(1)));
     assert_eq!([1, 2, 3].map(|conn| p.sends_from(conn)), [0, 400, 0]);
     assert_eq!((p.sync_counts().0, p.resumed()), (2, 1));
-    assert_eq!(p.fullresync(2, id(1), Some(FILE)), None, "it was told");
+    assert_eq!(p.fullresync(2, Histories::new(id(1)), Some(FILE)), None, "it was told");
 }
 
 #[test]
@@ -623,7 +624,7 @@ fn absurd_claims_are_not_listened_to() {
     assert_eq!(p.supply(&view, 0), None);
     p.forked(&[1, 2], Target::Disk, Offset(1000), 0);
     assert_eq!(line(&mut p, 1, Some(FILE)), format!("+FULLRESYNC {} 1000\r\n", id(1)));
-    assert_eq!(p.fullresync(2, id(1), Some(FILE)), None);
+    assert_eq!(p.fullresync(2, Histories::new(id(1)), Some(FILE)), None);
     assert_eq!((p.sends_from(1), p.sends_from(2), p.sync_counts().0), (0, 0, 2));
 }
 

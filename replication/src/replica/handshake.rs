@@ -169,6 +169,7 @@ impl Replica {
             self.agree(&terms, out)?;
             self.acks = true;
             let (transfer, file) = (Transfer::new(), terms.file);
+            self.former = terms.former;
             self.state = State::Transfer { transfer, place: Some(place), file, from };
         } else if let Some(rest) = line.strip_prefix(b"+CONTINUE") {
             let Some((old, offset)) = self.place.filter(|_| self.all.is_none()) else {
@@ -207,6 +208,7 @@ impl Replica {
             self.acks = false;
             self.forget_part(out);
             self.send(command(&[b"SYNC"]), now_ms, out);
+            self.former.clear();
             let transfer = Transfer::new();
             self.state = State::Transfer { transfer, place: None, file: None, from: 0 };
         } else {

@@ -305,7 +305,8 @@ impl World {
             return self.end_turn(at);
         };
         self.counts.full += 1;
-        let followers = server.node.adopted(place.0);
+        let former = server.link.as_mut().map(Replica::take_former).unwrap_or_default();
+        let followers = server.node.adopted(place.0, former);
         server.replace(server.node.histories(), image, path);
         assert_eq!(server.place(), place, "the snapshot is of another place");
         server.moved();
@@ -580,9 +581,9 @@ impl World {
             {
                 peer.gate = place;
             }
-            let history = server.node.histories().current;
+            let histories = server.node.histories();
             if !server.primary.hears_of_file(id)
-                && let Some(line) = server.primary.fullresync(id, history, file)
+                && let Some(line) = server.primary.fullresync(id, histories, file)
             {
                 self.say(at, id, line);
             }

@@ -278,7 +278,7 @@ impl Server {
 
     /// Tells replicas which state their snapshot is, and in which file, unless they know already.
     fn announce(&mut self, net: &mut Net<Client>, conns: &[ConnId], file: Option<FileId>) {
-        let history = self.repl.node.histories().current;
+        let histories = self.repl.node.histories();
         for &id in conns {
             if let Some(at) = self.repl.primary.snapshot_at(id)
                 && let Some(conn) = net.conn_mut(id)
@@ -288,7 +288,7 @@ impl Server {
             if self.repl.primary.hears_of_file(id) {
                 continue;
             }
-            let Some(line) = self.repl.primary.fullresync(id, history, file) else { continue };
+            let Some(line) = self.repl.primary.fullresync(id, histories, file) else { continue };
             if let Some(conn) = net.conn_mut(id) {
                 conn.output.raw(&line);
                 self.reply_was_sent(id, &mut conn.session);

@@ -219,9 +219,10 @@ impl Server {
             }
         };
         link.db = stream_db as usize;
+        let former = link.machine.take_former();
         // Its snapshot is of other data, and would pass for one of the new history's.
         self.end_child(net);
-        let followers = self.repl.node.adopted(place.0);
+        let followers = self.repl.node.adopted(place.0, former);
         let histories = self.repl.node.histories();
         self.histories = histories;
         let on_disk = self.log.is_on_disk();
