@@ -308,7 +308,8 @@ impl World {
         let former = server.link.as_mut().map(Replica::take_former).unwrap_or_default();
         let followers = server.node.adopted(place.0, former);
         server.replace(server.node.histories(), image, path);
-        assert_eq!(server.place(), place, "the snapshot is of another place");
+        let loaded = (server.node.histories().current, server.log.end());
+        assert_eq!(loaded, place, "the snapshot is of another place");
         server.moved();
         self.rules.forget(at, server);
         self.note(|_| format!("node {at} has loaded {place:?}"));
