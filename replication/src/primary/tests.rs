@@ -542,6 +542,23 @@ fn a_full_sync_is_plain_up_to_its_reply() {
     assert!(p.is_compressed(1));
 }
 
+#[test]
+fn only_a_varve_that_is_sent_everything_hears_of_former_names() {
+    let config = Config { diskless_delay_ms: 0, ..Config::default() };
+    let mut p = Primary::new(config, 0);
+    for (conn, words) in [(1, "capa eof capa psync2 capa varve"), (2, "capa eof capa psync2")] {
+        replconf(&mut p, conn, &format!("REPLCONF {words}"), 0).unwrap();
+        p.psync(conn, b"?", -1, &log(), 0);
+    }
+    let Some(Supply::Fork { conns, .. }) = p.supply(&FORK, 1) else { panic!() };
+    p.forked(&conns, Target::Disk, Offset(900), 1);
+    let names = || Histories::with_former(id(1), [(id(2), Offset(900)), (id(3), Offset(50))]);
+    let line = |end: &str| Some(format!("+FULLRESYNC {} 900{end}\r\n", id(1)).into_bytes());
+    let former = format!(" former={}:900 former={}:50", id(2), id(3));
+    assert_eq!(p.fullresync(1, names(), None), line(&former));
+    assert_eq!(p.fullresync(2, names(), None), line(""));
+}
+
 const FILE: FileId = FileId { size: 1000, crc: 0xabc, offset: Offset(900) };
 
 /// Asks for everything, holding `bytes` of [`FILE`].

@@ -392,6 +392,14 @@ fn continue_goes_on_at_once_and_takes_a_new_name() {
 }
 
 #[test]
+fn a_full_sync_tells_the_names_that_the_history_had() {
+    let mut caller = Caller::asking(None);
+    let former = format!("former={}:100 former={}:7", id(3), id(4));
+    caller.feed(format!("+FULLRESYNC {} 100 {former}\r\n$5\r\nRED", id(2)).as_bytes());
+    assert_eq!(caller.replica.take_former(), [(id(3), Offset(100)), (id(4), Offset(7))]);
+}
+
+#[test]
 fn a_full_sync_by_size() {
     let mut caller = Caller::asking(Some((id(1), Offset(5))));
     caller.feed(format!("+FULLRESYNC {} 100\r\n\n\n$5\r\nRED", id(2)).as_bytes());
