@@ -204,14 +204,13 @@ impl Reply {
 
     /// A bulk string that nobody else needs: a large one is not copied.
     pub fn bulk_vec(&mut self, bytes: Vec<u8>) {
-        if self.muted || bytes.len() <= CHUNK {
-            return self.bulk(&bytes);
+        match bytes.len() <= CHUNK {
+            true => self.bulk(&bytes),
+            false => {
+                let all = 0..bytes.len();
+                self.bulk_shared(Arc::new(bytes), all);
+            }
         }
-        self.header(b'$', bytes.len() as i64);
-        self.close_last();
-        self.last = bytes;
-        self.close_last();
-        self.raw(b"\r\n");
     }
 
     /// An integer as a bulk string.
