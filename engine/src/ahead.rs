@@ -5,9 +5,10 @@
 //! the element and for the element: each a miss that cannot begin before the last has ended. A batch
 //! of requests goes through these stages side by side, so that each costs about one miss for all.
 //!
-//! Nothing is looked up for certain: a stage takes the first entry of the bucket whose tag fits. Five
-//! times in six that is the right one (the others are further down their chains), and what is asked
-//! for in vain harms nobody.
+//! A key that one request names is not looked up for certain: a stage takes the first entry of the bucket
+//! whose tag fits. Five times in six that is the right one (the others are further down their chains),
+//! and what is asked for in vain harms nobody. A key that several requests in a row name is looked up,
+//! once for all of them: guessed wrong, it would be so each time, and none of its elements asked for.
 
 use crate::cache::prefetch;
 use crate::entry::Entry;
@@ -38,15 +39,19 @@ pub fn fetch(db: &Db, keys: &[u64], mut element: impl FnMut(usize, Type) -> Opti
     for i in (0..keys.len()).filter(|&i| is_new(i)) {
         table.prefetch_entry(keys[i]);
     }
-    let value_of = |key: u64| {
-        let value = table.guess(key).and_then(Entry::value);
-        value.inspect(|value| prefetch(value.address()))
+    let value_of = |i: usize| {
+        let several = keys.get(i + 1) == Some(&keys[i]);
+        let entry = if several { table.by_hash(keys[i]) } else { table.guess(keys[i]) };
+        entry.and_then(Entry::value).inspect(|value| prefetch(value.address()))
     };
     // A batch is mostly of one kind, and most strings live in their entries: the first key decides.
-    let Some(first) = keys.first().and_then(|&key| value_of(key)) else { return };
+    if keys.is_empty() {
+        return;
+    }
+    let Some(first) = value_of(0) else { return };
     let mut values = [Some(first); AHEAD];
     for i in 1..keys.len() {
-        values[i] = if is_new(i) { value_of(keys[i]) } else { values[i - 1] };
+        values[i] = if is_new(i) { value_of(i) } else { values[i - 1] };
     }
     let mut elements: [Option<(&dyn Fetch, u64)>; AHEAD] = [None; AHEAD];
     let mut large = None;
@@ -124,6 +129,32 @@ mod tests {
         assert_eq!(asked(&["nothing", "hash"]), []);
         assert_eq!(asked(&[]), []);
         assert_eq!(asked(&["set"; AHEAD + 9]).len(), AHEAD, "no more than a batch");
+    }
+
+    #[test]
+    fn a_key_named_twice_in_a_row_is_looked_up_where_a_guess_misses_it() {
+        let mut ks = Keyspace::new(1, 1);
+        for n in 0..10_000 {
+            ks.add(0, format!("string{n}").as_bytes(), Payload::string(b"v"), None);
+        }
+        let hashes: Vec<Vec<u8>> = (0..1000).map(|n| format!("hash{n}").into_bytes()).collect();
+        for key in &hashes {
+            ks.add(0, key, Payload::Value(Value::Hash(Hash::with_capacity(1000))), None);
+        }
+        let db = &ks.dbs[0];
+        let is_missed = |key: &u64| db.keys().guess(*key).and_then(Entry::value).is_none();
+        let missed = hashes.iter().map(|key| hash(key)).find(is_missed);
+        let key = missed.expect("some share their bucket with strings");
+        let asked_of = |keys: &[u64]| {
+            let mut asked = Vec::new();
+            fetch(db, keys, |i, _| {
+                asked.push(i);
+                Some(hash(b"element"))
+            });
+            asked
+        };
+        assert_eq!(asked_of(&[key, key]), [0, 1]);
+        assert_eq!(asked_of(&[key]), [], "one request is not worth the search");
     }
 
     #[test]

@@ -266,6 +266,18 @@ impl<T: Slot> Table<T> {
         Some(unsafe { place.as_ref() })
     }
 
+    /// The entry whose key has this hash, for who has no key to compare: all but certainly the one that a
+    /// lookup finds.
+    pub fn by_hash(&self, hash: u64) -> Option<&T> {
+        if self.len == 0 {
+            return None;
+        }
+        let (bucket, slot) =
+            self.head(hash).find(tag_of(hash), |entry| entry.key_hash() == hash)?;
+        // SAFETY: `find` gives a taken slot, and `&self` keeps it taken.
+        Some(unsafe { bucket.slot(slot).as_ref() })
+    }
+
     /// The stage after [`Table::prefetch`]: asks for the entries that a lookup would compare, two cache
     /// lines of each: the key, and what is read or written behind it next.
     #[inline]
