@@ -7,6 +7,7 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::ffi::CStr;
+use std::ptr;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 
 /// A thread beyond this many shares the last counter, and adds atomically there.
@@ -60,17 +61,39 @@ pub fn decay() {
     command(c"arena.4096.decay");
 }
 
+/// The allocator's settings. What is 8 MiB and larger is treated as the rest: by default such memory would go
+/// back to the system when it is freed, and each large value that replaces another would meet its pages anew.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static SETTINGS: Option<&'static std::ffi::c_char> =
+    // SAFETY: the literal's first byte, behind which the others and the end are.
+    Some(unsafe { &*c"oversize_threshold:0".as_ptr() });
+
+/// Lets the settings count for the first arena as well, which is older than they are.
+pub fn settle() {
+    // SAFETY: the name's value is a `size_t`.
+    let failed = unsafe { control(c"arena.0.oversize_threshold", None, Some(&mut { usize::MAX })) };
+    debug_assert_eq!(failed, 0);
+}
+
 fn command(name: &CStr) {
-    // SAFETY: a C string; the command takes no value and gives none.
-    unsafe {
-        tikv_jemalloc_sys::mallctl(
-            name.as_ptr(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            0,
-        );
-    }
+    // SAFETY: the commands have no value.
+    let failed = unsafe { control(name, None, None) };
+    debug_assert_eq!(failed, 0, "{name:?}");
+}
+
+/// Reads, writes or does what jemalloc has under a name. 0, or an error of the system.
+///
+/// # Safety
+/// What is read or written has the type `size_t` there.
+unsafe fn control(name: &CStr, old: Option<&mut usize>, new: Option<&mut usize>) -> i32 {
+    let mut len = size_of::<usize>();
+    let (old, old_len) = old.map_or((ptr::null_mut(), ptr::null_mut()), |old| {
+        (ptr::from_mut(old).cast(), &raw mut len)
+    });
+    let (new, new_len) =
+        new.map_or((ptr::null_mut(), 0), |new| (ptr::from_mut(new).cast(), size_of::<usize>()));
+    // SAFETY: a C string, and pointers to values that live through the call, of the size said.
+    unsafe { tikv_jemalloc_sys::mallctl(name.as_ptr(), old, old_len, new, new_len) }
 }
 
 /// The program's allocator.
@@ -104,5 +127,30 @@ unsafe impl GlobalAlloc for Counted {
         count(new_size as i64 - layout.size() as i64);
         // SAFETY: as above.
         unsafe { self.0.realloc(ptr, layout, new_size) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &CStr) -> usize {
+        let mut value = 1;
+        // SAFETY: both names that are asked for have a `size_t`.
+        assert_eq!(unsafe { control(name, Some(&mut value), None) }, 0, "{name:?}");
+        value
+    }
+
+    #[test]
+    fn large_memory_is_not_given_back_at_once() {
+        settle();
+        assert_eq!(read(c"opt.oversize_threshold"), 0, "no arena apart for what is large");
+        assert_eq!(read(c"arena.0.oversize_threshold"), usize::MAX);
+    }
+
+    #[test]
+    fn the_commands_exist() {
+        purge();
+        decay();
     }
 }

@@ -36,6 +36,7 @@ const STEP: usize = 16;
 impl Memory {
     /// Starts the thread that frees what is large.
     pub fn new() -> std::io::Result<Memory> {
+        allocator::settle();
         let (free, garbage) = unbounded::<Garbage>();
         std::thread::Builder::new().name("varve-free".into()).spawn(move || {
             loop {
