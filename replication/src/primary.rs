@@ -116,17 +116,6 @@ pub enum Replconf {
     GetAck,
 }
 
-/// Which parts of the data set a replica wants in its RDB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RdbFilter {
-    pub data: bool,
-    pub functions: bool,
-}
-
-impl RdbFilter {
-    pub const ALL: RdbFilter = RdbFilter { data: true, functions: true };
-}
-
 /// The state of a replica, as the diagram above has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -174,7 +163,8 @@ struct Peer {
     /// Came with `SYNC`: knows no offsets and never acknowledges.
     pre_psync: bool,
     rdb_only: bool,
-    filter: RdbFilter,
+    /// Whether its RDB is to hold the keys, and not only functions, of which there are none here.
+    wants_keys: bool,
     version: Option<String>,
     /// Where the log ended when it asked for everything.
     asked_at: Offset,
@@ -334,17 +324,15 @@ impl Primary {
                     self.peer(conn, now_ms).rdb_only = only == 1;
                 }
                 b"rdb-filter-only" => {
-                    let mut filter = RdbFilter { data: false, functions: false };
-                    for word in value.split(|&b| b == b' ').filter(|word| !word.is_empty()) {
-                        if !word.eq_ignore_ascii_case(b"functions") {
-                            return Err(Error::err(format_args!(
-                                "Unsupported rdb-filter-only option: {}",
-                                printable(word)
-                            )));
-                        }
-                        filter.functions = true;
+                    let mut words = value.split(|&b| b == b' ').filter(|word| !word.is_empty());
+                    if let Some(word) = words.find(|word| !word.eq_ignore_ascii_case(b"functions"))
+                    {
+                        return Err(Error::err(format_args!(
+                            "Unsupported rdb-filter-only option: {}",
+                            printable(word)
+                        )));
                     }
-                    self.peer(conn, now_ms).filter = filter;
+                    self.peer(conn, now_ms).wants_keys = false;
                 }
                 b"version" => {
                     self.peer(conn, now_ms).version = Some(printable(value));
@@ -635,7 +623,7 @@ impl Peer {
             compressed: false,
             pre_psync: false,
             rdb_only: false,
-            filter: RdbFilter::ALL,
+            wants_keys: true,
             version: None,
             asked_at: Offset::ZERO,
             ack: Offset::ZERO,

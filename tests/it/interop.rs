@@ -288,6 +288,28 @@ fn redis_cli_fetches_an_rdb_file() {
 }
 
 #[test]
+fn redis_cli_is_sent_no_keys_where_it_wants_none() {
+    let server = Server::varve().arg("--appendonly", "yes").start();
+    let mut client = server.client();
+    fill(&mut client, 4);
+    let oracle = Server::redis().start();
+    let file = oracle.dir().join("dump.rdb");
+    redis_cli(&server, &["--functions-rdb", file.to_str().unwrap()]);
+    check_rdb(&file);
+    let redis = Server::redis().with_file(&file).start();
+    assert_eq!(redis.client().ok(&["DBSIZE"]), Value::Int(0));
+
+    let mut feed = Running::redis_cli(&server, &["--replica"]);
+    let synced = || server.log().matches("Synchronization with replica").count() == 2;
+    assert!(eventually(PATIENCE, synced), "{}", server.log());
+    client.ok(&["SELECT", "9"]);
+    client.ok(&["SET", "after", "2"]);
+    let fed = std::iter::repeat_with(|| feed.line()).filter(|line| !line.contains("ping"));
+    let expected = ["\"SELECT\",\"9\"", "\"SET\",\"after\",\"2\""];
+    assert_eq!(fed.take(2).collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn redis_cli_pipes_commands_in() {
     let count = env_number("VARVE_PIPE_COMMANDS").unwrap_or(200_000);
     let server = Server::start();

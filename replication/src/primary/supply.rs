@@ -15,7 +15,7 @@
 use std::fmt::Write;
 use varve_persistence::offset::{Histories, Offset};
 
-use super::{ConnId, Peer, Primary, RdbFilter, State};
+use super::{ConnId, Peer, Primary, State};
 use crate::file::{FileId, Part};
 use crate::wire;
 
@@ -38,6 +38,8 @@ pub enum Source {
 /// What there is to take from.
 #[derive(Clone, Copy, Debug)]
 pub struct SupplyView {
+    /// Where the log ends, if a replica may be fed from there on: not in the middle of a transaction.
+    pub end: Option<Offset>,
     /// The offset of a complete RDB on disk that the log continues, if sending that is wanted.
     pub base: Option<Offset>,
     /// The file on disk that the log continues, wanted or not: for those who hold a part of it.
@@ -51,13 +53,15 @@ pub struct SupplyView {
 /// What is to be done for some of the replicas that wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Supply {
+    /// Send an RDB without any key, which stands where the log ends: as [`Supply::Base`].
+    Empty { from: Offset, conns: Vec<ConnId> },
     /// Send the RDB that is on disk and holds the log up to `from`. The replies to `PSYNC` come from
     /// [`Primary::fullresync`]; then [`Primary::bulk_started`] and [`Primary::bulk_done`].
     Base { from: Offset, conns: Vec<ConnId> },
     /// The same, once the child that runs has finished its file ([`Primary::child_done`]).
     Join { from: Offset, conns: Vec<ConnId> },
     /// Start a child and answer with [`Primary::forked`] or [`Primary::fork_failed`].
-    Fork { target: Target, filter: RdbFilter, conns: Vec<ConnId> },
+    Fork { target: Target, conns: Vec<ConnId> },
 }
 
 /// What to do with a replica that has its whole RDB.
@@ -76,8 +80,13 @@ impl Primary {
     /// The next thing to do for replicas that wait, if there is any now. To be asked until `None`
     /// after a full sync was decided on, after a child ended, and now and then.
     pub fn supply(&mut self, view: &SupplyView, now_ms: u64) -> Option<Supply> {
+        if let Some(from) = view.end
+            && let Some(conns) = self.assign(from, Source::Base, |peer| !peer.wants_keys)
+        {
+            return Some(Supply::Empty { from, conns });
+        }
         if let Some(from) = view.base
-            && let Some(conns) = self.assign(from, Source::Base, |_| true)
+            && let Some(conns) = self.assign(from, Source::Base, |peer| peer.wants_keys)
         {
             return Some(Supply::Base { from, conns });
         }
@@ -87,16 +96,15 @@ impl Primary {
             return Some(Supply::Base { from: file.offset, conns });
         }
         if let Some(from) = view.disk_child
-            && let Some(conns) = self.assign(from, Source::Child(Target::Disk), |_| true)
+            && let Some(conns) =
+                self.assign(from, Source::Child(Target::Disk), |peer| peer.wants_keys)
         {
             return Some(Supply::Join { from, conns });
         }
         if !view.can_fork {
             return None;
         }
-        // One child serves all who want the same; the others' turn comes when it is done.
-        let filter = self.waiting().next()?.0.filter;
-        let group = || self.waiting().filter(|(peer, _)| peer.filter == filter);
+        let group = || self.waiting().filter(|(peer, _)| peer.wants_keys);
         let conns: Vec<ConnId> = group().map(|(peer, _)| peer.conn).collect();
         let oldest_ms = group().map(|(_, since_ms)| since_ms).min()?;
         let streams = self.config.diskless && group().all(|(peer, _)| peer.eof);
@@ -105,7 +113,7 @@ impl Primary {
             || (enough > 0 && conns.len() >= enough)
             || now_ms.saturating_sub(oldest_ms) >= self.config.diskless_delay_ms;
         let target = if streams { Target::Socket } else { Target::Disk };
-        due.then_some(Supply::Fork { target, filter, conns })
+        due.then_some(Supply::Fork { target, conns })
     }
 
     /// The child for [`Supply::Fork`] runs, and its RDB holds the log up to `from`. Those of `conns`
@@ -270,7 +278,7 @@ impl Primary {
         })
     }
 
-    /// Gives a complete snapshot to those of `which` who wait for one and want all of it. Who takes an RDB and no
+    /// Gives a complete snapshot to those of `which` who wait for one. Who takes an RDB and no
     /// log after it, as backups do, must find in it all that there was when it asked.
     fn assign(
         &mut self,
@@ -281,11 +289,7 @@ impl Primary {
         let mut conns = vec![];
         for peer in &mut self.peers {
             let is_whole = from >= peer.asked_at || !(peer.rdb_only || peer.pre_psync);
-            if matches!(peer.state, State::WaitBgsaveStart { .. })
-                && peer.filter == RdbFilter::ALL
-                && is_whole
-                && which(peer)
-            {
+            if matches!(peer.state, State::WaitBgsaveStart { .. }) && is_whole && which(peer) {
                 peer.state = State::WaitBgsaveEnd { from, source };
                 conns.push(peer.conn);
             }

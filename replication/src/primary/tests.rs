@@ -18,7 +18,8 @@ fn log() -> LogView {
     }
 }
 
-const FORK: SupplyView = SupplyView { base: None, file: None, disk_child: None, can_fork: true };
+const FORK: SupplyView =
+    SupplyView { end: None, base: None, file: None, disk_child: None, can_fork: true };
 
 fn primary() -> Primary {
     Primary::new(Config::default(), 0)
@@ -161,7 +162,7 @@ fn streams_wait_for_company_or_the_delay() {
     ask_full(&mut p, 2, 4000);
     let no = SupplyView { can_fork: false, ..FORK };
     assert_eq!(p.supply(&no, 5000), None);
-    let fork = Supply::Fork { target: Target::Socket, filter: RdbFilter::ALL, conns: vec![1, 2] };
+    let fork = Supply::Fork { target: Target::Socket, conns: vec![1, 2] };
     assert_eq!(p.supply(&FORK, 5000), Some(fork));
 
     let mut p = Primary::new(Config { diskless_max_replicas: 2, ..Config::default() }, 0);
@@ -183,16 +184,18 @@ fn streams_wait_for_company_or_the_delay() {
 }
 
 #[test]
-fn those_who_want_different_things_get_different_children() {
+fn who_wants_no_keys_is_not_sent_any() {
     let mut p = Primary::new(Config { diskless_delay_ms: 0, ..Config::default() }, 0);
     replconf(&mut p, 1, "REPLCONF rdb-filter-only functions", 0).unwrap();
     ask_full(&mut p, 1, 0);
     ask_full(&mut p, 2, 0);
     let base = SupplyView { base: Some(Offset(700)), ..FORK };
     assert_eq!(p.supply(&base, 0), Some(Supply::Base { from: Offset(700), conns: vec![2] }));
-    let filter = RdbFilter { data: false, functions: true };
-    let fork = Supply::Fork { target: Target::Socket, filter, conns: vec![1] };
-    assert_eq!(p.supply(&base, 0), Some(fork));
+    assert_eq!(p.supply(&base, 0), None, "in the middle of a transaction");
+    let end = SupplyView { end: Some(Offset(800)), ..FORK };
+    assert_eq!(p.supply(&end, 0), Some(Supply::Empty { from: Offset(800), conns: vec![1] }));
+    p.bulk_started(1, 0);
+    assert_eq!(p.bulk_done(1, 0), Some(AfterBulk::Feed { from: Offset(800) }));
 }
 
 #[test]

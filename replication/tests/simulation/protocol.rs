@@ -529,13 +529,14 @@ impl World {
             let first = server.log.first_available();
             let file = server.snapshot.as_ref().filter(|snapshot| snapshot.stream.is_none());
             let view = SupplyView {
+                end: None, // every server there wants the keys
                 base: Some(server.base.1).filter(|base| sends_base && *base >= first),
                 file: Some(server.file()).filter(|file| file.offset >= first),
                 disk_child: file.map(|snapshot| snapshot.at),
                 can_fork: server.snapshot.is_none(),
             };
             match server.primary.supply(&view, self.now_ms) {
-                None => return,
+                None | Some(Supply::Empty { .. }) => return,
                 Some(Supply::Base { conns, .. }) => {
                     self.send_file(at, &conns);
                 }

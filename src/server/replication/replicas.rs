@@ -9,9 +9,11 @@ use super::compress::{self, Piece};
 use super::feed::{Feeding, Snapshot};
 use crate::{log_notice, log_warning};
 use std::sync::Arc;
+use varve_engine::keyspace::Keyspace;
 use varve_engine::{Args, Error};
 use varve_net::{Conn, ConnId, Net};
 use varve_persistence::offset::{HistoryId, Offset};
+use varve_persistence::rdb::{self, Buffers};
 use varve_replication::file::FileId;
 use varve_replication::node::Followers;
 use varve_replication::primary::supply::{AfterBulk, Supply, SupplyView, Target};
@@ -149,7 +151,10 @@ impl Server {
             let valid = self.valid_base();
             let file = valid.as_ref().ok().and_then(|base| base.file());
             let base = valid.and_then(|base| self.is_worth_sending(base));
+            let end = self.log.end();
+            let between = self.loading.is_none() && self.in_exec.is_none();
             let view = SupplyView {
+                end: between.then_some(end),
                 base: base.as_ref().ok().copied(),
                 file,
                 disk_child: self.snapshots.running.as_ref().and_then(|r| {
@@ -159,13 +164,13 @@ impl Server {
                 // A base about to be in force is worth the moment that it takes. In a load the data
                 // are neither the old ones nor the new.
                 can_fork: !self.snapshots.running()
-                    && self.loading.is_none()
-                    && (!self.snapshots.installing || self.log.is_failing())
-                    && self.in_exec.is_none(),
+                    && between
+                    && (!self.snapshots.installing || self.log.is_failing()),
             };
             let now = self.now_u64();
             let Some(supply) = self.repl.primary.supply(&view, now) else { return };
             match supply {
+                Supply::Empty { conns, .. } => self.send_empty(net, &conns),
                 Supply::Base { from, conns } => {
                     match base {
                         Ok(_) => log_notice!(
@@ -181,7 +186,7 @@ impl Server {
                     log_notice!("Full sync joins the save that runs, of offset {from}");
                     self.announce(net, &conns, None);
                 }
-                Supply::Fork { target, conns, .. } => {
+                Supply::Fork { target, conns } => {
                     log_notice!("Full sync by a new child: {}", base.err().unwrap_or_default());
                     self.fork_for(net, target, &conns);
                 }
@@ -327,6 +332,28 @@ impl Server {
                 compress::send(conn, format!("${}\r\n", size - from).as_bytes());
                 net.mark_dirty(id);
             }
+        }
+    }
+
+    /// Sends an RDB that tells where the log stands and holds nothing else.
+    fn send_empty(&mut self, net: &mut Net<Client>, conns: &[ConnId]) {
+        let mut rdb = vec![];
+        let mut write = |bytes: &[u8]| {
+            rdb.extend_from_slice(bytes);
+            Ok(())
+        };
+        let options = self.save_options(self.cfg.rdb_version);
+        rdb::save(&Keyspace::new(0, 0), &options, &mut Buffers::new(), &mut write, &mut |_| ())
+            .expect("memory takes all that is written");
+        let now = self.now_u64();
+        conns.iter().for_each(|&id| self.repl.primary.bulk_started(id, now));
+        self.announce(net, conns, None);
+        for &id in conns {
+            let Some(conn) = net.conn_mut(id) else { continue };
+            compress::send(conn, &[format!("${}\r\n", rdb.len()).as_bytes(), &rdb].concat());
+            let peer = conn.session.peer.to_string();
+            net.mark_dirty(id);
+            self.bulk_sent(id, &peer);
         }
     }
 

@@ -33,7 +33,7 @@ const BACKGROUND_NICE: libc::c_int = 10;
 
 impl Server {
     /// What a snapshot taken now must say of itself.
-    fn save_options(&self, version: u32) -> rdb::SaveOptions {
+    pub(in crate::server) fn save_options(&self, version: u32) -> rdb::SaveOptions {
         rdb::SaveOptions {
             version,
             compress: self.cfg.rdbcompression,
