@@ -774,6 +774,31 @@ fn the_logs_tail_does_not_count_for_maxmemory_and_all_else_does() {
     }
 }
 
+/// What the child encodes with stayed with its parent too, 9 MB that were never touched: a small server evicted
+/// all its keys, and then refused every write.
+#[test]
+fn a_snapshot_evicts_nothing() {
+    for on_disk in ["no", "yes"] {
+        let server = Server::varve()
+            .arg("--appendonly", on_disk)
+            .arg("--maxmemory", "8mb")
+            .arg("--maxmemory-policy", "allkeys-lru")
+            .start();
+        let mut client = server.client();
+        for i in 0..100 {
+            client.ok(&["SET", &format!("key:{i}"), &"v".repeat(10_000)]);
+        }
+        for how in ["BGSAVE", "BGREWRITEAOF"] {
+            client.ok(&[how]);
+            client.ok(&["SET", "another", "key"]);
+            let busy = ["rdb_bgsave_in_progress", "aof_rewrite_in_progress"];
+            assert!(eventually(PATIENCE, || busy.iter().all(|field| server.info(field) == "0")));
+            client.ok(&["SET", "another", "key"]);
+            assert_eq!(client.ok(&["DBSIZE"]).int(), 101, "appendonly {on_disk}: {how}");
+        }
+    }
+}
+
 /// A reply would have been taken for a part of the history.
 #[test]
 fn a_replica_that_asks_for_a_reply_is_disconnected() {

@@ -128,7 +128,6 @@ pub struct Snapshots {
     /// A child writes the first base of a log that is to be on disk from then on: the histories at
     /// its start.
     disk_begins: Option<Histories>,
-    buffers: Option<rdb::Buffers>,
     rewrite_failed_s: i64,
     /// Until when no rewrite begins for the log's size alone.
     rests_until_ms: i64,
@@ -215,7 +214,6 @@ impl Snapshots {
             sync_file: false,
             installing: false,
             disk_begins: None,
-            buffers: None,
             rewrite_failed_s: 0,
             rests_until_ms: 0,
             next_mark: 0,

@@ -163,7 +163,7 @@ impl Server {
             // The file says which database is selected, but not all who sync with Redis read that.
             self.log.select_again();
         }
-        let mut buffers = self.snapshots.buffers.take().unwrap_or_default();
+        let mut buffers = rdb::Buffers::new();
         let mut smaps = vec![0u8; 8192];
         let incremental = match purpose {
             Purpose::Rewrite => self.cfg.aof_rewrite_incremental_fsync,
@@ -178,10 +178,7 @@ impl Server {
         // and code that works on memory it owns or only reads; it ends with `_exit`.
         let forked = unsafe { fork() };
         let pid = match forked {
-            Err(e) => {
-                self.snapshots.buffers = Some(buffers);
-                return Err(("fork", e.into()));
-            }
+            Err(e) => return Err(("fork", e.into())),
             Ok(ForkResult::Child) => {
                 // Without its parent it works for nobody.
                 // SAFETY: plain integers.
@@ -218,7 +215,8 @@ impl Server {
             Ok(ForkResult::Parent { child }) => child,
         };
         let fork_us = forking.elapsed().as_micros() as u64;
-        self.snapshots.buffers = Some(buffers);
+        // The child has its own now; kept here they would count for `maxmemory`.
+        drop(buffers);
         self.stats.forks += 1;
         self.stats.last_fork_us = fork_us;
         self.latency("fork", fork_us / 1000);
