@@ -827,12 +827,14 @@ fn who_never_became_a_replica_is_forgotten() {
 }
 
 /// A child's stream fills what is kept for a slow replica, and waits. The replica goes on reading, and is not
-/// given up for what it has still to take.
+/// given up for what it has still to take. What is kept for it was 16 MB, for which keys were evicted.
 #[test]
 fn a_slow_replica_is_given_time_for_a_stream() {
     let primary = Server::varve()
         .arg("--appendonly", "no")
         .arg("--rdbcompression", "no")
+        .arg("--maxmemory", "36mb")
+        .arg("--maxmemory-policy", "allkeys-lru")
         .arg("--repl-timeout", "2")
         .start();
     primary.client().ok(&["DEBUG", "POPULATE", "24", "key", "1000000"]);
@@ -842,6 +844,7 @@ fn a_slow_replica_is_given_time_for_a_stream() {
     assert!(eventually(PATIENCE, || synced(&replica)), "{}", primary.log());
     assert_eq!(primary.info("sync_full"), "1", "{}", primary.log());
     assert!(primary.log().contains("target: replicas sockets"));
+    assert_eq!(primary.number("evicted_keys"), 0, "{}", primary.log());
 }
 
 /// A rewrite makes a base that a newcomer can have as it is, and a rewrite that is about to be the

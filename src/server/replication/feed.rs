@@ -27,8 +27,8 @@ use varve_persistence::rdb;
 
 /// Bytes of the log that a connection is given at a time.
 const FEED: usize = 256 * 1024;
-/// Bytes of an RDB file that a connection is given at a time.
-const FEED_FILE: usize = 1 << 20;
+/// Bytes of an RDB that a connection is given at a time.
+pub(super) const FEED_FILE: usize = 1 << 20;
 
 /// What a replica's connection is being sent.
 pub enum Feeding {

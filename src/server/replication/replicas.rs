@@ -6,7 +6,7 @@ use super::super::dispatch::Call;
 use super::super::progress::{Progress, Unit};
 use super::super::snapshot::{OnDisk, Purpose};
 use super::compress::{self, Piece};
-use super::feed::{Feeding, Snapshot};
+use super::feed::{FEED_FILE, Feeding, Snapshot};
 use crate::{log_notice, log_warning};
 use std::sync::Arc;
 use varve_engine::keyspace::Keyspace;
@@ -19,9 +19,6 @@ use varve_replication::node::Followers;
 use varve_replication::primary::supply::{AfterBulk, Supply, SupplyView, Target};
 use varve_replication::primary::{Decision, Replconf};
 use varve_replication::wire::PRIMARY_ALREADY;
-
-/// With more than this waiting at a replica, a streaming child is not read.
-const STREAM_HIGH: usize = 16 << 20;
 
 impl Server {
     /// `REPLCONF` from a client.
@@ -398,7 +395,8 @@ impl Server {
                 net.mark_dirty(id);
             }
         }
-        if fullest > STREAM_HIGH {
+        // A slow replica costs no more than with a file: what waits here counts for `maxmemory`.
+        if fullest > FEED_FILE {
             conn.pause_read = true;
             self.stream_paused = Some(conn.id);
         }
@@ -409,7 +407,7 @@ impl Server {
         let Some(id) = self.stream_paused else { return };
         let full = self.repl.feeding.iter().any(|(id, feeding)| {
             matches!(feeding, Feeding::Stream)
-                && net.conn(*id).is_some_and(|c| c.output.len() > STREAM_HIGH / 2)
+                && net.conn(*id).is_some_and(|c| c.output.len() > FEED_FILE / 2)
         });
         if !full {
             self.stream_paused = None;
