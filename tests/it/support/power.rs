@@ -1,5 +1,5 @@
-//! A disk whose power can be cut: an ext4 file system in an image file, mounted through a loop
-//! device.
+//! A disk whose power can be cut: a file system in an image file, mounted through a loop device: ext4,
+//! or XFS with `VARVE_POWER_FS=xfs`.
 //!
 //! The kernel has a call for it, made for tests of file systems: from that instant nothing more
 //! reaches the image, every write and sync fails, and what was in memory only is dropped at the
@@ -16,10 +16,12 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-/// `EXT4_GOING_FLAGS_NOLOGFLUSH` of the kernel's `fs/ext4/ext4.h`: not even the journal is flushed.
+/// `EXT4_GOING_FLAGS_NOLOGFLUSH` of the kernel's `fs/ext4/ext4.h`, and XFS's of that name: not even the
+/// journal is flushed.
 const NO_LOG_FLUSH: u32 = 2;
 
-// `EXT4_IOC_SHUTDOWN`. It reads its argument, though its number says that it writes it.
+// `EXT4_IOC_SHUTDOWN`, and `XFS_IOC_GOINGDOWN`. It reads its argument, though its number says that it
+// writes it.
 nix::ioctl_read!(shut_down, b'X', 125, u32);
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -50,7 +52,8 @@ impl PowerDisk {
         let mut disk = PowerDisk { folder: Folder::new(), mounted: false };
         fs::create_dir(disk.path()).unwrap();
         File::create(disk.image()).unwrap().set_len(4 << 30).unwrap();
-        run(Command::new("mkfs.ext4").arg("-q").arg(disk.image()));
+        let kind = std::env::var("VARVE_POWER_FS").unwrap_or("ext4".into());
+        run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(disk.image()));
         disk.mount();
         disk.boot();
         let this = disk.folder.path().join("boot_id");
