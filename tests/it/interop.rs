@@ -299,10 +299,11 @@ fn redis_cli_is_sent_no_keys_where_it_wants_none() {
     let redis = Server::redis().with_file(&file).start();
     assert_eq!(redis.client().ok(&["DBSIZE"]), Value::Int(0));
 
+    client.ok(&["SELECT", "9"]);
+    client.ok(&["SET", "before", "1"]);
     let mut feed = Running::redis_cli(&server, &["--replica"]);
     let synced = || server.log().matches("Synchronization with replica").count() == 2;
     assert!(eventually(PATIENCE, synced), "{}", server.log());
-    client.ok(&["SELECT", "9"]);
     client.ok(&["SET", "after", "2"]);
     let fed = std::iter::repeat_with(|| feed.line()).filter(|line| !line.contains("ping"));
     let expected = ["\"SELECT\",\"9\"", "\"SET\",\"after\",\"2\""];

@@ -340,6 +340,9 @@ impl Server {
             Ok(())
         };
         let options = self.save_options(self.cfg.rdb_version);
+        if self.is_primary() {
+            self.log.select_again();
+        }
         rdb::save(&Keyspace::new(0, 0), &options, &mut Buffers::new(), &mut write, &mut |_| ())
             .expect("memory takes all that is written");
         let now = self.now_u64();
