@@ -169,7 +169,7 @@ struct Peer {
     /// Where the log ended when it asked for everything.
     asked_at: Offset,
     /// What it said that it holds.
-    ack: Offset,
+    ack: Option<Offset>,
     /// What is on the replica's disk, if it told.
     fack: Option<Offset>,
     /// The replica loaded its streamed RDB before the caller knew that all of it was sent.
@@ -356,7 +356,7 @@ impl Primary {
         let Some(peer) = self.replica_mut(conn) else { return Replconf::Silent };
         let Some(ack) = offset(i + 1) else { return Replconf::Silent };
         peer.heard_ms = now_ms;
-        peer.ack = peer.ack.max(ack);
+        peer.ack = peer.ack.max(Some(ack));
         if args.get(i + 2).is_some_and(|option| option.eq_ignore_ascii_case(b"fack")) {
             peer.fack = peer.fack.max(offset(i + 3));
         }
@@ -394,7 +394,7 @@ impl Primary {
                 self.partial_ok += 1;
                 let lz4 = self.config.lz4;
                 let peer = self.enter(conn, State::Online { await_ack: None }, now_ms);
-                peer.ack = from;
+                peer.ack = Some(from);
                 let reply = match peer.psync2 {
                     true => {
                         let mut reply = format!("+CONTINUE {}", log.histories.current);
@@ -471,9 +471,10 @@ impl Primary {
         gone
     }
 
-    /// How many replicas have everything up to `offset`: for `WAIT`.
+    /// How many replicas have everything up to `offset`: for `WAIT`. Who was sent its snapshot and has not
+    /// acknowledged anything since may still be loading it.
     pub fn acked(&self, offset: Offset) -> usize {
-        self.online().filter(|peer| peer.ack >= offset).count()
+        self.online().filter(|peer| peer.ack.is_some_and(|ack| ack >= offset)).count()
     }
 
     /// How many replicas have everything up to `offset` on disk: for `WAITAOF`.
@@ -522,7 +523,7 @@ impl Primary {
                 port: peer.port,
                 state: peer.state_name(),
                 online,
-                offset: peer.ack,
+                offset: peer.ack.unwrap_or(Offset::ZERO),
                 lag_s: if online { now_ms.saturating_sub(peer.heard_ms) / 1000 } else { 0 },
                 version: peer.version.as_deref(),
             }
@@ -626,7 +627,7 @@ impl Peer {
             wants_keys: true,
             version: None,
             asked_at: Offset::ZERO,
-            ack: Offset::ZERO,
+            ack: None,
             fack: None,
             early_ack: false,
             heard_ms: now_ms,

@@ -496,6 +496,7 @@ fn a_snapshot_that_was_sent_counts_once_it_is_loaded() {
         primary.bulk_started(1, 10_000);
         primary.bulk_done(1, 10_000).unwrap();
         assert_eq!(primary.acked(Offset(900)), 0, "it may still fail to load");
+        assert_eq!(primary.acked(Offset(0)), 0, "nor has it what was before it");
         replconf(&mut primary, 1, "REPLCONF ack 900", 10_000).unwrap();
         assert_eq!(primary.acked(Offset(900)), 1);
     }
