@@ -353,7 +353,7 @@ fn pause(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         Some(w) if w == b"write" => false,
         Some(_) => return Err(Error::new("ERR CLIENT PAUSE mode must be WRITE or ALL")),
     };
-    let until_ms = wait_until(s, &args[2])?.unwrap_or(s.clock.now_ms());
+    let until_ms = wait_until(s, &args[2])?.unwrap_or(s.clock.steady_ms());
     // A second pause makes the first one longer or stricter, never weaker.
     let old = s.pause.take();
     s.pause = Some(Pause {

@@ -209,7 +209,7 @@ impl Server {
         t.add("config_file", path(self.origin.file.as_deref()));
         t.flag("io_threads_active", self.cfg.io_threads > 1);
         if let Some(shutdown) = &self.shutdown {
-            let left = (shutdown.deadline_ms - self.clock.now_ms()).max(0);
+            let left = (shutdown.deadline_ms - self.clock.steady_ms()).max(0);
             t.add("shutdown_in_milliseconds", left);
         }
     }
@@ -452,7 +452,7 @@ impl Server {
 
     fn info_replication(&self, call: &Call<'_>, t: &mut Lines) {
         t.title("Replication");
-        let now = self.clock.now_ms().max(0) as u64;
+        let now = self.now_u64();
         let (end, histories) = (self.log.end().0, self.repl.node.histories());
         t.add("role", if self.is_primary() { "master" } else { "slave" });
         if let (false, Some(link), Some(to)) =

@@ -43,7 +43,7 @@ fn replicaof(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 
 fn role(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     let end = s.log.end().0 as i64;
-    let now = s.clock.now_ms() as u64;
+    let now = s.now_u64();
     match (&s.repl.link, &s.cfg.replicaof) {
         (Some(link), Some(to)) => {
             call.reply.array(5);
@@ -145,10 +145,10 @@ fn sync(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
     s.sync(call)
 }
 
-/// When a wait of `arg` milliseconds from now ends, Unix ms; `None` is never.
+/// When a wait of `arg` milliseconds from now ends, by the steady clock; `None` is never.
 pub fn wait_until(s: &Server, arg: &[u8]) -> Result<Option<i64>, Error> {
     let ms = parse_int(arg).ok_or(Error::new("ERR timeout is not an integer or out of range"))?;
-    until_after(s.clock.now_ms(), ms)
+    until_after(s.clock.steady_ms(), ms)
 }
 
 fn wait(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {

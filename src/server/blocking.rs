@@ -40,7 +40,7 @@ impl Waiters {
         self.by_key.get(key)?.get(n).copied()
     }
 
-    /// When the next client's time is over, Unix ms.
+    /// When the next client's time is over, by the steady clock.
     pub fn next_limit_ms(&self) -> Option<i64> {
         self.limits.first().map(|&(at, _)| at)
     }
@@ -73,7 +73,9 @@ impl Server {
         }
         let args = OwnedArgs::keep(args);
         let on = BlockedOn::Keys { db, keys, command, args, on_timeout: block.on_timeout };
-        self.block(call, on, block.until_ms);
+        let left = |at: i64| at.saturating_sub(self.ks.now_ms);
+        let until_ms = block.until_ms.map(|at| self.clock.steady_ms().saturating_add(left(at)));
+        self.block(call, on, until_ms);
     }
 
     /// Blocks a client until something unblocks it, or its time is over.
@@ -191,7 +193,7 @@ impl Server {
 
     /// Answers the clients whose time is over.
     pub fn time_out_blocked(&mut self, net: &mut Net<Client>) {
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         while let Some(&(at, id)) = self.waiters.limits.first() {
             if at > now {
                 break;

@@ -57,7 +57,7 @@ pub enum BlockedOn {
 
 pub struct Blocked {
     pub on: BlockedOn,
-    /// When it gives up, Unix ms.
+    /// When it gives up, by the steady clock.
     pub until_ms: Option<i64>,
 }
 

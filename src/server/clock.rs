@@ -14,6 +14,8 @@ pub struct Clock {
     ns: u64,
     /// Wall clock at `origin`, Unix ns; corrected at every sync.
     wall_at_origin_ns: i64,
+    /// Wall clock at `origin` as it was read at the start, Unix ms.
+    started_ms: i64,
     /// Unix ms at `ns`.
     ms: i64,
 }
@@ -31,9 +33,11 @@ impl Default for Clock {
             origin: Instant::now(),
             ns: 0,
             wall_at_origin_ns: 0,
+            started_ms: 0,
             ms: 0,
         };
         clock.sync();
+        clock.started_ms = clock.wall_at_origin_ns / 1_000_000;
         clock
     }
 }
@@ -69,6 +73,12 @@ impl Clock {
     /// Unix ms, as last read.
     pub fn now_ms(&self) -> i64 {
         self.ms
+    }
+
+    /// What every timeout is measured by, as last read: Unix ms at the start and the time that has
+    /// passed since. Setting the machine's clock does not move it.
+    pub fn steady_ms(&self) -> i64 {
+        self.started_ms + (self.ns / 1_000_000) as i64
     }
 
     /// Unix µs, as last read.

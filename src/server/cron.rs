@@ -42,7 +42,7 @@ impl Server {
         let mut next = self.cron.next.unwrap_or(self.clock.instant());
         let sooner = [self.waiters.next_limit_ms(), self.pause.as_ref().map(|p| p.until_ms)];
         for at_ms in sooner.into_iter().flatten() {
-            let in_ms = (at_ms - self.clock.now_ms()).max(0) as u64;
+            let in_ms = (at_ms - self.clock.steady_ms()).max(0) as u64;
             next = next.min(self.clock.instant() + Duration::from_millis(in_ms));
         }
         Some(next)
@@ -54,7 +54,7 @@ impl Server {
         self.ks.now_ms = self.clock.now_ms();
         self.time_out_blocked(net);
         self.evict_more(net);
-        if self.pause.as_ref().is_some_and(|p| p.until_ms <= self.clock.now_ms()) {
+        if self.pause.as_ref().is_some_and(|p| p.until_ms <= self.clock.steady_ms()) {
             self.end_pause(net);
         }
         let now = self.clock.instant();
@@ -66,7 +66,7 @@ impl Server {
     }
 
     fn round(&mut self, net: &mut Net<Client>) {
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.clock.steady_ms();
         self.cron.rounds += 1;
         self.stats.peak_memory = self.stats.peak_memory.max(allocator::used());
         if self.loading.is_none() {
@@ -99,8 +99,9 @@ impl Server {
         self.snapshot_round(net);
         self.replication_round(net);
         self.shutdown_round(net);
-        if now_ms / 1000 != self.cron.second {
-            self.cron.second = now_ms / 1000;
+        let second = self.clock.now_ms() / 1000;
+        if second != self.cron.second {
+            self.cron.second = second;
             logger::refresh();
             crate::service::watchdog();
         }

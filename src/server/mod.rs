@@ -58,6 +58,7 @@ use varve_persistence::offset::{Histories, Offset};
 
 /// `CLIENT PAUSE`.
 pub struct Pause {
+    /// By the steady clock.
     pub until_ms: i64,
     /// All commands, not only those that write.
     pub all: bool,

@@ -330,7 +330,7 @@ impl Server {
         let clock = Clock::default();
         let memory = Memory::new().map_err(|e| format!("Can't start a thread: {e}"))?;
         let repl =
-            replication::Replication::new(&cfg, histories, clock.now_ms(), waker.clone(), node)
+            replication::Replication::new(&cfg, histories, clock.steady_ms(), waker.clone(), node)
                 .map_err(|e| format!("Can't start a thread: {e}"))?;
         Ok(Server {
             started_ms: clock.now_ms(),

@@ -142,7 +142,7 @@ impl Server {
         by_signal: bool,
     ) -> Result<(), Error> {
         let wait_ms = if now { 0 } else { self.cfg.shutdown_timeout as i64 * 1000 };
-        let deadline_ms = self.clock.now_ms() + wait_ms;
+        let deadline_ms = self.clock.steady_ms() + wait_ms;
         let shutdown = Shutdown { save, force, by_signal, deadline_ms };
         self.shutdown = Some(shutdown);
         // Writes stop, so that there is an end to wait for.
@@ -169,7 +169,7 @@ impl Server {
     fn try_finish_shutdown(&mut self, net: &mut Net<Client>) -> Result<bool, Error> {
         let Some(shutdown) = &self.shutdown else { return Ok(false) };
         let (save, force) = (shutdown.save, shutdown.force);
-        let late = self.clock.now_ms() >= shutdown.deadline_ms;
+        let late = self.clock.steady_ms() >= shutdown.deadline_ms;
         let lacks_base = self.lacks_first_base();
         if !late && (lacks_base || !self.replicas_have_everything()) {
             return Ok(false);

@@ -20,6 +20,7 @@
 //! | `VARVE_PIPE_COMMANDS` | interop: commands through `redis-cli --pipe` | 200000 |
 
 mod clients;
+mod clock;
 mod compress;
 mod crash;
 mod differential;

@@ -87,7 +87,7 @@ impl Server {
                 Some(_) => {}
             }
         }
-        let until_ms = timeout_ms.map(|ms| self.clock.now_ms() + ms);
+        let until_ms = timeout_ms.map(|ms| self.clock.steady_ms() + ms);
         log_notice!("FAILOVER requested by '{}'", call.client.peer);
         self.repl.failover = Some(Failover { target, until_ms, force, goal: None, asked_ms: None });
         self.hold();
@@ -138,7 +138,7 @@ impl Server {
     /// Goes on with a failover, at the end of each turn.
     pub fn continue_failover(&mut self, net: &mut Net<super::Client>) {
         let Some(failover) = &self.repl.failover else { return };
-        let now = self.clock.now_ms();
+        let now = self.clock.steady_ms();
         if let Some(asked) = failover.asked_ms {
             if now - asked >= ANSWER_MS {
                 self.abort_failover(net, "the target does not answer");
@@ -173,7 +173,7 @@ impl Server {
     fn hand_over(&mut self, net: &mut Net<super::Client>, to: PrimaryAddress) {
         log_notice!("FAILOVER: {}:{} is asked to take over", to.host, to.port);
         if let Some(failover) = &mut self.repl.failover {
-            failover.asked_ms = Some(self.clock.now_ms());
+            failover.asked_ms = Some(self.clock.steady_ms());
         }
         self.follow(net, to);
     }

@@ -293,7 +293,7 @@ impl Server {
 
     /// What `CLIENT PAUSE` holds back of the primary's stream.
     fn stream_hold(&self) -> Hold {
-        match self.pause.as_ref().filter(|pause| pause.until_ms > self.clock.now_ms()) {
+        match self.pause.as_ref().filter(|pause| pause.until_ms > self.clock.steady_ms()) {
             Some(pause) if pause.all => Hold::All,
             Some(_) => Hold::Writes,
             None => Hold::Nothing,
@@ -400,7 +400,7 @@ impl Server {
                         rdb.progress.done += range.len() as u64;
                         if let Err(error) = rdb.file.write_all(&received(conn)[range]) {
                             let why = format!("can't write {}: {error}", rdb.path.display());
-                            let now = self.clock.now_ms() as u64;
+                            let now = self.clock.steady_ms() as u64;
                             link.machine.rdb_failed(&why, true, now, out);
                         }
                     }

@@ -116,8 +116,9 @@ impl Replication {
 }
 
 impl Server {
-    pub(super) fn now_u64(&self) -> u64 {
-        self.clock.now_ms() as u64
+    /// The time by which the links' state machines measure: [`Clock::steady_ms`](super::clock::Clock::steady_ms).
+    pub fn now_u64(&self) -> u64 {
+        self.clock.steady_ms() as u64
     }
 
     /// The log as a replica may see it.

@@ -168,7 +168,7 @@ impl Server {
     }
 
     fn has_rested(&self) -> bool {
-        self.clock.now_ms() >= self.snapshots.rests_until_ms
+        self.clock.steady_ms() >= self.snapshots.rests_until_ms
     }
 
     fn rewrite_is_due(&self, base: u64, current: u64) -> bool {

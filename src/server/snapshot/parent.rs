@@ -461,7 +461,7 @@ impl Server {
                 }
                 self.snapshots.last_rewrite_time_s = seconds;
                 let rest = running.started.elapsed() * REST;
-                self.snapshots.rests_until_ms = self.clock.now_ms() + rest.as_millis() as i64;
+                self.snapshots.rests_until_ms = self.clock.steady_ms() + rest.as_millis() as i64;
                 self.snapshots.last_rewrite_cow = running.cow;
                 match ok {
                     false => self.rewrite_failed(),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 pub struct Builder {
     program: PathBuf,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     files: Vec<PathBuf>,
     dir: Option<PathBuf>,
 }
@@ -20,6 +21,12 @@ impl Builder {
     /// Adds a configuration directive: `arg("--appendonly", "yes")`.
     pub fn arg(mut self, name: &str, value: &str) -> Builder {
         self.args.extend([name.to_string(), value.to_string()]);
+        self
+    }
+
+    /// Sets a variable of the process's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Builder {
+        self.env.push((name.to_string(), value.to_string()));
         self
     }
 
@@ -53,8 +60,8 @@ impl Builder {
         for file in &self.files {
             copy_tree(file, &dir.join(file.file_name().unwrap()));
         }
-        let mut server =
-            Server { program: self.program, args: self.args, home, dir, port: 0, child: None };
+        let Builder { program, args, env, .. } = self;
+        let mut server = Server { program, args, env, home, dir, port: 0, child: None };
         // Another process may still win the port; then the next one is tried.
         for _ in 0..20 {
             server.port = free_port();
@@ -73,6 +80,7 @@ impl Builder {
 pub struct Server {
     program: PathBuf,
     args: Vec<String>,
+    env: Vec<(String, String)>,
     /// Holds `log` (its standard output and error) and, mostly, `data`, its folder.
     home: PathBuf,
     dir: PathBuf,
@@ -101,7 +109,7 @@ impl Server {
 
     /// Any program that takes Redis's arguments.
     pub fn of(program: PathBuf) -> Builder {
-        Builder { program, args: Vec::new(), files: Vec::new(), dir: None }
+        Builder { program, args: Vec::new(), env: Vec::new(), files: Vec::new(), dir: None }
     }
 
     /// Whether Redis stands in for the server under test.
@@ -210,6 +218,7 @@ impl Server {
             .current_dir(self.dir())
             // SORT … ALPHA follows the locale.
             .env("LC_ALL", "C")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -90,7 +90,7 @@ impl Server {
             }
             Err(error) => {
                 let why = format!("can't make {}: {error}", path.display());
-                link.machine.rdb_failed(&why, true, self.clock.now_ms() as u64, out);
+                link.machine.rdb_failed(&why, true, self.clock.steady_ms() as u64, out);
             }
         }
     }
