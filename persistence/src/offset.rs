@@ -20,6 +20,15 @@ pub struct Offset(pub u64);
 impl Offset {
     pub const ZERO: Offset = Offset(0);
 
+    /// The furthest place that a peer or a file is believed. No history comes that far, and as much
+    /// again can follow it before Redis's signed numbers end: past those no primary takes a `PSYNC`.
+    const FURTHEST: Offset = Offset(i64::MAX as u64 / 2);
+
+    /// The place that a peer or a file says its data are at; `None` past the furthest.
+    pub fn claimed(bytes: u64) -> Option<Offset> {
+        Some(Offset(bytes)).filter(|&place| place <= Offset::FURTHEST)
+    }
+
     /// The ordinal of the next byte, counted from 1: what `PSYNC` asks for and what
     /// `second_repl_offset` shows.
     pub fn to_wire_next(self) -> u64 {
@@ -198,6 +207,14 @@ mod tests {
         for bad in [&b"?"[..], &[b'a'; 39], &[b'a'; 41], &[b'g'; 40], b""] {
             assert_eq!(HistoryId::parse(bad), None);
         }
+    }
+
+    #[test]
+    fn a_place_that_no_history_comes_to_is_not_believed() {
+        assert_eq!(Offset::claimed(0), Some(Offset(0)));
+        assert_eq!(Offset::claimed(1 << 61), Some(Offset(1 << 61)));
+        assert_eq!(Offset::claimed(i64::MAX as u64), None);
+        assert_eq!(Offset::claimed(u64::MAX), None);
     }
 
     #[test]

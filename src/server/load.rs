@@ -610,7 +610,9 @@ impl Place {
         let text = std::str::from_utf8(value).ok();
         match key {
             b"repl-id" => self.history = HistoryId::parse(value),
-            b"repl-offset" => self.offset = text.and_then(|t| t.parse().ok()).map(Offset),
+            b"repl-offset" => {
+                self.offset = text.and_then(|t| t.parse().ok()).and_then(Offset::claimed);
+            }
             b"repl-stream-db" => self.db = text.and_then(|t| t.parse().ok()).unwrap_or(0),
             _ => {}
         }

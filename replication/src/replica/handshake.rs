@@ -154,9 +154,11 @@ impl Replica {
         if let Some(rest) = line.strip_prefix(b"+FULLRESYNC ") {
             let mut words = rest.split(|&b| b == b' ').filter(|word| !word.is_empty());
             let id = words.next().and_then(HistoryId::parse);
-            let offset = words.next().and_then(wire::count).map(Offset);
+            let offset = words.next().and_then(wire::count).and_then(Offset::claimed);
             let Some(place) = id.zip(offset) else {
-                return Err(ProtocolError("a +FULLRESYNC without history or offset"));
+                return Err(ProtocolError(
+                    "a +FULLRESYNC without a history and an offset that can be",
+                ));
             };
             let text = format!("Full resync from the primary: {}:{}", place.0, place.1);
             log(out, Level::Notice, text);

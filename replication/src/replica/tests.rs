@@ -361,6 +361,7 @@ fn psync_is_answered_in_every_way() {
         "+FULLRESYNC\r\n".to_string(),
         "+FULLRESYNC abc 1\r\n".into(),
         format!("+FULLRESYNC {} -1\r\n", id(1)),
+        format!("+FULLRESYNC {} {}\r\n", id(1), i64::MAX - 7),
         format!("+FULLRESYNC {}\r\n", id(1)),
         "+CONTINUE xyz\r\n".into(),
         "$5\r\n".into(),
