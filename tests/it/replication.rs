@@ -778,6 +778,9 @@ fn nothing_is_evicted_while_it_is_loaded() {
     let evicts = Server::varve().arg("--maxmemory", "1mb").arg("--maxmemory-policy", "allkeys-lru");
     let mut replica = evicts.arg("--key-load-delay", "1000").replica_of(primary.port()).start();
     caught_up(&primary, &replica);
+    // What it has loaded is its own once it is on its disk too.
+    let on_disks = client.ok(&["WAITAOF", "0", "1", "60000"]).items();
+    assert_eq!(on_disks[1].int(), 1, "{}", replica.log());
     for _ in 0..2 {
         replica.kill9();
         replica.restart();
