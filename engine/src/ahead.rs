@@ -45,10 +45,7 @@ pub fn fetch(db: &Db, keys: &[u64], mut element: impl FnMut(usize, Type) -> Opti
         entry.and_then(Entry::value).inspect(|value| prefetch(value.address()))
     };
     // A batch is mostly of one kind, and most strings live in their entries: the first key decides.
-    if keys.is_empty() {
-        return;
-    }
-    let Some(first) = value_of(0) else { return };
+    let Some(first) = keys.first().and_then(|_| value_of(0)) else { return };
     let mut values = [Some(first); AHEAD];
     for i in 1..keys.len() {
         values[i] = if is_new(i) { value_of(i) } else { values[i - 1] };
