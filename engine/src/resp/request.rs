@@ -704,6 +704,9 @@ impl Input {
         let body = self.frame_start + self.framer.pos;
         let here = len.min(self.buf.len() - body);
         let mut own = Vec::new();
+        // What is asked for and given back at once lies behind it: there it grows, mostly, without being moved.
+        let _ = own.try_reserve_exact(len);
+        own.shrink_to(large_capacity(here, len));
         own.reserve_exact(large_capacity(here, len));
         own.extend_from_slice(&self.buf[body..body + here]);
         self.buf.drain(body..body + here);
