@@ -11,7 +11,10 @@ use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
 use crate::server::tracking::Tracker;
 use crate::server::{Pause, Server};
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::ops::Bound;
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 use varve_engine::command::{Command, Keys, Spec, category, flag::*};
@@ -104,8 +107,7 @@ impl Server {
         let now = self.clock.now_ms();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let multi = client.multi.as_ref().map_or(-1, |m| m.queue.len() as i64);
-        let queued: usize =
-            client.multi.as_ref().map_or(0, |m| m.queue.iter().map(|(_, a)| a.bytes()).sum());
+        let queued = client.queued();
         let tracker = self.tracking.of(id);
         let command = client.last_command.map_or("NULL", |c| self.commands.get(c).spec.name);
         let mut line = String::with_capacity(320);
@@ -129,7 +131,7 @@ impl Server {
             facts.output_memory,
             facts.output,
             if facts.output > 0 { facts.output_memory } else { 0 },
-            facts.memory + queued,
+            facts.memory + client.memory(tracker),
             tracker.map_or(-1, |t| t.redirect as i64),
             if facts.resp3 { 3 } else { 2 },
             text(&client.lib_name),
@@ -475,20 +477,37 @@ fn may_track(old: Option<&Tracker>, new: &Tracker, prefixes: &[&[u8]]) -> Done {
         ));
     }
     // No key may be told of twice.
-    for (i, prefix) in prefixes.iter().enumerate() {
-        let had = old.iter().flat_map(|old| &old.prefixes).map(|had| (&**had, "an existing"));
-        let given = prefixes[i + 1..].iter().map(|given| (*given, "another provided"));
-        let overlaps =
-            |(other, _): &(&[u8], _)| other.starts_with(prefix) || prefix.starts_with(other);
-        if let Some((other, whose)) = had.chain(given).find(overlaps) {
-            return Err(Error::err(format_args!(
-                "Prefix '{}' overlaps with {whose} prefix '{}'. Prefixes for a single client must not overlap.",
-                String::from_utf8_lossy(prefix),
-                String::from_utf8_lossy(other)
-            )));
+    let overlap = |prefix: &[u8], whose: &str, other: &[u8]| {
+        Err(Error::err(format_args!(
+            "Prefix '{}' overlaps with {whose} prefix '{}'. Prefixes for a single client must not overlap.",
+            String::from_utf8_lossy(prefix),
+            String::from_utf8_lossy(other)
+        )))
+    };
+    let mut given = BTreeSet::new();
+    for &prefix in prefixes {
+        if let Some(other) = old.and_then(|old| overlapping(&old.prefixes, prefix)) {
+            return overlap(prefix, "an existing", other);
         }
+        if let Some(other) = overlapping(&given, prefix) {
+            return overlap(other, "another provided", prefix);
+        }
+        given.insert(prefix);
     }
     Ok(())
+}
+
+/// The one of `prefixes`, none of which begins with another, that begins with `prefix` or that `prefix` begins with.
+/// It stands next to `prefix`, as all between would begin alike.
+fn overlapping<'a, T: Borrow<[u8]> + Ord>(
+    prefixes: &'a BTreeSet<T>,
+    prefix: &[u8],
+) -> Option<&'a [u8]> {
+    let next = prefixes.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded)).next();
+    let last = prefixes.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(prefix))).next_back();
+    next.map(Borrow::borrow)
+        .filter(|next: &&[u8]| next.starts_with(prefix))
+        .or(last.map(Borrow::borrow).filter(|last: &&[u8]| prefix.starts_with(last)))
 }
 
 fn tracking(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
@@ -622,3 +641,26 @@ pub const COMMANDS: &[Command<ServerHandler>] = &[
     Command { run: caching, spec: spec("client|caching", 3, 0).doc("connection", "6.0.0", "O(1)", "Says whether what the next command reads is to be remembered.") },
     Command { run: help, spec: Spec::new("client|help", 2, LOADING | STALE, category::CONNECTION, Keys::None).doc("connection", "5.0.0", "O(1)", "Lists the subcommands.") },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_that_overlaps_is_found_among_its_neighbours() {
+        let prefixes: BTreeSet<&[u8]> = [&b"a:1"[..], b"a:20", b"a:3", b"b"].into();
+        for (prefix, found) in [
+            (&b"a:1"[..], Some(&b"a:1"[..])),
+            (b"a:2", Some(b"a:20")),
+            (b"a:200", Some(b"a:20")),
+            (b"a", Some(b"a:1")),
+            (b"", Some(b"a:1")),
+            (b"bcd", Some(b"b")),
+            (b"a:21", None),
+            (b"a:0", None),
+            (b"c", None),
+        ] {
+            assert_eq!(overlapping(&prefixes, prefix), found, "{prefix:?}");
+        }
+    }
+}

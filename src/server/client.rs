@@ -119,6 +119,9 @@ pub struct Client {
     pub decoder: Option<Box<Decoder>>,
 }
 
+/// About what a name costs besides its bytes: its place with the client, and in the server's table of names.
+const NAME: usize = 160;
+
 impl Client {
     /// The number of subscriptions of all kinds that `SUBSCRIBE` counts.
     pub fn subscriptions(&self) -> usize {
@@ -128,6 +131,20 @@ impl Client {
     /// Whether only the pub/sub commands are allowed (RESP 2).
     pub fn in_pubsub(&self) -> bool {
         self.subscriptions() + self.shard_channels.len() > 0
+    }
+
+    /// Bytes that are queued for `EXEC`.
+    pub fn queued(&self) -> usize {
+        self.multi.as_ref().map_or(0, |m| m.queue.iter().map(|(_, args)| args.memory()).sum())
+    }
+
+    /// Bytes that it holds besides its connection: what it queued for `EXEC`, watches, subscribes to, and tracks.
+    pub fn memory(&self, tracker: Option<&Tracker>) -> usize {
+        let watched = self.watched.iter().map(|(_, key, _)| key);
+        let sets = [&self.channels, &self.patterns, &self.shard_channels];
+        let prefixes = tracker.into_iter().flat_map(|t| &t.prefixes);
+        let names = watched.chain(sets.into_iter().flatten()).chain(prefixes);
+        self.queued() + names.map(|name| name.len() + NAME).sum::<usize>()
     }
 
     /// The letters that `CLIENT LIST` shows.

@@ -27,17 +27,9 @@ pub struct ClientEviction {
     next: Option<Instant>,
 }
 
-/// What a client holds: buffers, what it queued for `EXEC`, watches, tracks and subscribes to.
+/// Bytes that a client holds: its buffers, and what [`Client::memory`] counts.
 fn memory(conn: &Conn<Client>, tracking: &Tracking) -> u64 {
-    let client = &conn.session;
-    let queued: usize =
-        client.multi.as_ref().map_or(0, |m| m.queue.iter().map(|(_, args)| args.bytes()).sum());
-    let watched: usize = client.watched.iter().map(|(_, key, _)| key.len()).sum();
-    let sets = [&client.channels, &client.patterns, &client.shard_channels];
-    let subscribed: usize = sets.iter().flat_map(|set| set.iter()).map(|name| name.len()).sum();
-    let prefixes: usize =
-        tracking.of(conn.id).map_or(0, |t| t.prefixes.iter().map(|prefix| prefix.len()).sum());
-    (conn.memory() + queued + watched + subscribed + prefixes) as u64
+    (conn.memory() + conn.session.memory(tracking.of(conn.id))) as u64
 }
 
 impl Server {

@@ -337,8 +337,9 @@ impl Server {
         for prefix in &new.prefixes {
             self.tracking.prefixes.add(prefix, id);
         }
-        if let Some(old) = self.tracking.clients.remove(&id) {
-            new.prefixes.extend(old.prefixes);
+        if let Some(mut old) = self.tracking.clients.remove(&id) {
+            old.prefixes.extend(new.prefixes);
+            new.prefixes = old.prefixes;
             (new.caching, new.reads) = (old.caching, old.reads);
         }
         self.tracking.clients.insert(id, new);

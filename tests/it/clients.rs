@@ -126,6 +126,35 @@ fn who_keeps_long_values_that_are_gone_is_evicted() {
 }
 
 /// In whatever words a long value came, the log and replicas have it whole.
+/// Names are short, but what remembers them is not: a limit that counted their bytes alone would let a client take
+/// ten times as much.
+#[test]
+fn what_a_client_has_the_server_remember_counts_as_its_memory() {
+    let server = Server::varve().arg("--save", "").start();
+    for what in ["WATCH", "SUBSCRIBE", "PSUBSCRIBE", "CLIENT TRACKING ON BCAST PREFIX", "GET"] {
+        let mut client = server.client();
+        client.ok(&["HELLO", "3", "SETNAME", "holder"]);
+        if what == "GET" {
+            client.ok(&["MULTI"]);
+        }
+        let memory = |field: &str| -> f64 {
+            let line = server.client().ok(&["CLIENT", "LIST"]).text();
+            let held = line.lines().find(|line| line.contains("name=holder")).unwrap();
+            let held = held.split(' ').find_map(|item| item.strip_prefix(field)).unwrap();
+            held.parse().unwrap()
+        };
+        let used = || server.info("used_memory").parse::<f64>().unwrap();
+        let (before, held_before) = (used(), memory("tot-mem="));
+        for i in 0..4000 {
+            let name = format!("{i:012}");
+            let words: Vec<&str> = what.split(' ').chain([name.as_str()]).collect();
+            client.ok(&words);
+        }
+        let (took, held) = (used() - before, memory("tot-mem=") - held_before);
+        assert!(held > took / 2.0 && held < took * 2.0, "{what}: {held} of {took}");
+    }
+}
+
 #[test]
 fn long_values_are_logged_whole() {
     let mut primary = Server::start();
