@@ -46,11 +46,12 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     // First of all: relative paths of other directives are meant from there.
     std::env::set_current_dir(&cfg.dir)
         .map_err(|e| format!("Can't chdir to '{}': {e}", cfg.dir.display()))?;
+    logger::init(&cfg.logfile, cfg.loglevel)
+        .map_err(|e| format!("Can't open the log file '{}': {e}", cfg.logfile.display()))?;
+    // Not before: whoever starts it hears why there is no log file.
     if cfg.daemonize {
         daemonize()?;
     }
-    logger::init(&cfg.logfile, cfg.loglevel)
-        .map_err(|e| format!("Can't open the log file '{}': {e}", cfg.logfile.display()))?;
     logger::set_role(logger::Role::Primary);
     // A file that may grow no further (`ulimit -f`) is an error of the write, as a full disk is.
     // SAFETY: there is no handler.

@@ -138,6 +138,18 @@ fn a_folder_without_permission_is_refused() {
         .names(&["Permission denied", "dump.rdb"]);
 }
 
+/// The log file's folder is missing. A daemon would have nowhere else to say so.
+#[test]
+fn a_log_file_that_can_not_be_opened_is_refused() {
+    let folder = Folder::new();
+    let logfile = folder.path().join("missing/varve.log");
+    for daemonize in ["no", "yes"] {
+        let args = ["--dir", text(folder.path()), "--daemonize", daemonize];
+        let mut attempt = Attempt::new(&[&args[..], &["--logfile", text(&logfile)]].concat());
+        attempt.refused().names(&["missing/varve.log", "No such file"]);
+    }
+}
+
 /// A directive is misspelt, has a value that it can not have, or asks for what is not there.
 #[test]
 fn a_wrong_configuration_is_refused_by_name() {
