@@ -89,6 +89,18 @@ fn what_only_the_pool_has_survives_a_kill_and_keeps_the_name() {
     assert!(!pool.exists(), "a clean stop leaves it");
 }
 
+/// The story: the server was killed, and its folder is copied to another machine, or is shown by a file system
+/// that gives other inodes after each mount.
+#[test]
+fn what_only_the_pool_has_is_in_a_copy_of_the_folder() {
+    let (server, keys, _) = killed_ahead_of_its_segment();
+    let log = server.dir().join("appendonlydir");
+    let copy = Server::varve().arg("--appendonly", "yes").with_file(&log).start();
+    assert_eq!(copy.client().ok(&["DBSIZE"]).int(), keys, "{}", copy.log());
+    let manifest = fs::read_to_string(log.join("appendonly.aof.manifest")).unwrap();
+    assert!(manifest.contains(&format!("# varve history {}", copy.info("master_replid2"))));
+}
+
 /// Whoever takes the pool's file away has lost what was in it. A start says so, and does not go on under
 /// the name of the history whose end it has not.
 #[test]

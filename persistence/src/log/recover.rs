@@ -339,7 +339,7 @@ impl Recovered {
     /// A copy of the pool's file, if a part of the log may be there. Its records and tags come before the
     /// blocks: what is in one that counts was there before the record, and stays until a segment has it.
     fn read_pool(&self) -> Result<Option<Vec<u8>>, Error> {
-        if self.pool_stream().is_none() || !self.same_place {
+        if self.pool_stream().is_none() {
             return Ok(None);
         }
         match read_first(&*self.disk, &self.pool_path, None) {
@@ -349,22 +349,23 @@ impl Recovered {
         }
     }
 
-    /// Appends to the last segment what a process that was killed had not put there. After a power cut, too,
-    /// that is appended if the pool has it whole, which it need not have then.
+    /// Appends to the last segment what a process that was killed had not put there. After a power cut, and in
+    /// a copy of the folder, too, that is appended if the pool has it whole, which it need not have then.
     fn take_from_pool(&mut self, options: &Options, pool: Option<&[u8]>) -> Result<(), Error> {
-        let (Some(stream), true) = (self.pool_stream(), self.same_place) else { return Ok(()) };
+        let Some(stream) = self.pool_stream() else { return Ok(()) };
         let Some(entry) = self.manifest.segments().next_back() else { return Ok(()) };
         let (path, start) = (self.dir.join(&entry.name), entry.start.unwrap_or_default());
         let found = {
             let segment = self.contents(&path)?;
             let segment = &segment[..segment.len().min(self.last_len as usize)];
             let pool = pool.and_then(|contents| Found::open(contents, stream));
-            pool.and_then(|pool| what_is_missing(segment, start, &pool, self.same_boot))
+            let is_kernels = self.same_boot && self.same_place;
+            pool.and_then(|pool| what_is_missing(segment, start, &pool, is_kernels))
         };
         let (pool, end) = (&self.pool_path, self.end);
         let Some((position, bytes)) = found else {
             self.pool_is_whole = false;
-            self.notes.push(match self.same_boot {
+            self.notes.push(match self.same_boot || !self.same_place {
                 true => format!("What was appended after offset {end} is not whole in {pool:?}"),
                 false => format!(
                     "{pool:?} is not whole, as after a power cut: what was appended after offset {end} is \
