@@ -84,6 +84,9 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut
             true => say(format_args!("Accessing address: {address:#x}")),
             false => say(format_args!("Sent by process {pid} of user {uid}")),
         }
+        if signal == libc::SIGBUS && code > 0 {
+            say_what_is_mapped(address);
+        }
         let mut frames = [std::ptr::null_mut(); FRAMES];
         // SAFETY: the array is as long as said; both calls work without locks or memory after the
         // first of them, which was made at start.
@@ -96,4 +99,55 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut
     // SAFETY: the default action is in place again (SA_RESETHAND), and ends the process as soon as
     // this handler returns.
     unsafe { libc::raise(signal) };
+}
+
+/// Names the file that is mapped at `address`, and the byte of it that is there: it could not be read.
+fn say_what_is_mapped(address: usize) {
+    let mut line = [0u8; 4096 + 128];
+    let mut len = 0;
+    // SAFETY: the path is a C string, the buffer is as long as said, and the descriptor is closed.
+    unsafe {
+        let maps = libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        while maps >= 0
+            && len < line.len()
+            && libc::read(maps, line[len..].as_mut_ptr().cast(), 1) == 1
+        {
+            len += 1;
+            if line[len - 1] == b'\n' {
+                if let Some((path, byte)) = mapped_at(&line[..len - 1], address) {
+                    say(format_args!(
+                        "Reading {path} at byte {byte}: the disk failed, or another program has cut the file"
+                    ));
+                    break;
+                }
+                len = 0;
+            }
+        }
+        libc::close(maps);
+    }
+}
+
+/// The file and the byte of it that a line of `/proc/self/maps` has at `address`.
+fn mapped_at(line: &[u8], address: usize) -> Option<(&str, usize)> {
+    let line = std::str::from_utf8(line).ok()?;
+    let number = |digits| usize::from_str_radix(digits, 16).ok();
+    let (start, rest) = line.split_once('-')?;
+    let (end, rest) = rest.split_once(' ')?;
+    let (start, end) = (number(start)?, number(end)?);
+    let offset = number(rest.split(' ').nth(1)?)?;
+    let path = &rest[rest.find('/')?..];
+    (start..end).contains(&address).then(|| (path, offset + (address - start)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mapped_at;
+
+    #[test]
+    fn a_line_of_maps_tells_the_byte() {
+        let line = b"7f10-8000 r--s 00001000 fe:00 1234                 /data/dump (1).rdb";
+        assert_eq!(mapped_at(line, 0x7f18), Some(("/data/dump (1).rdb", 0x1008)));
+        assert_eq!(mapped_at(line, 0x8000), None);
+        assert_eq!(mapped_at(b"7f10-8000 rw-p 00000000 00:00 0 [heap]", 0x7f18), None);
+    }
 }

@@ -120,6 +120,27 @@ fn a_damaged_dump_is_refused() {
     assert_eq!(found.map_err(|refusal| refusal.output), Ok(ITEMS));
 }
 
+/// The disk has a sector that can not be read, or another program cuts the file while it is loaded. The kernel
+/// ends whoever reads a mapped file for that.
+#[test]
+fn a_dump_that_can_not_be_read_is_named() {
+    let folder = Folder::new();
+    let dump = folder.path().join("dump.rdb");
+    let off = ["--dir", text(folder.path()), "--appendonly", "no", "--save", ""];
+    let mut daemon = Attempt::new(&off);
+    let mut client = daemon.serving();
+    (0..1000).for_each(|n| drop(client.ok(&["SET", &format!("key:{n}"), &"value".repeat(20)])));
+    client.ok(&["SAVE"]);
+    daemon.end(libc::SIGKILL);
+    let mut attempt = Attempt::new(&[&off[..], &["--key-load-delay", "5000"]].concat());
+    assert!(eventually(PATIENCE, || attempt.log().contains("Loading: ")), "{}", attempt.log());
+    File::options().write(true).open(&dump).unwrap().set_len(4096).unwrap();
+    let refusal = attempt.refused();
+    assert_eq!(refusal.code, None, "{}", refusal.output);
+    let named = format!("Reading {} at byte ", dump.canonicalize().unwrap().display());
+    assert!(refusal.output.contains(&named), "{}", refusal.output);
+}
+
 /// The power went while the last segment grew: its end is missing from some byte on.
 #[test]
 fn a_cut_segment_loses_only_what_is_cut() {
