@@ -552,7 +552,6 @@ impl Keyspace {
             }
         }
         self.touched(db, key);
-        self.signal_ready(db, key);
     }
 
     /// Adds a key that is known not to be there. The caller ends with [`Keyspace::changed`].

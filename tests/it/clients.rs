@@ -449,6 +449,28 @@ fn watchers_and_listeners_learn_what_a_served_client_changed() {
     assert_eq!(watcher.ok(&["EXEC"]), Value::NilArray, "it watched `to`, which had changed");
 }
 
+/// As Redis has it: only a key that comes to be ends a wait.
+#[test]
+fn who_waits_for_a_key_is_not_served_what_overwrites_another_type() {
+    let server = Server::start();
+    let [mut popper, mut zpopper, mut client] = [(); 3].map(|()| server.client());
+    popper.send_raw(b"BLPOP k 0\r\n");
+    blocked(&server, "1");
+    zpopper.send_raw(b"BZPOPMIN k 0\r\n");
+    blocked(&server, "2");
+    client.ok(&["RPUSH", "list", "a"]);
+    client.ok(&["ZADD", "zset", "1", "a"]);
+    client.ok(&["SET", "k", "text"]);
+    client.ok(&["SORT", "list", "ALPHA", "STORE", "k"]);
+    client.ok(&["ZUNIONSTORE", "k", "1", "zset"]);
+    assert_eq!(server.info("blocked_clients"), "2");
+    assert_eq!(client.ok(&["TYPE", "k"]).text(), "zset");
+    client.ok(&["RENAME", "list", "k"]);
+    assert_eq!(popper.recv().items()[1], Value::bulk("a"));
+    client.ok(&["COPY", "zset", "k"]);
+    assert_eq!(zpopper.recv().items()[1], Value::bulk("a"));
+}
+
 #[test]
 fn a_blocked_client_is_not_served_what_has_expired_meanwhile() {
     let server = Server::start();
