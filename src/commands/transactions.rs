@@ -52,9 +52,11 @@ fn exec(s: &mut Server, call: &mut Call, _: &mut Args) -> Done {
             true => s.fail(call, *id, &READ_ONLY),
             false => s.run(call, *id, &mut args.args()),
         }
+        // It killed itself: what it still does is not answered.
+        call.reply.muted |= call.client.close_after_reply;
     }
     call.command = own;
-    if let Some(published) = s.in_exec.take() {
+    if let Some(published) = s.in_exec.take().filter(|_| !call.client.close_after_reply) {
         s.tell_own(call.reply, published);
     }
     s.hold();

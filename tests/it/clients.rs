@@ -1079,6 +1079,28 @@ fn times_of_commands_are_told_to_two_digits() {
     }
 }
 
+/// It got the rest of the transaction's replies too, and what was published meanwhile.
+#[test]
+fn who_kills_itself_is_answered_no_further() {
+    let server = Server::start();
+    let mut client = server.client();
+    client.ok(&["HELLO", "3"]);
+    client.ok(&["SUBSCRIBE", "news"]);
+    let id = client.ok(&["CLIENT", "ID"]).int().to_string();
+    client.ok(&["MULTI"]);
+    for command in [
+        &["PING"][..],
+        &["CLIENT", "KILL", "ID", &id, "SKIPME", "no"],
+        &["SET", "k", "v"],
+        &["PUBLISH", "news", "x"],
+    ] {
+        client.ok(command);
+    }
+    client.send_raw(b"EXEC\r\n");
+    assert_eq!(client.recv_until(b""), b"*4\r\n+PONG\r\n:1\r\n");
+    assert_eq!(server.client().ok(&["GET", "k"]), Value::bulk("v"), "the rest runs");
+}
+
 /// Until the end of the turn its connection was still there, and it was given what it waited for.
 #[test]
 fn who_was_killed_takes_nothing_along() {
