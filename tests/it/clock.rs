@@ -94,3 +94,26 @@ fn a_wait_ends_although_the_clock_is_set_back() {
     assert_eq!(waiter.recv().int(), 0);
     assert_eq!(popper.recv_raw(), b"*-1\r\n");
 }
+
+/// Set back, neither was a save point reached for an hour nor was a save that failed tried again.
+#[test]
+fn a_save_comes_due_although_the_clock_is_set_back() {
+    if Server::is_stand_in() {
+        return;
+    }
+    let clocked = Clocked::start();
+    let server = &clocked.server;
+    let mut client = server.client();
+    clocked.set(3600);
+    client.ok(&["SAVE"]);
+    client.ok(&["SET", "k", "v"]);
+    let dump = server.dir().join("dump.rdb");
+    fs::remove_file(&dump).expect("the dump was written");
+    fs::create_dir(&dump).expect("stand in the dump's way");
+    client.ok(&["BGSAVE"]);
+    assert!(eventually(PATIENCE, || server.info("rdb_last_bgsave_status") == "err"));
+    clocked.set(0);
+    fs::remove_dir(&dump).expect("make way");
+    client.ok(&["CONFIG", "SET", "save", "1 1"]);
+    assert!(eventually(PATIENCE, || dump.is_file()), "{}", server.log());
+}

@@ -17,11 +17,11 @@ pub(super) const REST: u32 = 9;
 const CALM_MS: u64 = 500;
 /// ... unless the log is so many times as large as what calls for a rewrite.
 const MOST_GROWTH: u128 = 4;
-/// Seconds between two attempts, after a failure, at a save point, or at a base that a failed sync calls for
+/// Between two attempts, after a failure, at a save point, or at a base that a failed sync calls for
 /// or that the log on disk is to begin with.
-const RETRY_S: i64 = 5;
+const RETRY_MS: i64 = 5_000;
 /// The same for any other rewrite.
-const REWRITE_RETRY_S: i64 = 60;
+const REWRITE_RETRY_MS: i64 = 60_000;
 
 impl Server {
     /// Changes since the last save.
@@ -44,7 +44,7 @@ impl Server {
                 "ERR Another child process is active (AOF?): can't BGSAVE right now. Use BGSAVE SCHEDULE in order to schedule a BGSAVE whenever possible.",
             ));
         }
-        self.snapshots.last_try_s = self.clock.now_ms() / 1000;
+        self.snapshots.tried_at_ms = self.clock.steady_ms();
         self.snapshots.saves += 1;
         let started = self.start_child(net, Purpose::Save);
         self.snapshots.last_ok &= started.is_ok();
@@ -102,14 +102,14 @@ impl Server {
     /// The log has no new base: nothing but a command begins the next attempt at once.
     pub fn rewrite_failed(&mut self) {
         self.snapshots.rewrite_failures += 1;
-        self.snapshots.rewrite_failed_s = self.clock.now_ms() / 1000;
+        self.snapshots.rewrite_failed_at_ms = self.clock.steady_ms();
     }
 
     /// Whether the last rewrite that failed is long enough ago, for how much the next is needed by now.
     fn may_rewrite(&self) -> bool {
         let is_needed = self.log.needs_base() || self.disk_is_due();
-        let wait_s = if is_needed { RETRY_S } else { REWRITE_RETRY_S };
-        self.clock.now_ms() / 1000 >= self.snapshots.rewrite_failed_s + wait_s
+        let wait_ms = if is_needed { RETRY_MS } else { REWRITE_RETRY_MS };
+        self.clock.steady_ms() >= self.snapshots.rewrite_failed_at_ms + wait_ms
     }
 
     /// Whether the log is to be on disk and is not yet.
@@ -127,7 +127,7 @@ impl Server {
         if self.loading.is_some() || self.in_exec.is_some() {
             return;
         }
-        let now_s = self.clock.now_ms() / 1000;
+        let now_ms = self.clock.steady_ms();
         if std::mem::take(&mut self.snapshots.rewrite_scheduled) {
             let _ = self.bgrewriteaof(net);
             return;
@@ -138,11 +138,13 @@ impl Server {
             let _ = self.begin_disk(net);
             return;
         }
-        let retry = self.snapshots.last_ok || now_s - self.snapshots.last_try_s >= RETRY_S;
+        let retry = self.snapshots.last_ok || now_ms - self.snapshots.tried_at_ms >= RETRY_MS;
         let changes = self.unsaved_changes();
-        let due = self.cfg.save.iter().find(|p| {
-            changes >= p.changes && now_s - self.snapshots.last_save_s > p.seconds as i64
-        });
+        let since_ms = now_ms - self.snapshots.saved_at_ms;
+        let due =
+            self.cfg.save.iter().find(|p| {
+                changes >= p.changes && since_ms > (p.seconds as i64).saturating_mul(1000)
+            });
         if let Some(point) = due
             && retry
         {

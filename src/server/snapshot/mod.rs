@@ -104,8 +104,11 @@ pub struct Snapshots {
     pub rewrite_scheduled: bool,
     /// Whether the last save went well: writes are refused otherwise.
     pub last_ok: bool,
+    /// `LASTSAVE`: Unix s.
     pub last_save_s: i64,
-    pub last_try_s: i64,
+    /// By the steady clock, as all that the next attempt waits for.
+    saved_at_ms: i64,
+    tried_at_ms: i64,
     pub last_save_time_s: i64,
     pub last_cow: u64,
     /// Rewrites that failed since the last that went well.
@@ -128,7 +131,7 @@ pub struct Snapshots {
     /// A child writes the first base of a log that is to be on disk from then on: the histories at
     /// its start.
     disk_begins: Option<Histories>,
-    rewrite_failed_s: i64,
+    rewrite_failed_at_ms: i64,
     /// Until when no rewrite begins for the log's size alone.
     rests_until_ms: i64,
     next_mark: u64,
@@ -199,7 +202,8 @@ impl Snapshots {
             rewrite_scheduled: false,
             last_ok: true,
             last_save_s: now_ms / 1000,
-            last_try_s: 0,
+            saved_at_ms: now_ms,
+            tried_at_ms: 0,
             last_save_time_s: -1,
             last_cow: 0,
             rewrite_failures: 0,
@@ -214,7 +218,7 @@ impl Snapshots {
             sync_file: false,
             installing: false,
             disk_begins: None,
-            rewrite_failed_s: 0,
+            rewrite_failed_at_ms: 0,
             rests_until_ms: 0,
             next_mark: 0,
             unshare: None,

@@ -105,6 +105,7 @@ impl Server {
     fn saved(&mut self, dirty: u64, seconds: i64) {
         self.snapshots.dirty_saved = dirty;
         self.snapshots.last_save_s = self.clock.now_ms() / 1000;
+        self.snapshots.saved_at_ms = self.clock.steady_ms();
         self.snapshots.last_save_time_s = seconds;
         self.snapshots.last_ok = true;
     }
