@@ -280,6 +280,9 @@ fn loadaof(s: &mut Server, call: &mut Call) -> Done {
             "ERR DEBUG LOADAOF needs a primary with its log on disk, no child at work and no transaction",
         ));
     }
+    if let Some(why) = s.log.error() {
+        return Err(Error::err(format_args!("The log's files do not have all of it: {why}")));
+    }
     s.flush_everything();
     s.reload_log(call.net).map_err(|why| {
         log_warning!("Fatal error of DEBUG LOADAOF, exiting: {why}");

@@ -166,6 +166,22 @@ fn a_full_disk_under_the_log_with_always() {
     log_on_a_full_disk("always");
 }
 
+/// `DEBUG LOADAOF` would find files that lack what the disk did not take: it ended the process.
+#[test]
+fn a_log_is_not_read_back_from_a_full_disk() {
+    let Some(disk) = SmallDisk::new(8) else { return };
+    let mut args = vec!["--dir", text(disk.path()), "--appendonly", "yes", "--save", ""];
+    args.extend(["--enable-debug-command", "yes"]);
+    let mut daemon = Attempt::new(&args);
+    daemon.serving();
+    fill(daemon.port, 0);
+    let mut client = Client::connect(daemon.port);
+    let refused = client.cmd(&["DEBUG", "LOADAOF"]);
+    let is_told = matches!(&refused, Value::Error(why) if why.contains("No space left on device"));
+    assert!(is_told, "{refused:?}");
+    assert_eq!(client.cmd(&["EXISTS", "log"]), Value::Int(1));
+}
+
 /// `ulimit -f` is as a full disk: writes are refused, and go on when files may grow again.
 #[test]
 fn a_log_that_may_grow_no_further() {
