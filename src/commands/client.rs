@@ -3,7 +3,7 @@
 //! A command's own connection is not among the loop's while the command runs, so every walk over the
 //! clients takes it from the [`Call`] at its place.
 
-use super::connection::set_name;
+use super::connection::check_name;
 use super::replication::wait_until;
 use super::{Done, no_such_use};
 use crate::server::client::{Client, Kind, ReplyMode};
@@ -297,7 +297,8 @@ fn getname(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
 }
 
 fn setname(_: &mut Server, call: &mut Call, args: &mut Args) -> Done {
-    set_name(call, &args[2])?;
+    check_name(&args[2])?;
+    call.client.name = args[2].to_vec();
     call.reply.ok();
     Ok(())
 }

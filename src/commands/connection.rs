@@ -104,7 +104,8 @@ fn hello(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
                 i += 2;
             }
             b"setname" if left >= 1 => {
-                name = Some(i + 1);
+                check_name(&args[i + 1])?;
+                name = Some(args[i + 1].to_vec());
                 i += 1;
             }
             _ => {
@@ -121,8 +122,8 @@ fn hello(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
         ));
     }
-    if let Some(i) = name {
-        set_name(call, &args[i])?;
+    if let Some(name) = name {
+        call.client.name = name;
     }
     if let Some(n) = version {
         call.reply.resp3 = n == 3;
@@ -146,14 +147,13 @@ fn hello(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     Ok(())
 }
 
-/// Names the connection; an empty name takes the name away.
-pub fn set_name(call: &mut Call<'_>, name: &[u8]) -> Done {
+/// Whether a connection may have that name; an empty one takes its name away.
+pub fn check_name(name: &[u8]) -> Done {
     if name.iter().any(|c| !(b'!'..=b'~').contains(c)) {
         return Err(Error::new(
             "ERR Client names cannot contain spaces, newlines or special characters.",
         ));
     }
-    call.client.name = name.to_vec();
     Ok(())
 }
 

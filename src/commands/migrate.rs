@@ -44,8 +44,10 @@ struct Outcome {
 /// What `MIGRATE`'s words ask for.
 struct Request {
     host: String,
-    port: u16,
-    db: u64,
+    /// `None` if it is no port.
+    port: Option<u16>,
+    /// The target knows whether it has one of that number.
+    db: i64,
     timeout: Duration,
     copy: bool,
     replace: bool,
@@ -97,13 +99,10 @@ fn parse(call: &mut Call, args: &Args<'_>) -> Result<Request, Error> {
         i += 1;
     }
     let timeout_ms = parse_int(&args[5]).ok_or(Error::NOT_INT)?;
-    let db = parse_int(&args[4]).ok_or(Error::NOT_INT)?;
-    let db = u64::try_from(db).map_err(|_| Error::new("ERR DB index is out of range"))?;
-    let port = parse_int(&args[2]).and_then(|port| u16::try_from(port).ok());
     Ok(Request {
         host: String::from_utf8_lossy(&args[1]).into_owned(),
-        port: port.ok_or(Error::NOT_INT)?,
-        db,
+        port: parse_int(&args[2]).and_then(|port| u16::try_from(port).ok()),
+        db: parse_int(&args[4]).ok_or(Error::NOT_INT)?,
         timeout: Duration::from_millis(if timeout_ms > 0 { timeout_ms as u64 } else { 1000 }),
         copy,
         replace,
@@ -166,7 +165,8 @@ fn talk(request: &Request, keys: &[Vec<u8>]) -> Outcome {
 /// As [`talk`]; an error means that the target was given no key.
 fn try_talk(request: &Request, keys: &[Vec<u8>]) -> Result<Outcome, Error> {
     let unreachable = |_| Error::new("IOERR error or timeout connecting to the client");
-    let address = (&*request.host, request.port).to_socket_addrs().map_err(unreachable)?;
+    let port = request.port.ok_or(Error::NOT_INT)?;
+    let address = (&*request.host, port).to_socket_addrs().map_err(unreachable)?;
     let mut stream = Err(io::ErrorKind::AddrNotAvailable.into());
     for address in address {
         stream = TcpStream::connect_timeout(&address, request.timeout);

@@ -87,7 +87,14 @@ impl Server {
 
 /// `FAILOVER [TO host port [FORCE]] [ABORT] [TIMEOUT ms]`
 fn failover(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
-    let (mut target, mut force, mut timeout, mut abort) = (None, false, None, false);
+    if args.len() == 2 && args[1].eq_ignore_ascii_case(b"abort") {
+        if !s.abort_failover(call.net, "the operator said so") {
+            return Err(Error::new("ERR No failover in progress."));
+        }
+        call.reply.ok();
+        return Ok(());
+    }
+    let (mut target, mut force, mut timeout) = (None, false, None);
     let mut i = 1;
     while i < args.len() {
         let word = |name: &str| args[i].eq_ignore_ascii_case(name.as_bytes());
@@ -98,31 +105,20 @@ fn failover(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
             }
             timeout = Some(ms);
             i += 1;
-        } else if word("abort") && !abort {
-            abort = true;
         } else if word("to") && i + 2 < args.len() && target.is_none() {
-            let port = parse_int(&args[i + 2]).and_then(|n| u16::try_from(n).ok());
-            let port = port.ok_or(Error::NOT_INT)?;
+            let port = parse_int(&args[i + 2]).ok_or(Error::NOT_INT)?;
+            let port = u16::try_from(port).unwrap_or(0); // which no replica has
             let host = String::from_utf8_lossy(&args[i + 1]).into_owned();
             target = Some(Primary { host, port });
             i += 2;
-        } else if word("force") && target.is_some() && !force {
+        } else if word("force") && !force {
             force = true;
         } else {
             return Err(Error::SYNTAX);
         }
         i += 1;
     }
-    if abort {
-        if args.len() > 2 {
-            return Err(Error::SYNTAX);
-        }
-        if !s.abort_failover(call.net, "the operator said so") {
-            return Err(Error::new("ERR No failover in progress."));
-        }
-    } else {
-        s.begin_failover(call, target, force, timeout)?;
-    }
+    s.begin_failover(call, target, force, timeout)?;
     call.reply.ok();
     Ok(())
 }

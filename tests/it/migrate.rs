@@ -184,6 +184,8 @@ fn writes_wait_for_a_slow_target_and_reads_do_not() {
     }
     let nobody = error(migrate(&source, 1, &["key", "0", "1000"]));
     assert_eq!(nobody, "IOERR error or timeout connecting to the client");
+    let no_port = error(source.client().cmd(&["MIGRATE", "localhost", "x", "key", "0", "1000"]));
+    assert_eq!(no_port, "ERR value is not an integer or out of range");
     for wrong in [&["key", "0", "x"][..], &["key", "0", "1", "KEYS", "a"], &["", "0", "1", "FOO"]] {
         assert!(migrate(&source, 1, wrong).is_error(), "{wrong:?}");
     }

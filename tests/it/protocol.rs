@@ -514,6 +514,35 @@ fn no_modules_are_listed_and_none_loaded() {
     }
 }
 
+/// In the order in which Redis looks: at what is written, then at whether there is anything to do, then at what it
+/// would be done with.
+#[test]
+fn of_two_mistakes_one_is_told() {
+    let server = Server::start();
+    let mut client = server.client();
+    let no_replica = "ERR FAILOVER requires connected replicas.";
+    let bad_name = "ERR Client names cannot contain spaces, newlines or special characters.";
+    for (command, told) in [
+        ("MIGRATE localhost x none 0 10", "NOKEY"),
+        ("MIGRATE localhost 99999 none -1 10", "NOKEY"),
+        ("MIGRATE localhost x none 0 y", "ERR value is not an integer or out of range"),
+        ("FAILOVER FORCE", no_replica),
+        ("FAILOVER FORCE TIMEOUT 10", no_replica),
+        ("FAILOVER TO localhost 99999", no_replica),
+        ("FAILOVER ABORT TIMEOUT x", "ERR syntax error"),
+        ("FAILOVER FORCE TIMEOUT 0", "ERR FAILOVER timeout must be greater than 0"),
+        ("HELLO 2 SETNAME \n AUTH", bad_name),
+        ("HELLO 2 SETNAME \n SETNAME me", bad_name),
+        ("HELLO 2 SETNAME \n AUTH nobody x", bad_name),
+    ] {
+        let reply = client.cmd(&command.split(' ').collect::<Vec<_>>());
+        assert!(
+            matches!(&reply, Value::Error(text) | Value::Status(text) if text == told),
+            "{command}: {reply:?}"
+        );
+    }
+}
+
 #[test]
 fn hello_negotiates_the_protocol() {
     let server = Server::start();
