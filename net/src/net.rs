@@ -715,7 +715,9 @@ impl<S> Net<S> {
 
     /// Sets `tcp-keepalive` for connections made from now on; `None` turns it off.
     pub fn set_keepalive(&mut self, keepalive: Option<Duration>) -> io::Result<()> {
-        self.keepalive = keepalive;
+        if std::mem::replace(&mut self.keepalive, keepalive) == keepalive {
+            return Ok(());
+        }
         for &slot in &self.listeners {
             if let State::Listener(Listener { socket: Socketed::Tcp(l), .. }) =
                 &self.slots[slot as usize].state
