@@ -42,9 +42,10 @@ fn count(bytes: i64) {
     }
 }
 
-/// Bytes allocated now, over all threads.
+/// Bytes allocated now, over all threads, and what large tables have mapped.
 pub fn used() -> u64 {
-    COUNTERS.iter().map(|c| c.0.load(Relaxed)).sum::<i64>().max(0) as u64
+    let allocated = COUNTERS.iter().map(|c| c.0.load(Relaxed)).sum::<i64>().max(0) as u64;
+    allocated + varve_engine::table::mapped() as u64
 }
 
 /// The allocator's name, as `INFO` and `MEMORY` show it.

@@ -825,6 +825,26 @@ fn the_logs_tail_does_not_count_for_maxmemory_and_all_else_does() {
     }
 }
 
+/// The table of a million keys takes 13 MB, which are mapped: they counted nowhere.
+#[test]
+fn the_table_of_keys_counts_for_memory() {
+    let server = Server::varve().arg("--appendonly", "no").start();
+    let mut client = server.client();
+    let mut used = || {
+        let mut number = |field| info(&mut client, field).parse::<u64>().unwrap();
+        number("used_memory") - number("mem_not_counted_for_evict")
+    };
+    let before = used();
+    let keys = 1_000_000;
+    server.client().ok(&["DEBUG", "POPULATE", &keys.to_string()]);
+    let each = (used() - before) / keys;
+    // An entry takes 32 or 40.
+    assert!(each >= 32 + 13, "{each} bytes a key");
+    server.client().ok(&["FLUSHALL", "SYNC"]);
+    let left = used().saturating_sub(before);
+    assert!(left < 100_000, "{left} bytes are left");
+}
+
 /// What the child encodes with stayed with its parent too, 9 MB that were never touched: a small server evicted
 /// all its keys, and then refused every write.
 #[test]

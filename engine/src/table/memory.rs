@@ -8,19 +8,45 @@
 use super::bucket::BUCKET;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Buckets in the first allocation. Segment `s` holds the buckets from `FIRST << s` to twice that.
 const FIRST: usize = 4096;
 const SEGMENTS: usize = 30;
 /// Buckets in one step of giving memory back: 1 MiB.
 const RELEASE: usize = (1 << 20) / BUCKET;
+/// Buckets in a page of the kernel's.
+const PAGE: usize = 4096 / BUCKET;
+
+/// Bytes that the buckets of all tables take in mapped segments.
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// The memory of large tables: the allocator, which counts the rest, has not given it.
+pub fn mapped() -> usize {
+    MAPPED.load(Relaxed)
+}
 
 /// Where the buckets lie. Grown by [`Memory::ensure`], shrunk by [`Memory::release`].
 pub(super) struct Memory {
     first: *mut u8,
     first_capacity: usize,
-    /// A boxed array when any segment is mapped, else null.
-    segments: *mut [*mut u8; SEGMENTS],
+    /// Boxed when any segment is mapped, else null.
+    segments: *mut Segments,
+}
+
+struct Segments {
+    at: [*mut u8; SEGMENTS],
+    /// What of [`MAPPED`] is theirs.
+    bytes: usize,
+}
+
+impl Segments {
+    /// Counts what an array of `n` buckets has in them.
+    fn count(&mut self, n: usize) {
+        let bytes = mapped_bytes(n);
+        MAPPED.fetch_add(bytes.wrapping_sub(self.bytes), Relaxed);
+        self.bytes = bytes;
+    }
 }
 
 /// The segment that holds bucket `i`, which is not in the first allocation, and its place there.
@@ -55,7 +81,7 @@ impl Memory {
                 NonNull::new_unchecked(self.first.add(i * BUCKET))
             } else {
                 let (s, at) = segment_of(i);
-                NonNull::new_unchecked((*self.segments)[s].add(at * BUCKET))
+                NonNull::new_unchecked((*self.segments).at[s].add(at * BUCKET))
             }
         }
     }
@@ -77,14 +103,19 @@ impl Memory {
             return false;
         }
         if self.segments.is_null() {
-            self.segments = Box::into_raw(Box::new([ptr::null_mut(); SEGMENTS]));
+            let none = Segments { at: [ptr::null_mut(); SEGMENTS], bytes: 0 };
+            self.segments = Box::into_raw(Box::new(none));
         }
         // SAFETY: `segments` is the box made above or earlier, and nothing else borrows it.
-        let segment = unsafe { &mut (*self.segments)[s] };
-        if segment.is_null() {
-            *segment = map(segment_bytes(s));
+        let segments = unsafe { &mut *self.segments };
+        if segments.at[s].is_null() {
+            segments.at[s] = map(segment_bytes(s));
         }
-        !segment.is_null()
+        let there = !segments.at[s].is_null();
+        if there && mapped_bytes(i + 1) > segments.bytes {
+            segments.count(i + 1);
+        }
+        there
     }
 
     /// Makes the buckets below `n` exist at once; only while there are none. Returns how many do.
@@ -99,6 +130,8 @@ impl Memory {
                 return have;
             }
             have = (have * 2).min(n);
+            // SAFETY: `segments` is the box that `ensure` made or found.
+            unsafe { (*self.segments).count(have) };
         }
         have
     }
@@ -121,12 +154,7 @@ impl Memory {
         // Mapped memory goes only well below its beginning, so that a table whose size swings about
         // a boundary does not map and unmap all the time.
         if n <= FIRST / 2 && !self.segments.is_null() {
-            for s in 0..SEGMENTS {
-                self.unmap_segment(s);
-            }
-            // SAFETY: `segments` came from `Box::into_raw` and is forgotten here.
-            drop(unsafe { Box::from_raw(self.segments) });
-            self.segments = ptr::null_mut();
+            self.unmap_all();
         }
         if n < self.first_capacity / 2 {
             // If there is no memory for the smaller allocation, the larger one still serves.
@@ -139,7 +167,9 @@ impl Memory {
         let (s, at) = segment_of(n);
         if at.is_multiple_of(RELEASE) {
             // SAFETY: `segments` is a live box while any bucket at or above FIRST exists.
-            let segment = unsafe { (*self.segments)[s] };
+            let segments = unsafe { &mut *self.segments };
+            segments.count(n);
+            let segment = segments.at[s];
             let bytes = (RELEASE * BUCKET).min(segment_bytes(s) - at * BUCKET);
             // SAFETY: the range lies in the segment's private anonymous mapping, and its buckets
             // are empty: reading zeroes from it later is right.
@@ -150,9 +180,19 @@ impl Memory {
         }
     }
 
+    fn unmap_all(&mut self) {
+        for s in 0..SEGMENTS {
+            self.unmap_segment(s);
+        }
+        // SAFETY: callers know that `segments` is a live box. It came from `Box::into_raw` and is forgotten here.
+        let mut segments = unsafe { Box::from_raw(self.segments) };
+        segments.count(0);
+        self.segments = ptr::null_mut();
+    }
+
     fn unmap_segment(&mut self, s: usize) {
         // SAFETY: callers know that `segments` is a live box.
-        let segment = unsafe { &mut (*self.segments)[s] };
+        let segment = unsafe { &mut (*self.segments).at[s] };
         if !segment.is_null() {
             // SAFETY: mapped by `map` with this length; no bucket in it is in use.
             unsafe { libc::munmap(segment.cast(), segment_bytes(s)) };
@@ -181,7 +221,7 @@ impl Memory {
 
     /// Bytes that an array of `n` buckets occupies, pages that were never touched not counted.
     pub(super) fn bytes(&self, n: usize) -> usize {
-        let directory = if self.segments.is_null() { 0 } else { SEGMENTS * size_of::<*mut u8>() };
+        let directory = if self.segments.is_null() { 0 } else { size_of::<Segments>() };
         (self.first_capacity + n.saturating_sub(FIRST)) * BUCKET + directory
     }
 }
@@ -189,17 +229,18 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         if !self.segments.is_null() {
-            for s in 0..SEGMENTS {
-                self.unmap_segment(s);
-            }
-            // SAFETY: `segments` came from `Box::into_raw`.
-            drop(unsafe { Box::from_raw(self.segments) });
+            self.unmap_all();
         }
         if !self.first.is_null() {
             // SAFETY: allocated by `resize_first` with this layout.
             unsafe { dealloc(self.first, first_layout(self.first_capacity)) };
         }
     }
+}
+
+/// What an array of `n` buckets has in mapped segments.
+fn mapped_bytes(n: usize) -> usize {
+    n.saturating_sub(FIRST).next_multiple_of(PAGE) * BUCKET
 }
 
 /// `bytes` of zeroed memory that takes no room until it is touched; null if the kernel refuses.
