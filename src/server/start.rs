@@ -121,7 +121,6 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
     }
     server.end_link();
     let unixsocket = server.cfg.unixsocket.clone();
-    drop(net);
     if let Some(path) = pidfile {
         let _ = std::fs::remove_file(path);
     }
@@ -133,6 +132,8 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
         Log::in_memory(server.histories, Offset(0), 1, Arc::new(|| {})),
     );
     log.close().map_err(|e| format!("The log could not be closed in good order: {e}"))?;
+    // Not before: to whoever sent SHUTDOWN the end of the connection says that the files are whole.
+    drop(net);
     if server.insisted {
         return Ok(ExitCode::FAILURE);
     }

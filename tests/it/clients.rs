@@ -5,6 +5,7 @@ use crate::support::client::encode;
 use crate::support::server::info;
 use crate::support::{Client, Command, PATIENCE, Server, Value, caught_up, eventually};
 use socket2::SockRef;
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::thread;
@@ -677,6 +678,21 @@ fn a_shutdown_waits_for_the_first_base_of_the_log() {
     let server = Server::varve().in_dir(&server.dir()).start();
     assert_eq!(server.client().ok(&["GET", "last"]), Value::bulk("w"));
     assert_eq!(server.client().ok(&["DBSIZE"]), Value::Int(101));
+}
+
+/// `redis-cli shutdown && cp -r appendonlydir backup`: to whoever asks, the end of the connection is the
+/// end of the work.
+#[test]
+fn a_shutdown_ends_the_connection_when_the_log_is_closed() {
+    let server = Server::varve().arg("--appendonly", "yes").start();
+    let mut client = server.client();
+    client.ok(&["SET", "k", &"v".repeat(16 << 20)]);
+    client.send_raw(b"SHUTDOWN NOSAVE\r\n");
+    assert!(client.try_recv().is_err());
+    let folder = server.dir().join("appendonlydir");
+    assert!(!folder.join("appendonly.aof.pool").exists());
+    let manifest = fs::read_to_string(folder.join("appendonly.aof.manifest")).unwrap();
+    assert!(manifest.contains("\n# varve closed "), "{manifest}");
 }
 
 #[test]
