@@ -203,7 +203,7 @@ impl Shared {
         match result {
             Ok(()) if self.failing.load(Ordering::Relaxed) => self.recover_from_failure(),
             Ok(()) => {}
-            Err(error) => self.fail(format!("Error writing to the AOF file: {error}")),
+            Err(error) => self.fail(error.to_string()),
         }
     }
 

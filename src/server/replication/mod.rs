@@ -248,9 +248,9 @@ impl Server {
         if self.log.is_failing() != self.log_failing {
             self.log_failing = !self.log_failing;
             match self.log.error() {
-                Some(why) => {
-                    log_warning!("{why}. Writes are refused until it can be written again.")
-                }
+                Some(why) => log_warning!(
+                    "Error writing to the AOF file: {why}. Writes are refused until it can be written again."
+                ),
                 None => log_warning!("AOF write error looks solved, can write again."),
             }
             // What replies wait for is another matter now.
