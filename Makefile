@@ -55,7 +55,7 @@ install: build
 	install -D -m 755 $(TARGET)/release/varved $(DESTDIR)$(BINDIR)/varved
 	install -D -m 755 $(TARGET)/release/varve $(DESTDIR)$(BINDIR)/varve
 	install -d -m 755 $(DESTDIR)$(UNITDIR)
-	sed 's|@BINDIR@|$(BINDIR)|; s|@CONFDIR@|$(CONFDIR)|' packaging/varved.service.in \
+	sed 's|@BINDIR@|$(BINDIR)|; s|@CONFDIR@|$(CONFDIR)|; s|@DOCDIR@|$(DOCDIR)|' packaging/varved.service.in \
 		> $(DESTDIR)$(UNITDIR)/varved.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/varved.service
 	install -D -m 644 packaging/varve.sysusers $(DESTDIR)$(SYSUSERSDIR)/varve.conf

@@ -147,7 +147,8 @@ fn systemd_understands_the_unit() {
     let unit = std::fs::read_to_string(source)
         .unwrap()
         .replace("@BINDIR@", text(program.parent().unwrap()))
-        .replace("@CONFDIR@", "/etc/varve");
+        .replace("@CONFDIR@", "/etc/varve")
+        .replace("@DOCDIR@", "/usr/share/doc/varve");
     let path = folder.path().join("varved.service");
     std::fs::write(&path, unit).unwrap();
     let out = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path).output();
