@@ -8,6 +8,7 @@ use crate::server::dispatch::Call;
 use crate::server::registry::ServerHandler;
 use varve_engine::command::{Command, Keys, Spec, access::*, flag::*};
 use varve_engine::num::parse_int;
+use varve_engine::table::PLACE;
 use varve_engine::{Args, Error};
 
 fn usage(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
@@ -21,8 +22,11 @@ fn usage(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     }
     s.see_as_reader();
     match s.ks.peek(call.client.db, &args[2]) {
-        // The word that the keyspace's table keeps for it is the key's too.
-        Some(entry) => call.reply.int((entry.memory() + size_of::<usize>()) as i64),
+        // The keyspace's table has a place for it, and another where it expires.
+        Some(entry) => {
+            let places = 1 + entry.expire().is_some() as usize;
+            call.reply.int((entry.memory() + places * PLACE) as i64);
+        }
         None => call.reply.null(),
     }
     Ok(())

@@ -854,8 +854,11 @@ fn the_table_of_keys_counts_for_memory() {
     let keys = 1_000_000;
     server.client().ok(&["DEBUG", "POPULATE", &keys.to_string()]);
     let each = (used() - before) / keys;
-    // An entry takes 32 or 40.
-    assert!(each >= 32 + 13, "{each} bytes a key");
+    let told = |key| server.client().ok(&["MEMORY", "USAGE", key]).int();
+    assert!(told("key:500000").abs_diff(each as i64) <= 2, "{each} bytes a key");
+    let lasting = told("key:500001");
+    server.client().ok(&["EXPIRE", "key:500001", "10000"]);
+    assert_eq!(told("key:500001") - lasting, 8 + 14, "the time, and a place in another table");
     server.client().ok(&["FLUSHALL", "SYNC"]);
     let left = used().saturating_sub(before);
     assert!(left < 100_000, "{left} bytes are left");

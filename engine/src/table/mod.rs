@@ -40,7 +40,7 @@ use crate::hasher;
 use bucket::{Bucket, tag_of};
 use memory::Memory;
 pub use memory::mapped;
-pub use resize::{FULL, ResizePolicy, set_resize_policy};
+pub use resize::{FULL, PLACE, ResizePolicy, set_resize_policy};
 pub use scan::{IntoIter, Iter, Stats};
 use std::marker::PhantomData;
 use std::ptr::NonNull;

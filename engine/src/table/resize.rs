@@ -20,6 +20,9 @@ use std::cell::Cell;
 /// bytes an entry, chains included, and five entries in six lie in the first bucket of their chain.
 pub const FULL: f64 = FULL_X2 as f64 / 2.0;
 
+/// Bytes of the table that an entry takes on average.
+pub const PLACE: usize = 14;
+
 const FULL_X2: usize = 11;
 /// The table shrinks below 7/4 entries a bucket.
 const SPARSE_X4: usize = 7;

@@ -324,7 +324,7 @@ fn work_and_memory_are_bounded_at_every_size() {
         }
         if i == 1_250_000 {
             let per_key = table.memory() as f64 / i as f64;
-            assert!(per_key < 14.0, "{per_key} bytes of table a key");
+            assert!(per_key < PLACE as f64, "{per_key} bytes of table a key");
             // Tables of other tests have mapped more.
             assert!(mapped() > table.memory() - table.child_bytes - (300 << 10));
         }
