@@ -251,6 +251,8 @@ pub struct Spec {
     pub since: &'static str,
     pub complexity: &'static str,
     pub summary: &'static str,
+    /// In the notation of [`crate::grammar`].
+    pub arguments: &'static str,
 }
 
 impl Spec {
@@ -280,6 +282,7 @@ impl Spec {
             since: "",
             complexity: "",
             summary: "",
+            arguments: "",
         }
     }
 
@@ -324,18 +327,21 @@ impl Spec {
         }
     }
 
-    /// Group, version of Redis it came with, cost, and one sentence: `COMMAND DOCS`.
+    /// `COMMAND DOCS`: group, version of Redis it came with, cost, one sentence, and its arguments in
+    /// the notation of [`crate::grammar`].
     pub const fn doc(
         mut self,
         group: &'static str,
         since: &'static str,
         complexity: &'static str,
         summary: &'static str,
+        arguments: &'static str,
     ) -> Spec {
         self.group = group;
         self.since = since;
         self.complexity = complexity;
         self.summary = summary;
+        self.arguments = arguments;
         self
     }
 

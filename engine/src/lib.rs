@@ -29,6 +29,7 @@
 //! | `quicklist/` | the large list: a queue of listpacks |
 //! | `thin.rs` | the one-word owning pointer under listpack and intset |
 //! | `command.rs` | a command table's entry, and running a command |
+//! | `grammar.rs` | the notation of a command's arguments |
 //! | `commands/` | the commands, a family a file |
 //! | `effects.rs` | what a command changed, for the log |
 //! | `entry.rs` | a key and its value as one allocation |
@@ -50,6 +51,7 @@ pub mod entry;
 pub mod error;
 pub mod expire;
 pub mod glob;
+pub mod grammar;
 pub mod hasher;
 pub mod intset;
 pub mod keyspace;

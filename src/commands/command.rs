@@ -8,6 +8,7 @@ use crate::server::Server;
 use crate::server::dispatch::Call;
 use crate::server::registry::{CommandId, ServerHandler};
 use varve_engine::command::{Command, Keys, Search, Spec, access, category, flag, flag::*};
+use varve_engine::grammar::{self, Argument};
 use varve_engine::{Args, Error, Reply, glob};
 
 /// A command or a container, with its own name.
@@ -84,26 +85,25 @@ impl Server {
 
     fn put_docs(&self, reply: &mut Reply, entry: &Entry) {
         let subcommands = self.subcommands(entry);
-        reply.map(
-            4 + !subcommands.is_empty() as usize - matches!(entry, Entry::Container(_)) as usize,
-        );
-        let mut pair = |name: &str, value: &str| {
-            reply.bulk(name.as_bytes());
-            reply.bulk(value.as_bytes());
-        };
+        let has_subcommands = !subcommands.is_empty() as usize;
         match entry {
             Entry::Command(id) => {
                 let spec = self.commands.get(*id).spec;
-                pair("summary", spec.summary);
-                pair("since", spec.since);
-                pair("group", spec.group);
-                pair("complexity", spec.complexity);
+                let arguments = grammar::parse(spec.arguments).expect("a test parses them all");
+                reply.map(4 + !arguments.is_empty() as usize + has_subcommands);
+                put_pair(reply, "summary", spec.summary);
+                put_pair(reply, "since", spec.since);
+                put_pair(reply, "group", spec.group);
+                put_pair(reply, "complexity", spec.complexity);
+                put_arguments(reply, &arguments);
             }
             Entry::Container(name) => {
                 let of = || subcommands.iter().map(|&id| self.commands.get(id).spec);
-                pair("summary", &format!("Commands that begin with {}.", name.to_uppercase()));
-                pair("since", of().map(|s| s.since).min().unwrap_or_default());
-                pair("group", of().map(|s| s.group).next().unwrap_or_default());
+                let summary = format!("Commands that begin with {}.", name.to_uppercase());
+                reply.map(3 + has_subcommands);
+                put_pair(reply, "summary", &summary);
+                put_pair(reply, "since", of().map(|s| s.since).min().unwrap_or_default());
+                put_pair(reply, "group", of().map(|s| s.group).next().unwrap_or_default());
             }
         }
         if !subcommands.is_empty() {
@@ -122,6 +122,46 @@ fn put_names(reply: &mut Reply, bits: u32, names: &[(u32, &str)], prefix: &str) 
     reply.set(named().count());
     for (_, name) in named() {
         [b"+", prefix.as_bytes(), name.as_bytes(), b"\r\n"].iter().for_each(|part| reply.raw(part));
+    }
+}
+
+fn put_pair(reply: &mut Reply, name: &str, value: &str) {
+    reply.bulk(name.as_bytes());
+    reply.bulk(value.as_bytes());
+}
+
+/// The field `arguments`, if there are any.
+fn put_arguments(reply: &mut Reply, arguments: &[Argument]) {
+    if arguments.is_empty() {
+        return;
+    }
+    reply.bulk(b"arguments");
+    reply.array(arguments.len());
+    for argument in arguments {
+        let texts = [
+            ("token", argument.token),
+            ("since", argument.since),
+            ("deprecated_since", argument.deprecated_since),
+        ];
+        let has_flags = (argument.flags != 0) as usize;
+        let has_members = !argument.arguments.is_empty() as usize;
+        let given = texts.iter().filter(|(_, text)| text.is_some()).count();
+        let has_key_spec = argument.key_spec.is_some() as usize;
+        reply.map(2 + has_key_spec + given + has_flags + has_members);
+        put_pair(reply, "name", &argument.name);
+        put_pair(reply, "type", argument.ty.name());
+        if let Some(index) = argument.key_spec {
+            reply.bulk(b"key_spec_index");
+            reply.int(index as i64);
+        }
+        for (name, text) in texts {
+            text.into_iter().for_each(|text| put_pair(reply, name, text));
+        }
+        if argument.flags != 0 {
+            reply.bulk(b"flags");
+            put_names(reply, argument.flags, grammar::flag::NAMES, "");
+        }
+        put_arguments(reply, &argument.arguments);
     }
 }
 
@@ -370,12 +410,12 @@ const fn spec(name: &'static str, arity: i32) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: command, spec: spec("command", -1).tips(&["nondeterministic_output_order"]).doc("server", "2.8.13", "O(N) in the commands", "Describes every command to programs.") },
-    Command { run: count, spec: spec("command|count", 2).doc("server", "2.8.13", "O(1)", "Counts the commands.") },
-    Command { run: info, spec: spec("command|info", -2).tips(&["nondeterministic_output_order"]).doc("server", "2.8.13", "O(N) in the commands asked for", "Describes some commands to programs.") },
-    Command { run: docs, spec: spec("command|docs", -2).tips(&["nondeterministic_output_order"]).doc("server", "7.0.0", "O(N) in the commands asked for", "Describes commands to people.") },
-    Command { run: list, spec: spec("command|list", -2).tips(&["nondeterministic_output_order"]).doc("server", "7.0.0", "O(N) in the commands", "Lists the commands' names.") },
-    Command { run: getkeys, spec: spec("command|getkeys", -3).doc("server", "2.8.13", "O(N) in the arguments", "Picks the keys out of a command.") },
-    Command { run: getkeysandflags, spec: spec("command|getkeysandflags", -3).doc("server", "7.0.0", "O(N) in the arguments", "Picks the keys out of a command, with what it may do to them.") },
-    Command { run: help, spec: spec("command|help", 2).doc("server", "5.0.0", "O(1)", "Lists the subcommands.") },
+    Command { run: command, spec: spec("command", -1).tips(&["nondeterministic_output_order"]).doc("server", "2.8.13", "O(N) in the commands", "Describes every command to programs.", "") },
+    Command { run: count, spec: spec("command|count", 2).doc("server", "2.8.13", "O(1)", "Counts the commands.", "") },
+    Command { run: info, spec: spec("command|info", -2).tips(&["nondeterministic_output_order"]).doc("server", "2.8.13", "O(N) in the commands asked for", "Describes some commands to programs.", "[command-name...]") },
+    Command { run: docs, spec: spec("command|docs", -2).tips(&["nondeterministic_output_order"]).doc("server", "7.0.0", "O(N) in the commands asked for", "Describes commands to people.", "[command-name...]") },
+    Command { run: list, spec: spec("command|list", -2).tips(&["nondeterministic_output_order"]).doc("server", "7.0.0", "O(N) in the commands", "Lists the commands' names.", "[FILTERBY filterby=(MODULE module-name|ACLCAT category|PATTERN pattern)]") },
+    Command { run: getkeys, spec: spec("command|getkeys", -3).doc("server", "2.8.13", "O(N) in the arguments", "Picks the keys out of a command.", "command [arg...]") },
+    Command { run: getkeysandflags, spec: spec("command|getkeysandflags", -3).doc("server", "7.0.0", "O(N) in the arguments", "Picks the keys out of a command, with what it may do to them.", "command [arg...]") },
+    Command { run: help, spec: spec("command|help", 2).doc("server", "5.0.0", "O(1)", "Lists the subcommands.", "") },
 ];

@@ -233,9 +233,9 @@ const fn spec(name: &'static str, arity: i32, flags: u32) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: get, spec: spec("config|get", -3, ANY_TIME).doc("server", "2.0.0", "O(N) in the directives", "Shows directives by pattern.") },
-    Command { run: set, spec: spec("config|set", -4, ANY_TIME).tips(&["request_policy:all_nodes", "response_policy:all_succeeded"]).doc("server", "2.0.0", "O(N) in the directives", "Changes directives while the server runs.") },
-    Command { run: resetstat, spec: spec("config|resetstat", 2, ANY_TIME).doc("server", "2.0.0", "O(1)", "Begins all counters at zero again.") },
-    Command { run: rewrite, spec: spec("config|rewrite", 2, ANY_TIME).doc("server", "2.8.0", "O(N) in the file", "Makes the configuration file say what is in force.") },
-    Command { run: help, spec: spec("config|help", 2, LOADING | STALE).doc("server", "5.0.0", "O(1)", "Lists the subcommands.") },
+    Command { run: get, spec: spec("config|get", -3, ANY_TIME).doc("server", "2.0.0", "O(N) in the directives", "Shows directives by pattern.", "parameter...") },
+    Command { run: set, spec: spec("config|set", -4, ANY_TIME).tips(&["request_policy:all_nodes", "response_policy:all_succeeded"]).doc("server", "2.0.0", "O(N) in the directives", "Changes directives while the server runs.", "(parameter value)...") },
+    Command { run: resetstat, spec: spec("config|resetstat", 2, ANY_TIME).doc("server", "2.0.0", "O(1)", "Begins all counters at zero again.", "") },
+    Command { run: rewrite, spec: spec("config|rewrite", 2, ANY_TIME).doc("server", "2.8.0", "O(N) in the file", "Makes the configuration file say what is in force.", "") },
+    Command { run: help, spec: spec("config|help", 2, LOADING | STALE).doc("server", "5.0.0", "O(1)", "Lists the subcommands.", "") },
 ];

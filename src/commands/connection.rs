@@ -186,11 +186,11 @@ const ALWAYS: u32 = NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY;
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: ping, spec: spec("ping", -1, FAST).tips(&["request_policy:all_shards", "response_policy:all_succeeded"]).doc("connection", "1.0.0", "O(1)", "Answers, if only to show that it can.") },
-    Command { run: echo, spec: spec("echo", 2, LOADING | STALE | FAST).doc("connection", "1.0.0", "O(1)", "Gives back what it is given.") },
-    Command { run: select, spec: spec("select", 2, LOADING | STALE | FAST).doc("connection", "1.0.0", "O(1)", "Changes the database of the connection.") },
-    Command { run: quit, spec: spec("quit", -1, ALWAYS).doc("connection", "1.0.0", "O(1)", "Closes the connection.") },
-    Command { run: auth, spec: spec("auth", -2, ALWAYS).doc("connection", "1.0.0", "O(N) in the passwords", "Logs the connection in.") },
-    Command { run: hello, spec: spec("hello", -1, ALWAYS).doc("connection", "6.0.0", "O(1)", "Greets the server and chooses the protocol.") },
-    Command { run: reset, spec: spec("reset", 1, ALWAYS).doc("connection", "6.2.0", "O(1)", "Makes the connection as if it were new.") },
+    Command { run: ping, spec: spec("ping", -1, FAST).tips(&["request_policy:all_shards", "response_policy:all_succeeded"]).doc("connection", "1.0.0", "O(1)", "Answers, if only to show that it can.", "[message]") },
+    Command { run: echo, spec: spec("echo", 2, LOADING | STALE | FAST).doc("connection", "1.0.0", "O(1)", "Gives back what it is given.", "message") },
+    Command { run: select, spec: spec("select", 2, LOADING | STALE | FAST).doc("connection", "1.0.0", "O(1)", "Changes the database of the connection.", "index") },
+    Command { run: quit, spec: spec("quit", -1, ALWAYS).doc("connection", "1.0.0", "O(1)", "Closes the connection.", "") },
+    Command { run: auth, spec: spec("auth", -2, ALWAYS).doc("connection", "1.0.0", "O(N) in the passwords", "Logs the connection in.", "[username]@6.0.0 password") },
+    Command { run: hello, spec: spec("hello", -1, ALWAYS).doc("connection", "6.0.0", "O(1)", "Greets the server and chooses the protocol.", "arguments=[protover [AUTH (username password)] [SETNAME clientname]]") },
+    Command { run: reset, spec: spec("reset", 1, ALWAYS).doc("connection", "6.2.0", "O(1)", "Makes the connection as if it were new.", "") },
 ];

@@ -96,7 +96,7 @@ fn restore(ctx: &mut Ctx, args: &mut Args) -> Done {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<Handler>] = &[
-    Command { run: dump, spec: Spec::new("dump", 2, READONLY, category::KEYSPACE, Keys::ONE).tips(&["nondeterministic_output"]).doc("generic", "2.6.0", "O(N) in the value's size", "Gives a value as bytes that RESTORE takes.") },
-    Command { run: restore, spec: Spec::new("restore", -4, WRITE | DENYOOM, category::KEYSPACE | category::DANGEROUS, Keys::ONE).key(OW | UPDATE).doc("generic", "2.6.0", "O(N) in the value's size", "Sets a key to a value that DUMP gave.") },
-    Command { run: restore, spec: Spec::new("restore-asking", -4, WRITE | DENYOOM | ASKING, category::KEYSPACE | category::DANGEROUS, Keys::ONE).key(OW | UPDATE).doc("server", "3.0.0", "O(N) in the value's size", "RESTORE, as cluster nodes say it.") },
+    Command { run: dump, spec: Spec::new("dump", 2, READONLY, category::KEYSPACE, Keys::ONE).tips(&["nondeterministic_output"]).doc("generic", "2.6.0", "O(N) in the value's size", "Gives a value as bytes that RESTORE takes.", "key") },
+    Command { run: restore, spec: Spec::new("restore", -4, WRITE | DENYOOM, category::KEYSPACE | category::DANGEROUS, Keys::ONE).key(OW | UPDATE).doc("generic", "2.6.0", "O(N) in the value's size", "Sets a key to a value that DUMP gave.", "key ttl serialized-value [REPLACE]@3.0.0 [ABSTTL]@5.0.0 [IDLETIME seconds]@5.0.0 [FREQ frequency]@5.0.0") },
+    Command { run: restore, spec: Spec::new("restore-asking", -4, WRITE | DENYOOM | ASKING, category::KEYSPACE | category::DANGEROUS, Keys::ONE).key(OW | UPDATE).doc("server", "3.0.0", "O(N) in the value's size", "RESTORE, as cluster nodes say it.", "key ttl serialized-value [REPLACE]@3.0.0 [ABSTTL]@5.0.0 [IDLETIME seconds]@5.0.0 [FREQ frequency]@5.0.0") },
 ];

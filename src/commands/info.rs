@@ -674,7 +674,7 @@ fn info(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: info, spec: Spec::new("info", -1, LOADING | STALE, DANGEROUS, Keys::None).tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]).doc("server", "1.0.0", "O(1)", "Shows what the server is and what it counted.") },
+    Command { run: info, spec: Spec::new("info", -1, LOADING | STALE, DANGEROUS, Keys::None).tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]).doc("server", "1.0.0", "O(1)", "Shows what the server is and what it counted.", "[section...]") },
 ];
 
 #[cfg(test)]

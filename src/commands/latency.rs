@@ -186,11 +186,11 @@ const fn spec(name: &'static str, arity: i32, flags: u32) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: latest, spec: spec("latency|latest", 2, ADMIN | NOSCRIPT).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"]).doc("server", "2.8.13", "O(1)", "Shows the latest sample of every event.") },
-    Command { run: history, spec: spec("latency|history", 3, ADMIN | NOSCRIPT).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"]).doc("server", "2.8.13", "O(1)", "Shows the samples of an event.") },
-    Command { run: reset, spec: spec("latency|reset", -2, ADMIN | NOSCRIPT).tips(&["request_policy:all_nodes", "response_policy:all_succeeded"]).doc("server", "2.8.13", "O(1)", "Forgets the samples of events.") },
-    Command { run: histogram, spec: spec("latency|histogram", -2, ADMIN | NOSCRIPT).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"]).doc("server", "7.0.0", "O(N) in the commands", "Shows how long commands take.") },
-    Command { run: graph, spec: spec("latency|graph", 3, ADMIN | NOSCRIPT).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"]).doc("server", "2.8.13", "O(1)", "Draws the samples of an event.") },
-    Command { run: doctor, spec: spec("latency|doctor", 2, ADMIN | NOSCRIPT).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"]).doc("server", "2.8.13", "O(1)", "Says what the samples point at.") },
-    Command { run: help, spec: spec("latency|help", 2, 0).doc("server", "2.8.13", "O(1)", "Lists the subcommands.") },
+    Command { run: latest, spec: spec("latency|latest", 2, ADMIN | NOSCRIPT).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"]).doc("server", "2.8.13", "O(1)", "Shows the latest sample of every event.", "") },
+    Command { run: history, spec: spec("latency|history", 3, ADMIN | NOSCRIPT).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"]).doc("server", "2.8.13", "O(1)", "Shows the samples of an event.", "event") },
+    Command { run: reset, spec: spec("latency|reset", -2, ADMIN | NOSCRIPT).tips(&["request_policy:all_nodes", "response_policy:all_succeeded"]).doc("server", "2.8.13", "O(1)", "Forgets the samples of events.", "[event...]") },
+    Command { run: histogram, spec: spec("latency|histogram", -2, ADMIN | NOSCRIPT).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"]).doc("server", "7.0.0", "O(N) in the commands", "Shows how long commands take.", "[command...]") },
+    Command { run: graph, spec: spec("latency|graph", 3, ADMIN | NOSCRIPT).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"]).doc("server", "2.8.13", "O(1)", "Draws the samples of an event.", "event") },
+    Command { run: doctor, spec: spec("latency|doctor", 2, ADMIN | NOSCRIPT).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:special"]).doc("server", "2.8.13", "O(1)", "Says what the samples point at.", "") },
+    Command { run: help, spec: spec("latency|help", 2, 0).doc("server", "2.8.13", "O(1)", "Lists the subcommands.", "") },
 ];

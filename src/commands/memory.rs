@@ -175,10 +175,10 @@ const fn spec(name: &'static str, arity: i32, flags: u32) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: usage, spec: Spec::new("memory|usage", -3, READONLY, 0, Keys::Range(2, 2, 1)).key(RO).doc("server", "4.0.0", "O(N) in the nodes of the value", "Tells the bytes that a key takes.") },
-    Command { run: stats, spec: spec("memory|stats", 2, 0).tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]).doc("server", "4.0.0", "O(N) in the connections", "Shows what takes how much memory.") },
-    Command { run: purge, spec: spec("memory|purge", 2, 0).tips(&["request_policy:all_shards", "response_policy:all_succeeded"]).doc("server", "4.0.0", "By allocator", "Gives unused memory back to the system.") },
-    Command { run: doctor, spec: spec("memory|doctor", 2, 0).tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]).doc("server", "4.0.0", "O(N) in the connections", "Says what looks wrong about memory.") },
-    Command { run: malloc_stats, spec: spec("memory|malloc-stats", 2, 0).tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]).doc("server", "4.0.0", "By allocator", "Shows the allocator's figures.") },
-    Command { run: help, spec: spec("memory|help", 2, LOADING | STALE).doc("server", "4.0.0", "O(1)", "Lists the subcommands.") },
+    Command { run: usage, spec: Spec::new("memory|usage", -3, READONLY, 0, Keys::Range(2, 2, 1)).key(RO).doc("server", "4.0.0", "O(N) in the nodes of the value", "Tells the bytes that a key takes.", "key [SAMPLES count]") },
+    Command { run: stats, spec: spec("memory|stats", 2, 0).tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]).doc("server", "4.0.0", "O(N) in the connections", "Shows what takes how much memory.", "") },
+    Command { run: purge, spec: spec("memory|purge", 2, 0).tips(&["request_policy:all_shards", "response_policy:all_succeeded"]).doc("server", "4.0.0", "By allocator", "Gives unused memory back to the system.", "") },
+    Command { run: doctor, spec: spec("memory|doctor", 2, 0).tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]).doc("server", "4.0.0", "O(N) in the connections", "Says what looks wrong about memory.", "") },
+    Command { run: malloc_stats, spec: spec("memory|malloc-stats", 2, 0).tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]).doc("server", "4.0.0", "By allocator", "Shows the allocator's figures.", "") },
+    Command { run: help, spec: spec("memory|help", 2, LOADING | STALE).doc("server", "4.0.0", "O(1)", "Lists the subcommands.", "") },
 ];

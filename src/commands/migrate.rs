@@ -320,5 +320,5 @@ impl Server {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: migrate, spec: Spec::new("migrate", -6, WRITE, category::KEYSPACE | category::DANGEROUS, Keys::Special(3, key_indexes)).key(RW | ACCESS | DELETE).more_keys(&[(Search::After("KEYS", -2), RW | ACCESS | DELETE | INCOMPLETE)]).tips(&["nondeterministic_output"]).doc("generic", "2.6.0", "O(N) in the values' sizes, and the time that the target takes", "Moves keys to another server.") },
+    Command { run: migrate, spec: Spec::new("migrate", -6, WRITE, category::KEYSPACE | category::DANGEROUS, Keys::Special(3, key_indexes)).key(RW | ACCESS | DELETE).more_keys(&[(Search::After("KEYS", -2), RW | ACCESS | DELETE | INCOMPLETE)]).tips(&["nondeterministic_output"]).doc("generic", "2.6.0", "O(N) in the values' sizes, and the time that the target takes", "Moves keys to another server.", r#"host port key-or-empty-string=(key|empty-string="") destination-db timeout:integer [COPY]@3.0.0 [REPLACE]@3.0.0 authentication=[AUTH password@4.0.7|AUTH2 (username password)@6.0.0] [KEYS key...]@3.0.6"#) },
 ];

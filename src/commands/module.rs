@@ -39,9 +39,9 @@ const REFUSED: &str = "Refused: this server has no modules.";
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: help, spec: spec("module|help", 2, LOADING | STALE).doc("server", "5.0.0", "O(1)", "Tells what MODULE can do.") },
-    Command { run: list, spec: spec("module|list", 2, ADMIN | NOSCRIPT).tips(&["nondeterministic_output_order"]).doc("server", "4.0.0", "O(N) in the modules", "Lists modules: there are none.") },
-    Command { run: not_allowed, spec: spec("module|load", -3, CHANGES).doc("server", "4.0.0", "O(1)", REFUSED) },
-    Command { run: not_allowed, spec: spec("module|loadex", -3, CHANGES).doc("server", "7.0.0", "O(1)", REFUSED) },
-    Command { run: not_allowed, spec: spec("module|unload", 3, CHANGES).doc("server", "4.0.0", "O(1)", REFUSED) },
+    Command { run: help, spec: spec("module|help", 2, LOADING | STALE).doc("server", "5.0.0", "O(1)", "Tells what MODULE can do.", "") },
+    Command { run: list, spec: spec("module|list", 2, ADMIN | NOSCRIPT).tips(&["nondeterministic_output_order"]).doc("server", "4.0.0", "O(N) in the modules", "Lists modules: there are none.", "") },
+    Command { run: not_allowed, spec: spec("module|load", -3, CHANGES).doc("server", "4.0.0", "O(1)", REFUSED, "path [arg...]") },
+    Command { run: not_allowed, spec: spec("module|loadex", -3, CHANGES).doc("server", "7.0.0", "O(1)", REFUSED, "path [CONFIG configs=(name value)]... [ARGS arg...]") },
+    Command { run: not_allowed, spec: spec("module|unload", 3, CHANGES).doc("server", "4.0.0", "O(1)", REFUSED, "name") },
 ];

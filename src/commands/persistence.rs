@@ -86,9 +86,9 @@ const fn spec(name: &'static str, arity: i32, flags: u32) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: save, spec: spec("save", 1, ADMIN | NOSCRIPT | NO_MULTI | NO_ASYNC_LOADING).doc("server", "1.0.0", "O(N) in all keys", "Saves the data to disk while all wait.") },
-    Command { run: bgsave, spec: spec("bgsave", -1, ADMIN | NOSCRIPT | NO_ASYNC_LOADING).doc("server", "1.0.0", "O(1); a child saves", "Saves the data to disk in the background.") },
-    Command { run: bgrewriteaof, spec: spec("bgrewriteaof", 1, ADMIN | NOSCRIPT | NO_ASYNC_LOADING).doc("server", "1.0.0", "O(1); a child saves", "Gives the log a new base in the background.") },
-    Command { run: lastsave, spec: spec("lastsave", 1, LOADING | STALE | FAST).tips(&["nondeterministic_output"]).doc("server", "1.0.0", "O(1)", "Tells the Unix second of the last good save.") },
-    Command { run: shutdown, spec: spec("shutdown", -1, ADMIN | NOSCRIPT | LOADING | STALE | NO_MULTI | ALLOW_BUSY).doc("server", "1.0.0", "O(N) in all keys if it saves", "Stops the server in good order.") },
+    Command { run: save, spec: spec("save", 1, ADMIN | NOSCRIPT | NO_MULTI | NO_ASYNC_LOADING).doc("server", "1.0.0", "O(N) in all keys", "Saves the data to disk while all wait.", "") },
+    Command { run: bgsave, spec: spec("bgsave", -1, ADMIN | NOSCRIPT | NO_ASYNC_LOADING).doc("server", "1.0.0", "O(1); a child saves", "Saves the data to disk in the background.", "[SCHEDULE]@3.2.2") },
+    Command { run: bgrewriteaof, spec: spec("bgrewriteaof", 1, ADMIN | NOSCRIPT | NO_ASYNC_LOADING).doc("server", "1.0.0", "O(1); a child saves", "Gives the log a new base in the background.", "") },
+    Command { run: lastsave, spec: spec("lastsave", 1, LOADING | STALE | FAST).tips(&["nondeterministic_output"]).doc("server", "1.0.0", "O(1)", "Tells the Unix second of the last good save.", "") },
+    Command { run: shutdown, spec: spec("shutdown", -1, ADMIN | NOSCRIPT | LOADING | STALE | NO_MULTI | ALLOW_BUSY).doc("server", "1.0.0", "O(N) in all keys if it saves", "Stops the server in good order.", "[NOSAVE|SAVE] [NOW]@7.0.0 [FORCE]@7.0.0 [ABORT]@7.0.0") },
 ];

@@ -109,12 +109,12 @@ const ACL: u32 = ADMIN | NOSCRIPT | LOADING | STALE;
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: monitor, spec: spec("monitor", 1, ADMIN | NOSCRIPT | LOADING | STALE, 0).doc("server", "1.0.0", "O(1)", "Shows every command as it is run.") },
-    Command { run: time, spec: spec("time", 1, LOADING | STALE | FAST, 0).tips(&["nondeterministic_output"]).doc("server", "2.6.0", "O(1)", "Tells the server's time.") },
-    Command { run: lolwut, spec: spec("lolwut", -1, READONLY | FAST, 0).doc("server", "5.0.0", "O(1)", "Tells the version with a flourish.") },
-    Command { run: acl_whoami, spec: spec("acl|whoami", 2, NOSCRIPT | LOADING | STALE, 0).doc("server", "6.0.0", "O(1)", "Tells the connection's user.") },
-    Command { run: acl_cat, spec: spec("acl|cat", -2, NOSCRIPT | LOADING | STALE, 0).doc("server", "6.0.0", "O(N) in the commands", "Lists categories of commands.") },
-    Command { run: acl_users, spec: spec("acl|users", 2, ACL, 0).doc("server", "6.0.0", "O(1)", "Lists the users' names.") },
-    Command { run: acl_list, spec: spec("acl|list", 2, ACL, 0).doc("server", "6.0.0", "O(1)", "Lists the users with their rights.") },
-    Command { run: acl_help, spec: spec("acl|help", 2, LOADING | STALE, 0).doc("server", "6.0.0", "O(1)", "Lists the subcommands.") },
+    Command { run: monitor, spec: spec("monitor", 1, ADMIN | NOSCRIPT | LOADING | STALE, 0).doc("server", "1.0.0", "O(1)", "Shows every command as it is run.", "") },
+    Command { run: time, spec: spec("time", 1, LOADING | STALE | FAST, 0).tips(&["nondeterministic_output"]).doc("server", "2.6.0", "O(1)", "Tells the server's time.", "") },
+    Command { run: lolwut, spec: spec("lolwut", -1, READONLY | FAST, 0).doc("server", "5.0.0", "O(1)", "Tells the version with a flourish.", "[VERSION version]") },
+    Command { run: acl_whoami, spec: spec("acl|whoami", 2, NOSCRIPT | LOADING | STALE, 0).doc("server", "6.0.0", "O(1)", "Tells the connection's user.", "") },
+    Command { run: acl_cat, spec: spec("acl|cat", -2, NOSCRIPT | LOADING | STALE, 0).doc("server", "6.0.0", "O(N) in the commands", "Lists categories of commands.", "[categoryname]") },
+    Command { run: acl_users, spec: spec("acl|users", 2, ACL, 0).doc("server", "6.0.0", "O(1)", "Lists the users' names.", "") },
+    Command { run: acl_list, spec: spec("acl|list", 2, ACL, 0).doc("server", "6.0.0", "O(1)", "Lists the users with their rights.", "") },
+    Command { run: acl_help, spec: spec("acl|help", 2, LOADING | STALE, 0).doc("server", "6.0.0", "O(1)", "Lists the subcommands.", "") },
 ];

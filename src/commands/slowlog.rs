@@ -71,8 +71,8 @@ const fn spec(name: &'static str, arity: i32, flags: u32) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: get, spec: spec("slowlog|get", -2, ADMIN).tips(&["nondeterministic_output", "request_policy:all_nodes"]).doc("server", "2.2.12", "O(N) in the entries shown", "Shows the latest slow commands.") },
-    Command { run: len, spec: spec("slowlog|len", 2, ADMIN).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:agg_sum"]).doc("server", "2.2.12", "O(1)", "Counts the slow log's entries.") },
-    Command { run: reset, spec: spec("slowlog|reset", 2, ADMIN).tips(&["request_policy:all_nodes", "response_policy:all_succeeded"]).doc("server", "2.2.12", "O(N) in the entries", "Empties the slow log.") },
-    Command { run: help, spec: spec("slowlog|help", 2, 0).doc("server", "6.2.0", "O(1)", "Lists the subcommands.") },
+    Command { run: get, spec: spec("slowlog|get", -2, ADMIN).tips(&["nondeterministic_output", "request_policy:all_nodes"]).doc("server", "2.2.12", "O(N) in the entries shown", "Shows the latest slow commands.", "[count]") },
+    Command { run: len, spec: spec("slowlog|len", 2, ADMIN).tips(&["nondeterministic_output", "request_policy:all_nodes", "response_policy:agg_sum"]).doc("server", "2.2.12", "O(1)", "Counts the slow log's entries.", "") },
+    Command { run: reset, spec: spec("slowlog|reset", 2, ADMIN).tips(&["request_policy:all_nodes", "response_policy:all_succeeded"]).doc("server", "2.2.12", "O(N) in the entries", "Empties the slow log.", "") },
+    Command { run: help, spec: spec("slowlog|help", 2, 0).doc("server", "6.2.0", "O(1)", "Lists the subcommands.", "") },
 ];

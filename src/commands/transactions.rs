@@ -147,9 +147,9 @@ const ANY: u32 = NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY;
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: multi, spec: spec("multi", 1, ANY, Keys::None).doc("transactions", "1.2.0", "O(1)", "Begins a transaction.") },
-    Command { run: exec, spec: spec("exec", 1, NOSCRIPT | LOADING | STALE | SKIP_SLOWLOG, Keys::None).doc("transactions", "1.2.0", "That of the commands in it", "Runs the commands of the transaction, nothing between them.") },
-    Command { run: discard, spec: spec("discard", 1, ANY, Keys::None).doc("transactions", "2.0.0", "O(N) in the watched keys", "Drops the transaction.") },
-    Command { run: watch, spec: spec("watch", -2, ANY, Keys::ALL).key(RO).doc("transactions", "2.2.0", "O(1) a key", "Lets the next transaction run only if the keys stay as they are.") },
-    Command { run: unwatch, spec: spec("unwatch", 1, ANY, Keys::None).doc("transactions", "2.2.0", "O(1)", "Forgets all watched keys.") },
+    Command { run: multi, spec: spec("multi", 1, ANY, Keys::None).doc("transactions", "1.2.0", "O(1)", "Begins a transaction.", "") },
+    Command { run: exec, spec: spec("exec", 1, NOSCRIPT | LOADING | STALE | SKIP_SLOWLOG, Keys::None).doc("transactions", "1.2.0", "That of the commands in it", "Runs the commands of the transaction, nothing between them.", "") },
+    Command { run: discard, spec: spec("discard", 1, ANY, Keys::None).doc("transactions", "2.0.0", "O(N) in the watched keys", "Drops the transaction.", "") },
+    Command { run: watch, spec: spec("watch", -2, ANY, Keys::ALL).key(RO).doc("transactions", "2.2.0", "O(1) a key", "Lets the next transaction run only if the keys stay as they are.", "key...") },
+    Command { run: unwatch, spec: spec("unwatch", 1, ANY, Keys::None).doc("transactions", "2.2.0", "O(1)", "Forgets all watched keys.", "") },
 ];

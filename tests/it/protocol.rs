@@ -479,6 +479,93 @@ fn commands_are_said_to_be_what_redis_says() {
     assert!(different.is_empty(), "Varve's answer, then Redis's:\n{}", different.join("\n"));
 }
 
+/// The field `arguments` of a command's documentation.
+fn arguments(client: &mut Client, name: &str) -> Option<Value> {
+    let of_it = client.ok(&["COMMAND", "DOCS", name]).items().into_iter().nth(1)?.items();
+    let at = of_it.iter().step_by(2).position(|field| *field == Value::bulk("arguments"))?;
+    of_it.into_iter().nth(2 * at + 1)
+}
+
+/// Redis 7.0's arguments as 7.2 would have them: the words of a name joined by `-`, and no block around
+/// one argument.
+fn as_later(arguments: Value) -> Value {
+    let Value::Array(arguments) = arguments else { panic!("{arguments:?}") };
+    Value::Array(arguments.into_iter().map(argument_as_later).collect())
+}
+
+fn argument_as_later(argument: Value) -> Value {
+    let Value::Map(fields) = argument else { panic!("{argument:?}") };
+    let mut fields: Vec<(Value, Value)> = fields
+        .into_iter()
+        .map(|(field, value)| match &field.text()[..] {
+            "name" => (field, Value::bulk(value.text().replace('_', "-"))),
+            "arguments" => (field, as_later(value)),
+            _ => (field, value),
+        })
+        .collect();
+    if fields[1].1 == Value::bulk("block")
+        && let Some((_, Value::Array(members))) = fields.last()
+        && let [Value::Map(sole)] = &members[..]
+    {
+        let sole = sole.clone();
+        fields.pop();
+        fields.splice(..2, sole[..2].iter().cloned());
+        for (field, value) in sole.into_iter().skip(2) {
+            match fields.iter_mut().find(|(of_block, _)| *of_block == field) {
+                Some((_, Value::Set(flags))) => flags.extend(value.items()),
+                _ => fields.push((field, value)),
+            }
+        }
+    }
+    Value::Map(fields)
+}
+
+/// By them `redis-cli` and `valkey-cli` say what a command takes while it is typed.
+#[test]
+fn arguments_are_said_to_be_what_redis_says() {
+    const OTHERS: [(&str, &str); 9] = [
+        ("bitop", "its operations are named, as in 7.2"),
+        (
+            "client|kill",
+            "one filter at least must be given; SKIPME's words are named; MAXAGE of 7.4",
+        ),
+        ("command|getkeys", "has arguments, as in 7.2"),
+        ("command|getkeysandflags", "has arguments, as in 7.2"),
+        ("debug", "has arguments"),
+        ("migrate", "an authentication is one or the other and not possibly neither, as in 7.2"),
+        ("replconf", "has arguments"),
+        ("zrank", "WITHSCORE of 7.2"),
+        ("zrevrank", "WITHSCORE of 7.2"),
+    ];
+    let servers = both();
+    let [mut varve, mut redis] = [servers[0].client(), servers[1].client()];
+    let [mut varve_in_resp2, mut redis_in_resp2] = [servers[0].client(), servers[1].client()];
+    varve.ok(&["HELLO", "3"]);
+    redis.ok(&["HELLO", "3"]);
+    let (mut compared, mut in_resp2) = (0, 0);
+    for name in varve.ok(&["COMMAND", "LIST"]).items() {
+        let name = name.text();
+        // Redis 7.0 does not have all.
+        if redis.ok(&["COMMAND", "DOCS", &name]).items().is_empty() {
+            continue;
+        }
+        let (ours, theirs) = (arguments(&mut varve, &name), arguments(&mut redis, &name));
+        let later = theirs.clone().map(as_later);
+        if let Some((_, why)) = OTHERS.iter().find(|(other, _)| *other == name) {
+            assert_ne!(ours, later, "{name}: {why}");
+            continue;
+        }
+        assert_eq!(ours, later, "{name}");
+        compared += ours.is_some() as usize;
+        if ours.is_some() && ours == theirs {
+            in_resp2 += 1;
+            let of = arguments(&mut varve_in_resp2, &name);
+            assert_eq!(of, arguments(&mut redis_in_resp2, &name), "{name}");
+        }
+    }
+    assert!(compared > 200 && in_resp2 > 150, "{compared}, {in_resp2} in RESP 2");
+}
+
 /// Clients that may be of a cluster ask first, and go by the words of the refusal.
 #[test]
 fn commands_of_a_cluster_are_refused_as_by_redis() {

@@ -507,13 +507,13 @@ const fn spec(name: &'static str, arity: i32, flags: u32, keys: Keys) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<Handler>] = &[
-    Command { run: setbit, spec: spec("setbit", 4, WRITE | DENYOOM, Keys::ONE).doc("bitmap", "2.2.0", "O(1)", "Sets or clears one bit of a string, which grows if need be.") },
-    Command { run: getbit, spec: spec("getbit", 3, READONLY | FAST, Keys::ONE).doc("bitmap", "2.2.0", "O(1)", "Gives one bit of a string.") },
-    Command { run: bitcount, spec: spec("bitcount", -2, READONLY, Keys::ONE).doc("bitmap", "2.6.0", "O(N) in the bytes looked at", "Counts the bits of a string that are 1.") },
-    Command { run: bitpos, spec: spec("bitpos", -3, READONLY, Keys::ONE).doc("bitmap", "2.8.7", "O(N) in the bytes looked at", "Finds the first bit of a string that is 1, or 0.") },
-    Command { run: bitop, spec: spec("bitop", -4, WRITE | DENYOOM, Keys::Range(2, -1, 1)).key(OW | UPDATE).other_keys(RO | ACCESS).doc("bitmap", "2.6.0", "O(N) in the bytes of all strings", "Combines strings bit by bit and keeps the result under a key.") },
-    Command { run: bitfield, spec: spec("bitfield", -2, WRITE | DENYOOM, Keys::ONE).key_by_words(bitfield_access).doc("bitmap", "3.2.0", "O(1) an operation", "Reads and changes integers of any width in a string.") },
-    Command { run: bitfield_ro, spec: spec("bitfield_ro", -2, READONLY | FAST, Keys::ONE).doc("bitmap", "6.0.0", "O(1) an operation", "Reads integers of any width in a string.") },
+    Command { run: setbit, spec: spec("setbit", 4, WRITE | DENYOOM, Keys::ONE).doc("bitmap", "2.2.0", "O(1)", "Sets or clears one bit of a string, which grows if need be.", "key offset value:integer") },
+    Command { run: getbit, spec: spec("getbit", 3, READONLY | FAST, Keys::ONE).doc("bitmap", "2.2.0", "O(1)", "Gives one bit of a string.", "key offset") },
+    Command { run: bitcount, spec: spec("bitcount", -2, READONLY, Keys::ONE).doc("bitmap", "2.6.0", "O(N) in the bytes looked at", "Counts the bits of a string that are 1.", "key index=[start end index-unit=[BYTE|BIT]@7.0.0]") },
+    Command { run: bitpos, spec: spec("bitpos", -3, READONLY, Keys::ONE).doc("bitmap", "2.8.7", "O(N) in the bytes looked at", "Finds the first bit of a string that is 1, or 0.", "key bit index=[start end-index=[end index-unit=[BYTE|BIT]@7.0.0]]") },
+    Command { run: bitop, spec: spec("bitop", -4, WRITE | DENYOOM, Keys::Range(2, -1, 1)).key(OW | UPDATE).other_keys(RO | ACCESS).doc("bitmap", "2.6.0", "O(N) in the bytes of all strings", "Combines strings bit by bit and keeps the result under a key.", "operation=(AND|OR|XOR|NOT) destkey key...") },
+    Command { run: bitfield, spec: spec("bitfield", -2, WRITE | DENYOOM, Keys::ONE).key_by_words(bitfield_access).doc("bitmap", "3.2.0", "O(1) an operation", "Reads and changes integers of any width in a string.", "key operation=[GET (encoding offset)|write=([OVERFLOW (WRAP|SAT|FAIL)] write-operation=(SET (encoding offset value:integer)|INCRBY (encoding offset increment)))]...") },
+    Command { run: bitfield_ro, spec: spec("bitfield_ro", -2, READONLY | FAST, Keys::ONE).doc("bitmap", "6.0.0", "O(1) an operation", "Reads integers of any width in a string.", "key [GET (encoding offset)]...") },
 ];
 
 #[cfg(test)]

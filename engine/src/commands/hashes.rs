@@ -359,22 +359,22 @@ const fn spec(name: &'static str, arity: i32, flags: u32) -> Spec {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<Handler>] = &[
-    Command { run: hset, spec: spec("hset", -4, WRITE | DENYOOM | FAST).key(RW | UPDATE).doc("hash", "2.0.0", "O(1) for each field", "Sets fields of a hash, which is made if need be.") },
-    Command { run: hsetnx, spec: spec("hsetnx", 4, WRITE | DENYOOM | FAST).key(RW | INSERT).doc("hash", "2.0.0", "O(1)", "Sets a field of a hash if the hash does not have it.") },
-    Command { run: hget, spec: spec("hget", 3, READONLY | FAST).doc("hash", "2.0.0", "O(1)", "Gives the value of a field.") },
-    Command { run: hmset, spec: spec("hmset", -4, WRITE | DENYOOM | FAST).key(RW | UPDATE).doc("hash", "2.0.0", "O(1) for each field", "Sets fields of a hash; HSET can do the same.") },
-    Command { run: hmget, spec: spec("hmget", -3, READONLY | FAST).doc("hash", "2.0.0", "O(N) in the fields asked for", "Gives the values of several fields.") },
-    Command { run: hincrby, spec: spec("hincrby", 4, WRITE | DENYOOM | FAST).doc("hash", "2.0.0", "O(1)", "Adds to the number in a field, which begins at 0.") },
-    Command { run: hincrbyfloat, spec: spec("hincrbyfloat", 4, WRITE | DENYOOM | FAST).doc("hash", "2.6.0", "O(1)", "Adds to the floating point number in a field, which begins at 0.") },
-    Command { run: hdel, spec: spec("hdel", -3, WRITE | FAST).key(RW | DELETE).doc("hash", "2.0.0", "O(N) in the fields named", "Takes fields out of a hash; a hash without fields is no more.") },
-    Command { run: hlen, spec: spec("hlen", 2, READONLY | FAST).key(RO).doc("hash", "2.0.0", "O(1)", "Counts the fields of a hash.") },
-    Command { run: hstrlen, spec: spec("hstrlen", 3, READONLY | FAST).key(RO).doc("hash", "3.2.0", "O(1)", "Gives the length of a field's value.") },
-    Command { run: hkeys, spec: spec("hkeys", 2, READONLY).tips(&["nondeterministic_output_order"]).doc("hash", "2.0.0", "O(N) in the fields", "Gives the names of all fields.") },
-    Command { run: hvals, spec: spec("hvals", 2, READONLY).tips(&["nondeterministic_output_order"]).doc("hash", "2.0.0", "O(N) in the fields", "Gives the values of all fields.") },
-    Command { run: hgetall, spec: spec("hgetall", 2, READONLY).tips(&["nondeterministic_output_order"]).doc("hash", "2.0.0", "O(N) in the fields", "Gives all fields with their values.") },
-    Command { run: hexists, spec: spec("hexists", 3, READONLY | FAST).key(RO).doc("hash", "2.0.0", "O(1)", "Says whether a hash has a field.") },
-    Command { run: hrandfield, spec: spec("hrandfield", -2, READONLY).tips(&["nondeterministic_output"]).doc("hash", "6.2.0", "O(N) in the fields returned", "Gives fields chosen at random.") },
-    Command { run: hscan, spec: spec("hscan", -3, READONLY).tips(&["nondeterministic_output"]).doc("hash", "2.8.0", "O(1) a call, O(N) for all calls of a scan", "Walks over the fields of a hash, some at a time.") },
+    Command { run: hset, spec: spec("hset", -4, WRITE | DENYOOM | FAST).key(RW | UPDATE).doc("hash", "2.0.0", "O(1) for each field", "Sets fields of a hash, which is made if need be.", "key (field value)...") },
+    Command { run: hsetnx, spec: spec("hsetnx", 4, WRITE | DENYOOM | FAST).key(RW | INSERT).doc("hash", "2.0.0", "O(1)", "Sets a field of a hash if the hash does not have it.", "key field value") },
+    Command { run: hget, spec: spec("hget", 3, READONLY | FAST).doc("hash", "2.0.0", "O(1)", "Gives the value of a field.", "key field") },
+    Command { run: hmset, spec: spec("hmset", -4, WRITE | DENYOOM | FAST).key(RW | UPDATE).doc("hash", "2.0.0", "O(1) for each field", "Sets fields of a hash; HSET can do the same.", "key (field value)...") },
+    Command { run: hmget, spec: spec("hmget", -3, READONLY | FAST).doc("hash", "2.0.0", "O(N) in the fields asked for", "Gives the values of several fields.", "key field...") },
+    Command { run: hincrby, spec: spec("hincrby", 4, WRITE | DENYOOM | FAST).doc("hash", "2.0.0", "O(1)", "Adds to the number in a field, which begins at 0.", "key field increment") },
+    Command { run: hincrbyfloat, spec: spec("hincrbyfloat", 4, WRITE | DENYOOM | FAST).doc("hash", "2.6.0", "O(1)", "Adds to the floating point number in a field, which begins at 0.", "key field increment:double") },
+    Command { run: hdel, spec: spec("hdel", -3, WRITE | FAST).key(RW | DELETE).doc("hash", "2.0.0", "O(N) in the fields named", "Takes fields out of a hash; a hash without fields is no more.", "key field...") },
+    Command { run: hlen, spec: spec("hlen", 2, READONLY | FAST).key(RO).doc("hash", "2.0.0", "O(1)", "Counts the fields of a hash.", "key") },
+    Command { run: hstrlen, spec: spec("hstrlen", 3, READONLY | FAST).key(RO).doc("hash", "3.2.0", "O(1)", "Gives the length of a field's value.", "key field") },
+    Command { run: hkeys, spec: spec("hkeys", 2, READONLY).tips(&["nondeterministic_output_order"]).doc("hash", "2.0.0", "O(N) in the fields", "Gives the names of all fields.", "key") },
+    Command { run: hvals, spec: spec("hvals", 2, READONLY).tips(&["nondeterministic_output_order"]).doc("hash", "2.0.0", "O(N) in the fields", "Gives the values of all fields.", "key") },
+    Command { run: hgetall, spec: spec("hgetall", 2, READONLY).tips(&["nondeterministic_output_order"]).doc("hash", "2.0.0", "O(N) in the fields", "Gives all fields with their values.", "key") },
+    Command { run: hexists, spec: spec("hexists", 3, READONLY | FAST).key(RO).doc("hash", "2.0.0", "O(1)", "Says whether a hash has a field.", "key field") },
+    Command { run: hrandfield, spec: spec("hrandfield", -2, READONLY).tips(&["nondeterministic_output"]).doc("hash", "6.2.0", "O(N) in the fields returned", "Gives fields chosen at random.", "key options=[count [WITHVALUES]]") },
+    Command { run: hscan, spec: spec("hscan", -3, READONLY).tips(&["nondeterministic_output"]).doc("hash", "2.8.0", "O(1) a call, O(N) for all calls of a scan", "Walks over the fields of a hash, some at a time.", "key cursor [MATCH pattern] [COUNT count]") },
 ];
 
 #[cfg(test)]

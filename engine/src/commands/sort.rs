@@ -325,8 +325,8 @@ const PATTERNS: (Search, u32) = (Search::Unknown, RO | ACCESS);
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<Handler>] = &[
-    Command { run: sort, spec: spec("sort", WRITE | DENYOOM, Keys::Special(1, keys)).key(RO | ACCESS).other_keys(OW | UPDATE).more_keys(&[PATTERNS, (Search::Unknown, OW | UPDATE)]).doc("generic", "1.0.0", "O(N log N) in the elements, plus a look-up for each pattern", "Gives or stores the elements of a list or set in order.") },
-    Command { run: sort_ro, spec: spec("sort_ro", READONLY, Keys::ONE).more_keys(&[PATTERNS]).doc("generic", "7.0.0", "O(N log N) in the elements, plus a look-up for each pattern", "Gives the elements of a list or set in order.") },
+    Command { run: sort, spec: spec("sort", WRITE | DENYOOM, Keys::Special(1, keys)).key(RO | ACCESS).other_keys(OW | UPDATE).more_keys(&[PATTERNS, (Search::Unknown, OW | UPDATE)]).doc("generic", "1.0.0", "O(N log N) in the elements, plus a look-up for each pattern", "Gives or stores the elements of a list or set in order.", "key [BY pattern#1] [LIMIT (offset count)] [GET pattern#1]... order=[ASC|DESC] [sorting=ALPHA] [STORE destination]") },
+    Command { run: sort_ro, spec: spec("sort_ro", READONLY, Keys::ONE).more_keys(&[PATTERNS]).doc("generic", "7.0.0", "O(N log N) in the elements, plus a look-up for each pattern", "Gives the elements of a list or set in order.", "key [BY pattern#1] [LIMIT (offset count)] [GET pattern#1]... order=[ASC|DESC] [sorting=ALPHA]") },
 ];
 
 #[cfg(test)]
