@@ -658,6 +658,7 @@ impl Replica {
         self.framer = Framer::default();
         self.held = None;
         self.rollbacks_asked = 0;
+        self.attempts = 0;
         self.state = State::Streaming { since_ms: now_ms };
         out.push(Output::LinkUp);
         // The first ACK tells a primary that it may begin to stream.
@@ -730,7 +731,6 @@ impl Replica {
         self.end(&why, open, now_ms, out);
         log(out, Level::Warning, why);
         let delay = if lasted {
-            self.attempts = 0;
             0
         } else {
             let factor = 1u64 << self.attempts.min(20);
