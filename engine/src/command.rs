@@ -253,6 +253,8 @@ pub struct Spec {
     pub summary: &'static str,
     /// In the notation of [`crate::grammar`].
     pub arguments: &'static str,
+    /// The version of Redis that deprecated it, and what to say in its place.
+    pub deprecated: Option<(&'static str, &'static str)>,
 }
 
 impl Spec {
@@ -283,6 +285,7 @@ impl Spec {
             complexity: "",
             summary: "",
             arguments: "",
+            deprecated: None,
         }
     }
 
@@ -342,6 +345,12 @@ impl Spec {
         self.complexity = complexity;
         self.summary = summary;
         self.arguments = arguments;
+        self
+    }
+
+    /// Since which version of Redis it is deprecated, and by what it is replaced.
+    pub const fn deprecated(mut self, since: &'static str, by: &'static str) -> Spec {
+        self.deprecated = Some((since, by));
         self
     }
 

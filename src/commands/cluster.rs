@@ -68,6 +68,6 @@ pub const COMMANDS: &[Command<ServerHandler>] = &[
     Command { run: disabled, spec: spec("cluster|set-config-epoch", 3, CHANGES, "3.0.0", "config-epoch") },
     Command { run: disabled, spec: spec("cluster|setslot", -4, CHANGES, "3.0.0", "slot subcommand=(IMPORTING node-id|MIGRATING node-id|NODE node-id|STABLE)") },
     Command { run: disabled, spec: spec("cluster|shards", 2, STALE, "7.0.0", "").tips(VARIES) },
-    Command { run: disabled, spec: spec("cluster|slaves", 3, ADMIN | STALE, "3.0.0", "node-id").tips(VARIES) },
-    Command { run: disabled, spec: spec("cluster|slots", 2, STALE, "3.0.0", "").tips(VARIES) },
+    Command { run: disabled, spec: spec("cluster|slaves", 3, ADMIN | STALE, "3.0.0", "node-id").tips(VARIES).deprecated("5.0.0", "`CLUSTER REPLICAS`") },
+    Command { run: disabled, spec: spec("cluster|slots", 2, STALE, "3.0.0", "").tips(VARIES).deprecated("7.0.0", "`CLUSTER SHARDS`") },
 ];

@@ -90,11 +90,19 @@ impl Server {
             Entry::Command(id) => {
                 let spec = self.commands.get(*id).spec;
                 let arguments = grammar::parse(spec.arguments).expect("a test parses them all");
-                reply.map(4 + !arguments.is_empty() as usize + has_subcommands);
+                let deprecation = 3 * spec.deprecated.is_some() as usize;
+                let has_arguments = !arguments.is_empty() as usize;
+                reply.map(4 + deprecation + has_arguments + has_subcommands);
                 put_pair(reply, "summary", spec.summary);
                 put_pair(reply, "since", spec.since);
                 put_pair(reply, "group", spec.group);
                 put_pair(reply, "complexity", spec.complexity);
+                if let Some((since, by)) = spec.deprecated {
+                    reply.bulk(b"doc_flags");
+                    put_names(reply, 1, &[(1, "deprecated")], "");
+                    put_pair(reply, "deprecated_since", since);
+                    put_pair(reply, "replaced_by", by);
+                }
                 put_arguments(reply, &arguments);
             }
             Entry::Container(name) => {

@@ -362,7 +362,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command { run: hset, spec: spec("hset", -4, WRITE | DENYOOM | FAST).key(RW | UPDATE).doc("hash", "2.0.0", "O(1) for each field", "Sets fields of a hash, which is made if need be.", "key (field value)...") },
     Command { run: hsetnx, spec: spec("hsetnx", 4, WRITE | DENYOOM | FAST).key(RW | INSERT).doc("hash", "2.0.0", "O(1)", "Sets a field of a hash if the hash does not have it.", "key field value") },
     Command { run: hget, spec: spec("hget", 3, READONLY | FAST).doc("hash", "2.0.0", "O(1)", "Gives the value of a field.", "key field") },
-    Command { run: hmset, spec: spec("hmset", -4, WRITE | DENYOOM | FAST).key(RW | UPDATE).doc("hash", "2.0.0", "O(1) for each field", "Sets fields of a hash; HSET can do the same.", "key (field value)...") },
+    Command { run: hmset, spec: spec("hmset", -4, WRITE | DENYOOM | FAST).key(RW | UPDATE).doc("hash", "2.0.0", "O(1) for each field", "Sets fields of a hash; HSET can do the same.", "key (field value)...").deprecated("4.0.0", "`HSET`") },
     Command { run: hmget, spec: spec("hmget", -3, READONLY | FAST).doc("hash", "2.0.0", "O(N) in the fields asked for", "Gives the values of several fields.", "key field...") },
     Command { run: hincrby, spec: spec("hincrby", 4, WRITE | DENYOOM | FAST).doc("hash", "2.0.0", "O(1)", "Adds to the number in a field, which begins at 0.", "key field increment") },
     Command { run: hincrbyfloat, spec: spec("hincrbyfloat", 4, WRITE | DENYOOM | FAST).doc("hash", "2.6.0", "O(1)", "Adds to the floating point number in a field, which begins at 0.", "key field increment:double") },
