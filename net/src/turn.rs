@@ -317,13 +317,14 @@ fn serve<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
     }
     let mut later = false;
     while !conn.close_asap {
-        if !handle(net, service, &mut conn) {
-            later = !conn.ending();
-            break;
-        }
-        if conn.input.pending() > conn.query_limit {
+        // All of a request counts, whether its end came with the last bytes or not.
+        if conn.input.next_len() > conn.query_limit {
             conn.why = Some(Closed::QueryLimit);
             conn.close_asap = true;
+            break;
+        }
+        if !handle(net, service, &mut conn) {
+            later = !conn.ending();
             break;
         }
         let full = conn.is_full();

@@ -787,7 +787,13 @@ impl Input {
         self.settle();
     }
 
-    /// Bytes that have arrived and were not served: what `client-query-buffer-limit` limits.
+    /// Bytes of the next request, if it is there, or all that have arrived of none: what
+    /// `client-query-buffer-limit` limits.
+    pub fn next_len(&self) -> usize {
+        self.queue.get(self.head).map_or_else(|| self.pending(), |next| next.stream_len)
+    }
+
+    /// Bytes that have arrived and were not served.
     pub fn pending(&self) -> usize {
         let large = self.large.iter().map(|text| text.len()).sum::<usize>();
         let filling = self.filling.as_ref().map_or(0, |(own, _)| own.len());

@@ -275,10 +275,20 @@ fn output_past_its_limit_ends_the_connection() {
 #[test]
 fn input_past_its_limit_ends_the_connection() {
     let server = Server::with(|net| net.query_limit = 1 << 20);
+    // What frames the argument counts, and its end may come with it.
+    for len in [1 << 20, 4 << 20] {
+        let mut client = server.client();
+        call(&mut client, &[b"NAME", b"wordy"], b"+OK\r\n");
+        let _ = client.write_all(&request(&[b"ECHO", &vec![b'q'; len]]));
+        assert_eq!(server.event(), "closed wordy: QueryLimit");
+    }
+    // Each is within it, and the next one's beginning comes with its end.
+    let mut long = vec![&b"ECHO"[..], b"x"];
+    long.resize(60_000, b"argument");
     let mut client = server.client();
-    call(&mut client, &[b"NAME", b"wordy"], b"+OK\r\n");
-    let _ = client.write_all(&request(&[b"ECHO", &vec![b'q'; 4 << 20]]));
-    assert_eq!(server.event(), "closed wordy: QueryLimit");
+    client.write_all(&request(&long).repeat(9)).expect("the server reads");
+    let mut replies = vec![0; b"$1\r\nx\r\n".len() * 9];
+    client.read_exact(&mut replies).expect("nine replies");
 }
 
 #[test]
