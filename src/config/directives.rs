@@ -374,9 +374,11 @@ directives! {
         replicaof: Option<Primary> = None, "replicaof", Kind::Words("host port"),
             alias("slaveof"), immutable();
         /// The password that the primary asks for.
-        masterauth: OsString = OsString::new(), "masterauth", Kind::Text, sensitive();
+        masterauth: OsString = OsString::new(), "masterauth", Kind::Text,
+            alias("primaryauth"), sensitive();
         /// The user that goes with that password.
-        masteruser: OsString = OsString::new(), "masteruser", Kind::Text, sensitive();
+        masteruser: OsString = OsString::new(), "masteruser", Kind::Text,
+            alias("primaryuser"), sensitive();
         /// Answer reads while the primary is away or a full sync runs.
         replica_serve_stale_data: bool = true, "replica-serve-stale-data", Kind::Bool,
             alias("slave-serve-stale-data");

@@ -324,7 +324,7 @@ mod tests {
              rename-command FLUSHALL \"\"\nrename-command CONFIG hidden\n\
              slaveof 10.0.0.1 6380\nbind 127.0.0.1 -::1\nmaxmemory 2gb\nunixsocketperm 700\n\
              notify-keyspace-events KEA\nshutdown-on-sigterm save now\n\
-             maxmemory-policy AllKeys-LFU\n",
+             maxmemory-policy AllKeys-LFU\nprimaryuser bob\nprimaryauth hush\n",
         );
         assert_eq!(config.client_output_buffer_limit[0], OutputLimit::new(0, 0, 0));
         assert_eq!(config.client_output_buffer_limit[1], OutputLimit::new(1 << 20, 0, 0));
@@ -338,6 +338,7 @@ mod tests {
         assert_eq!(config.notify_keyspace_events.0, event::KEYSPACE | event::KEYEVENT | event::ALL);
         assert!(config.shutdown_on_sigterm.save && config.shutdown_on_sigterm.now);
         assert_eq!(config.maxmemory_policy, MaxmemoryPolicy::AllkeysLfu);
+        assert_eq!((&*config.masteruser, &*config.masterauth), ("bob".as_ref(), "hush".as_ref()));
         assert_eq!(loaded("replicaof a 1\nreplicaof no one").replicaof, None);
     }
 
@@ -404,6 +405,7 @@ mod tests {
             "aclfile users.acl",
             "activedefrag yes",
             "list-compress-depth 1",
+            "server-cpulist 0-3",
         ] {
             assert!(refused(bad).contains("is not supported by this version of Varve"), "{bad}");
         }

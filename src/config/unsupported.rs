@@ -72,6 +72,10 @@ const fn also(
     Unsupported { name, alias: None, value, tolerated, file_only: false }
 }
 
+const fn also_named(alias: &'static str, directive: Unsupported) -> Unsupported {
+    Unsupported { alias: Some(alias), ..directive }
+}
+
 const fn file_only(name: &'static str, tolerated: &'static [&'static str]) -> Unsupported {
     Unsupported { name, alias: None, value: "", tolerated, file_only: true }
 }
@@ -96,10 +100,10 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     only("oom-score-adj", "no"),
     only("oom-score-adj-values", "0 200 800"),
     only("socket-mark-id", "0"),
-    only("server_cpulist", ""),
-    only("bio_cpulist", ""),
-    only("aof_rewrite_cpulist", ""),
-    only("bgsave_cpulist", ""),
+    also_named("server-cpulist", only("server_cpulist", "")),
+    also_named("bio-cpulist", only("bio_cpulist", "")),
+    also_named("aof-rewrite-cpulist", only("aof_rewrite_cpulist", "")),
+    also_named("bgsave-cpulist", only("bgsave_cpulist", "")),
     also("ignore-warnings", "", &["ARM64-COW-BUG"]),
     // Redis's own allocator, crash handler and loader.
     also("jemalloc-bg-thread", "no", &["yes"]),
@@ -159,14 +163,8 @@ pub static UNSUPPORTED: &[Unsupported] = &[
     only("cluster-migration-barrier", "1"),
     only("cluster-allow-replica-migration", "yes"),
     only("cluster-require-full-coverage", "yes"),
-    Unsupported {
-        alias: Some("cluster-slave-no-failover"),
-        ..only("cluster-replica-no-failover", "no")
-    },
-    Unsupported {
-        alias: Some("cluster-slave-validity-factor"),
-        ..only("cluster-replica-validity-factor", "10")
-    },
+    also_named("cluster-slave-no-failover", only("cluster-replica-no-failover", "no")),
+    also_named("cluster-slave-validity-factor", only("cluster-replica-validity-factor", "10")),
     only("cluster-allow-reads-when-down", "no"),
     only("cluster-allow-pubsubshard-when-down", "yes"),
     only("cluster-link-sendbuf-limit", "0"),
