@@ -46,13 +46,17 @@ enum Task {
         #[arg(long, default_value_t = 0)]
         from: u64,
         /// Only commands that end at or before this offset
-        #[arg(long, default_value_t = u64::MAX)]
+        #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
         to: u64,
+        /// In a log's folder: *.incr.aof, *.incr.aof.lz4, *.tail-*.aof
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
     /// Read everything in a log's folder (appendonlydir) and say what it holds, or what is wrong
-    Check { folder: PathBuf },
+    Check {
+        /// The one with the manifest in it
+        folder: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {

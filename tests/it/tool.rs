@@ -28,6 +28,18 @@ fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
+fn the_help_says_what_each_argument_is() {
+    for task in ["show", "check"] {
+        let (good, text) = varve(&[task, "--help"]);
+        let (_, arguments) = text.split_once("\nArguments:\n").unwrap();
+        let words = |line: &str| line.split_whitespace().count();
+        let undescribed = arguments.lines().find(|line| words(line) == 1 && !line.ends_with(':'));
+        assert_eq!(undescribed, None, "{text}");
+        assert!(good && !text.contains(&u64::MAX.to_string()), "{text}");
+    }
+}
+
+#[test]
 fn varve_looks_at_a_log_and_changes_nothing() {
     let mut server = Server::varve().arg("--appendonly", "yes").start();
     let mut client = server.client();
