@@ -135,7 +135,7 @@ pub enum State {
     Online {
         await_ack: Option<Offset>,
     },
-    /// An RDB-only replica got its RDB.
+    /// An RDB-only replica was given all of its RDB.
     Transmitted,
 }
 
@@ -660,7 +660,7 @@ impl Peer {
             State::Online { .. } if !self.pre_psync && since(self.heard_ms) => {
                 Some("it acknowledged nothing for repl-timeout")
             }
-            State::SendBulk { .. } if since(self.progress_ms) => {
+            State::SendBulk { .. } | State::Transmitted if since(self.progress_ms) => {
                 Some("it took nothing of its RDB for repl-timeout")
             }
             _ => None,

@@ -829,6 +829,37 @@ fn who_never_became_a_replica_is_forgotten() {
     assert!(eventually(PATIENCE, forgotten), "{}", server.number("used_memory") - before);
 }
 
+/// A backup that takes an RDB and no log after it is let go when it has that, and else when it takes nothing of it
+/// for `repl-timeout`. It stayed a replica for good.
+#[test]
+fn who_wants_only_the_rdb_is_let_go_when_it_has_it() {
+    for diskless in ["yes", "no"] {
+        let server = Server::varve()
+            .arg("--appendonly", "no")
+            .arg("--rdbcompression", "no")
+            .arg("--repl-diskless-sync", diskless)
+            .arg("--repl-timeout", "1")
+            .start();
+        // More than sockets hold.
+        server.client().ok(&["DEBUG", "POPULATE", "24", "key", "1000000"]);
+        let ask = || {
+            let mut backup = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+            backup.write_all(b"REPLCONF capa eof rdb-only 1\r\nPSYNC ? -1\r\n").unwrap();
+            backup
+        };
+        let mut received = vec![];
+        let mut backup = ask();
+        backup.set_read_timeout(Some(PATIENCE)).unwrap();
+        backup.read_to_end(&mut received).expect("the end of the connection");
+        assert!(received.len() > 24_000_000, "{} bytes", received.len());
+        let _hung = ask();
+        let asked = || server.info("sync_full") == "2";
+        assert!(eventually(PATIENCE, asked), "{}", server.log());
+        let gone = || server.info("connected_slaves") == "0";
+        assert!(eventually(PATIENCE, gone), "{}", server.log());
+    }
+}
+
 /// A child's stream fills what is kept for a slow replica, and waits. The replica goes on reading, and is not
 /// given up for what it has still to take. What is kept for it was 16 MB, for which keys were evicted.
 #[test]

@@ -72,7 +72,7 @@ pub enum AfterBulk {
     /// Feed it when an ACK comes: see [`super::Replconf::Ack`]. A Redis replica looks for the end
     /// mark at the end of a read only, so nothing may follow it before the replica has seen it.
     AwaitAck,
-    /// The RDB was all that it wanted: send nothing more.
+    /// The RDB was all that it wanted: close the connection when it has that.
     Nothing,
 }
 

@@ -287,8 +287,12 @@ fn sync_and_rdb_only_end_in_their_own_ways() {
     assert_eq!(p.bulk_done(2, 0), Some(AfterBulk::Nothing));
     assert_eq!(p.listed(0).nth(1).unwrap().state, "rdb_transmitted");
     let mut out = vec![];
-    p.tick(1_000_000, true, &mut out);
+    p.tick(60_000, true, &mut out);
     assert_eq!(out, [Output::Append(PING)], "one that never acknowledges is not late");
+    out.clear();
+    p.tick(60_001, true, &mut out);
+    let why = "it took nothing of its RDB for repl-timeout";
+    assert_eq!(out, [Output::Drop { conn: 2, why }], "it may still have some of its RDB to take");
 }
 
 #[test]

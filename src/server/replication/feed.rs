@@ -302,7 +302,7 @@ impl Server {
                     *file = Some(back);
                     if ended {
                         let peer = conn.session.peer.clone();
-                        self.bulk_sent(id, &peer);
+                        self.bulk_sent(net, id, &peer);
                     }
                 }
                 _ => continue,

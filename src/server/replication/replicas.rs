@@ -353,23 +353,28 @@ impl Server {
             compress::send(conn, &[format!("${}\r\n", rdb.len()).as_bytes(), &rdb].concat());
             let peer = conn.session.peer.to_string();
             net.mark_dirty(id);
-            self.bulk_sent(id, &peer);
+            self.bulk_sent(net, id, &peer);
         }
     }
 
     /// A connection was given the last byte of its RDB.
-    pub(super) fn bulk_sent(&mut self, id: ConnId, peer: &str) {
+    pub(super) fn bulk_sent(&mut self, net: &mut Net<Client>, id: ConnId, peer: &str) {
         let now = self.now_u64();
         log_notice!("Synchronization with replica {peer} succeeded");
-        self.after_bulk(id, now);
+        self.after_bulk(net, id, now);
     }
 
-    pub(super) fn after_bulk(&mut self, id: ConnId, now: u64) {
-        match self.repl.primary.bulk_done(id, now) {
-            Some(AfterBulk::Feed { from }) => self.feed_from(id, from),
-            Some(AfterBulk::AwaitAck | AfterBulk::Nothing) | None => {
-                self.repl.feeding.insert(id, Feeding::Nothing);
-            }
+    pub(super) fn after_bulk(&mut self, net: &mut Net<Client>, id: ConnId, now: u64) {
+        let next = self.repl.primary.bulk_done(id, now);
+        if let Some(AfterBulk::Feed { from }) = next {
+            return self.feed_from(id, from);
+        }
+        self.repl.feeding.insert(id, Feeding::Nothing);
+        if next == Some(AfterBulk::Nothing)
+            && let Some(conn) = net.conn_mut(id)
+        {
+            conn.close_after_reply = true;
+            net.mark_dirty(id);
         }
     }
 
@@ -429,7 +434,7 @@ impl Server {
                 if ok {
                     for &id in conns {
                         if matches!(self.repl.feeding.get(&id), Some(Feeding::Stream)) {
-                            self.after_bulk(id, now);
+                            self.after_bulk(net, id, now);
                         }
                     }
                 } else {
