@@ -124,6 +124,9 @@ impl Tail {
         if safe > self.safe {
             if let Some(pool) = &self.pool {
                 pool.publish(safe, self.writer.filled());
+                if pool.is_broken() {
+                    return self.publish(written, limit); // that it is safe is not in the file
+                }
             }
             self.safe = safe;
         }
@@ -256,6 +259,7 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
+    use super::super::disk::OsDisk;
     use super::super::fake::FakeDisk;
     use super::*;
     use proptest::prelude::*;
@@ -285,6 +289,23 @@ mod tests {
         }
         assert_eq!((seen[0], seen[7]), ((1, 2), (4, 9)));
         assert!(seen.last().is_some_and(|(pooled, _)| (1..4).contains(pooled)), "{seen:?}");
+    }
+
+    /// The story: a file system that makes a copy of what is written is full, and has no room for that of the
+    /// page that says what is safe.
+    #[test]
+    fn what_the_pool_could_not_publish_is_not_safe() {
+        let path = std::env::temp_dir().join(format!("varve-tail-{}", std::process::id()));
+        let pool = Pool::open(&OsDisk, &path, 1, 7, Offset(0)).unwrap();
+        let mut tail = Tail::new(Offset(0), 0);
+        tail.set_pool(Some(pool), Offset(0), Offset(0));
+        tail.append(b"safe");
+        assert_eq!(tail.publish(Offset(0), tail.end()), Offset(4));
+        tail.append(b"lost");
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+        assert_eq!(tail.publish(Offset(0), tail.end()), Offset(4));
+        assert_eq!(tail.publish(Offset(8), tail.end()), Offset(8), "a segment has it");
+        std::fs::remove_file(&path).unwrap();
     }
 
     proptest! {
