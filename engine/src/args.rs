@@ -146,10 +146,13 @@ impl OwnedArgs {
         self.buf.extend_from_slice(part);
     }
 
-    /// Forgets all arguments, to be used again.
+    /// Forgets all arguments, to be used again; the room of a long list or a large value is given back.
     pub fn clear(&mut self) {
+        const KEPT: usize = 64 << 10;
         self.buf.clear();
+        self.buf.shrink_to(KEPT);
         self.spans.clear();
+        self.spans.shrink_to(KEPT / size_of::<Span>());
         self.large.clear();
     }
 

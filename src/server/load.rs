@@ -414,9 +414,9 @@ impl Server {
     /// Nothing is answered and nothing appended. An error means that the two sides disagree.
     pub fn apply_parts(&mut self, db: usize, parts: &[&[u8]]) -> Result<(), NotApplied> {
         let mut owned = std::mem::take(&mut self.apply_room);
-        owned.clear();
         parts.iter().for_each(|p| owned.push(p));
         let result = self.apply(db, &mut owned.args());
+        owned.clear();
         self.apply_room = owned;
         result
     }

@@ -56,6 +56,19 @@ fn an_idle_server_keeps_no_memory_that_it_has_freed() {
     assert!(eventually(PATIENCE, is_back), "{} of {used} bytes", resident(&server));
 }
 
+/// A start runs the log command by command, and has no more use for the largest of them than a client has.
+#[test]
+fn a_start_keeps_no_memory_of_the_commands_that_it_ran() {
+    let mut server = Server::varve().arg("--appendonly", "yes").start();
+    let mut client = server.client();
+    client.ok(&["SET", "k", &"v".repeat(8 << 20)]);
+    client.ok(&["DEL", "k"]);
+    server.kill9();
+    server.restart();
+    let used = server.number("used_memory");
+    assert!(used < 4 << 20, "{used} bytes for no keys");
+}
+
 /// Memory in which the system keeps the file, bytes.
 fn cached(path: &Path) -> usize {
     let file = fs::File::open(path).expect("open the segment");
