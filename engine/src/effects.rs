@@ -100,13 +100,14 @@ impl Effects {
     }
 
     pub fn clear(&mut self) {
+        // One huge command or transaction must not pin its size for ever.
+        const KEPT: usize = 1 << 20;
         self.ops.clear();
+        self.ops.shrink_to(KEPT / size_of::<Op>());
         self.shared.clear();
+        self.shared.shrink_to(KEPT / size_of::<(usize, Text)>());
         self.bytes.clear();
-        // One huge command must not pin its size for ever.
-        if self.bytes.capacity() > 1 << 20 {
-            self.bytes = Vec::new();
-        }
+        self.bytes.shrink_to(KEPT);
     }
 }
 

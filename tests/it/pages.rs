@@ -69,6 +69,19 @@ fn a_start_keeps_no_memory_of_the_commands_that_it_ran() {
     assert!(used < 4 << 20, "{used} bytes for no keys");
 }
 
+/// What a transaction does is gathered for the log: its room goes with it.
+#[test]
+fn a_long_transaction_leaves_no_memory_taken() {
+    let server = Server::varve().arg("--appendonly", "no").start();
+    let mut client = server.client();
+    client.ok(&["MULTI"]);
+    client.pipeline(&vec![Command::new(&["SET", "k", "v"]); 200_000]);
+    client.ok(&["EXEC"]);
+    drop(client);
+    let is_back = || server.number("used_memory") < 4 << 20;
+    assert!(eventually(PATIENCE, is_back), "{} bytes", server.number("used_memory"));
+}
+
 /// Memory in which the system keeps the file, bytes.
 fn cached(path: &Path) -> usize {
     let file = fs::File::open(path).expect("open the segment");
