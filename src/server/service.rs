@@ -208,6 +208,7 @@ impl Service for Server {
 
     fn woken(&mut self, net: &mut Net<Client>) {
         self.take_fetched(net);
+        self.take_resolved(net);
         self.log_turn(net);
         self.migration_turn(net);
     }

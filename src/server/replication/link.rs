@@ -12,11 +12,13 @@ use crate::config::Config;
 use crate::config::types::{Primary as PrimaryAddress, PropagationError, ReplCompression};
 use crate::logger::{self, Role};
 use crate::{log_debug, log_notice, log_verbose, log_warning, service};
+use crossbeam::channel::{Receiver, bounded};
 use receive::Receiving;
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::net::ToSocketAddrs;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
+use std::thread;
 use varve_engine::Error;
 use varve_engine::ahead::{self, AHEAD, element_at};
 use varve_engine::hasher::hash;
@@ -29,6 +31,8 @@ use varve_replication::replica::{self, Hold, Replica};
 pub struct Link {
     pub(super) machine: Replica,
     conn: Option<ConnId>,
+    /// Where the address of the primary's name is to come.
+    resolving: Option<Receiver<io::Result<SocketAddr>>>,
     rdb: Option<Receiving>,
     place: Option<replica::Place>,
     /// The database that the stream has selected.
@@ -125,6 +129,7 @@ impl Server {
                 self.repl.link = Some(Link {
                     machine: Replica::new(config, Some(place), now),
                     conn: None,
+                    resolving: None,
                     rdb: None,
                     place: None,
                     db: self.log.current_db() as usize,
@@ -365,9 +370,12 @@ impl Server {
                     Level::Notice => log_notice!("{text}"),
                     Level::Warning => log_warning!("{text}"),
                 },
-                Output::Connect { host, port } => self.connect_to_primary(net, &host, port),
+                Output::Connect { host, port } => self.connect_to_primary(net, host, port),
                 Output::Disconnect => {
-                    let id = self.repl.link.as_mut().and_then(|l| l.conn.take());
+                    let id = self.repl.link.as_mut().and_then(|link| {
+                        link.resolving = None;
+                        link.conn.take()
+                    });
                     match &mut conn {
                         Some(conn) if id == Some(conn.id) => conn.close_asap = true,
                         _ => {
@@ -469,19 +477,54 @@ impl Server {
         self.repl.outputs = outputs;
     }
 
-    fn connect_to_primary(&mut self, net: &mut Net<Client>, host: &str, port: u16) {
+    /// Opens a connection to the primary. Its name is looked up by a thread, as that can take long:
+    /// [`Server::take_resolved`] goes on.
+    fn connect_to_primary(&mut self, net: &mut Net<Client>, host: String, port: u16) {
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return self.open_link(net, Ok(SocketAddr::new(ip, port)));
+        }
+        let (answer, resolving) = bounded(1);
+        let waker = self.waker.clone();
+        let work = move || {
+            let addrs = (&*host, port).to_socket_addrs();
+            let first = addrs.and_then(|mut addrs| {
+                addrs.next().ok_or(io::Error::other("the name has no address"))
+            });
+            let _ = answer.send(first);
+            waker();
+        };
+        match thread::Builder::new().name("resolve".into()).spawn(work) {
+            Ok(_) => {
+                if let Some(link) = &mut self.repl.link {
+                    link.resolving = Some(resolving);
+                }
+            }
+            Err(error) => self.open_link(net, Err(error)),
+        }
+    }
+
+    /// Goes on once the address of the primary's name is known.
+    pub fn take_resolved(&mut self, net: &mut Net<Client>) {
+        let resolving = self.repl.link.as_mut().map(|link| &mut link.resolving);
+        if let Some(resolving) = resolving
+            && let Some(Ok(address)) = resolving.as_ref().map(Receiver::try_recv)
+        {
+            *resolving = None;
+            self.open_link(net, address);
+        }
+    }
+
+    fn open_link(&mut self, net: &mut Net<Client>, address: io::Result<SocketAddr>) {
+        let Some(to) = &self.cfg.replicaof else { return };
         let client = Client {
             kind: Kind::Primary,
-            peer: format!("{host}:{port}"),
+            peer: format!("{}:{}", to.host, to.port),
             authenticated: true,
             created_ms: self.clock.now_ms(),
             ..Client::default()
         };
         let source = self.cfg.bind_source_addr.to_str().and_then(|addr| addr.parse().ok());
-        let result = (host, port).to_socket_addrs().and_then(|mut addrs| {
-            let addr = addrs.next().ok_or(io::Error::other("the name has no address"))?;
-            net.connect(addr, client, source)
-        });
+        let result = address.and_then(|address| net.connect(address, client, source));
         let (now, limit) = (self.now_u64(), self.output_limit(0, true));
         let Some(link) = &mut self.repl.link else { return };
         match result {

@@ -28,16 +28,17 @@ fn first_three(calls: &[&'static str]) -> impl Iterator<Item = Fault> {
 impl Failing {
     fn begin(pid: u32, (call, error, nth): Fault) -> Failing {
         println!("{call} number {nth} fails with {error}");
+        Failing::inject(pid, call, &format!("error={error}:when={nth}"), &[])
+    }
+
+    /// Does to the calls of one kind what `how` says, in `strace`'s words, where the `filter` holds.
+    fn inject(pid: u32, call: &str, how: &str, filter: &[&str]) -> Failing {
         let folder = Folder::new();
         let trace = folder.path().join("trace");
         let strace = Command::new("strace")
-            .args(["-f", "-qq", "-e", "signal=none", "-e", &format!("trace={call}"), "-e"])
-            .args([
-                &format!("inject={call}:error={error}:when={nth}"),
-                "-p",
-                &pid.to_string(),
-                "-o",
-            ])
+            .args(["-f", "-qq", "-e", "signal=none", "-e", &format!("trace={call}")])
+            .args(filter)
+            .args(["-e", &format!("inject={call}:{how}"), "-p", &pid.to_string(), "-o"])
             .arg(&trace)
             .stdin(Stdio::null())
             .spawn()
@@ -433,4 +434,21 @@ fn a_replica_that_holds_nothing_keeps_what_is_on_disk() {
     new.client().ok(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
     follow(&old, &new);
     caught_up(&new, &old);
+}
+
+/// A primary is known by a name, and the look-up of the name hangs: clients are served meanwhile, and
+/// another primary can be followed. The event loop waited for the look-up, which takes some 10 s where no name server
+/// answers.
+#[test]
+fn nobody_waits_while_the_name_of_the_primary_is_looked_up() {
+    let (primary, replica) = (with_log().start(), with_log().start());
+    primary.client().ok(&["SET", "key", "value"]);
+    let hour = "delay_enter=3600000000";
+    let _hangs = Failing::inject(replica.pid(), "openat", hour, &["-P", "/etc/hosts"]);
+    replica.client().ok(&["REPLICAOF", "primary.invalid", "6379"]);
+    replica.client().ok(&["PING"]);
+    assert_eq!(replica.client().ok(&["ROLE"]).items()[3].text(), "connecting");
+    follow(&replica, &primary);
+    caught_up(&primary, &replica);
+    assert_eq!(replica.client().ok(&["GET", "key"]).text(), "value");
 }
