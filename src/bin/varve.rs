@@ -18,6 +18,7 @@ use varve_persistence::log::replay::{Command, Reading, Stop, Words, without_zero
 use varve_persistence::log::{self, BaseKind, Options, OsDisk, Recovered, index, lz4, recover};
 use varve_persistence::offset::Offset;
 use varve_persistence::rdb;
+use varved::crash;
 
 type Failure = Box<dyn Error>;
 
@@ -60,6 +61,9 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    // A file that the disk can not give back ends who reads it as memory.
+    crash::install();
+    crash::set_enabled(true);
     let result = match Arguments::parse().task {
         Task::Show { whole, from, to, files } => {
             files.iter().try_for_each(|file| show(file, whole, (from, to)))

@@ -2,8 +2,9 @@
 //! one whose disk flipped a bit.
 
 use crate::support::writers::rewrite;
-use crate::support::{Client, Command, PATIENCE, Server, eventually};
+use crate::support::{Client, Command, Folder, PATIENCE, Server, eventually};
 use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process;
@@ -88,6 +89,26 @@ fn varve_looks_at_a_log_and_changes_nothing() {
     assert!(!good && text.contains("is damaged at byte 0"), "{text}");
     let (good, text) = varve(&["check", "/nonexistent"]);
     assert!(!good && text.contains("/nonexistent"), "{text}");
+}
+
+/// The disk has a sector that can not be read, or another program cuts the file: it is named.
+#[test]
+fn a_file_that_can_not_be_read_is_named() {
+    let folder = Folder::new();
+    let file = folder.path().join("segment.aof");
+    let command = format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$60\r\n{}\r\n", "x".repeat(60));
+    fs::write(&file, command.repeat(10_000)).unwrap();
+    let mut command = process::Command::new(env!("CARGO_BIN_EXE_varve"));
+    command.args(["show", file.to_str().unwrap()]).stdout(process::Stdio::piped());
+    let mut varve = command.spawn().unwrap();
+    let mut output = BufReader::new(varve.stdout.take().unwrap());
+    let mut text = String::new();
+    output.read_line(&mut text).unwrap();
+    // It has more to print than a pipe takes, and waits.
+    OpenOptions::new().write(true).open(&file).unwrap().set_len(0).unwrap();
+    output.read_to_string(&mut text).unwrap();
+    let named = format!("Reading {} at byte ", file.canonicalize().unwrap().display());
+    assert!(!varve.wait().unwrap().success() && text.contains(&named), "{text}");
 }
 
 /// The number after `before` in a text.
