@@ -41,12 +41,15 @@ fn write(client: &mut Client, random: &mut Random, megabytes: u64) {
     assert!(replies.iter().all(|reply| !reply.is_error()));
 }
 
-/// The compressed files, oldest first.
+/// The compressed files, oldest first. While the plain segment is there, that is the one which is read.
 fn compressed(server: &Server) -> Vec<PathBuf> {
     let files = fs::read_dir(server.dir().join("appendonlydir")).unwrap();
     let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
     let is_finished = |name: &str| name.starts_with("appendonly") && name.ends_with(".lz4");
-    files.retain(|file| is_finished(file.file_name().unwrap().to_str().unwrap()));
+    files.retain(|file| {
+        is_finished(file.file_name().unwrap().to_str().unwrap())
+            && !file.with_extension("").exists()
+    });
     files.sort();
     files
 }
