@@ -860,8 +860,9 @@ fn the_table_of_keys_counts_for_memory() {
     server.client().ok(&["EXPIRE", "key:500001", "10000"]);
     assert_eq!(told("key:500001") - lasting, 8 + 14, "the time, and a place in another table");
     server.client().ok(&["FLUSHALL", "SYNC"]);
+    // Each command's times take 24 KB from its first use on.
     let left = used().saturating_sub(before);
-    assert!(left < 100_000, "{left} bytes are left");
+    assert!(left < 1_000_000, "{left} bytes are left");
 }
 
 /// What the child encodes with stayed with its parent too, 9 MB that were never touched: a small server evicted
