@@ -5,6 +5,7 @@
 //! the command's key then shares: [`Args::text`].
 
 use crate::effects::Part;
+use crate::resp::request::LARGE;
 use crate::text::Text;
 use std::ops::Index;
 
@@ -131,8 +132,7 @@ impl OwnedArgs {
         let mut owned = OwnedArgs::default();
         for i in 0..args.len() {
             if args.spans[i].start == Span::LARGE {
-                owned.spans.push(Span { start: Span::LARGE, len: owned.large.len() as u32 });
-                owned.large.push(args.text(i));
+                owned.push_large(args.text(i));
             } else {
                 owned.push(&args[i]);
             }
@@ -140,10 +140,18 @@ impl OwnedArgs {
         owned
     }
 
-    /// Adds an argument.
+    /// Adds an argument. A large one has memory of its own, which the command can keep.
     pub fn push(&mut self, part: &[u8]) {
+        if part.len() >= LARGE {
+            return self.push_large(part.to_vec().into());
+        }
         self.spans.push(Span { start: self.buf.len() as u32, len: part.len() as u32 });
         self.buf.extend_from_slice(part);
+    }
+
+    fn push_large(&mut self, part: Text) {
+        self.spans.push(Span { start: Span::LARGE, len: self.large.len() as u32 });
+        self.large.push(part);
     }
 
     /// Forgets all arguments, to be used again; the room of a long list or a large value is given back.
@@ -184,5 +192,9 @@ mod tests {
         assert_eq!(args[1].len(), 100_000);
         let value = owned.args().text(1);
         assert_eq!(value.as_ptr(), large[0].as_ptr(), "the large value was copied");
+        let owned = OwnedArgs::new([&b"SET"[..], &value]);
+        let first = owned.args().text(1);
+        assert_eq!(first.as_ptr(), owned.args().text(1).as_ptr(), "it has no memory of its own");
+        assert_eq!(&owned.args()[1], &value[..]);
     }
 }
