@@ -6,7 +6,7 @@
 //! `PEXPIREAT`, a key that turned out to be expired a `DEL`.
 
 use crate::text::Text;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 /// One effect: where its RESP bytes lie, and its database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,11 +24,19 @@ pub enum Part<'a> {
     Text(&'a Text),
 }
 
-impl Part<'_> {
-    fn len(&self) -> usize {
+impl<'a, T: AsRef<[u8]> + ?Sized> From<&'a T> for Part<'a> {
+    fn from(bytes: &'a T) -> Part<'a> {
+        Part::Bytes(bytes.as_ref())
+    }
+}
+
+impl Deref for Part<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
         match self {
-            Part::Bytes(bytes) => bytes.len(),
-            Part::Text(text) => text.len(),
+            Part::Bytes(bytes) => bytes,
+            Part::Text(text) => text,
         }
     }
 }
@@ -56,14 +64,14 @@ impl Effects {
     }
 
     /// The RESP bytes of an effect, piece by piece.
-    pub fn each_piece(&self, op: &Op, mut piece: impl FnMut(&[u8])) {
+    pub fn each_piece(&self, op: &Op, mut piece: impl FnMut(Part<'_>)) {
         let mut at = op.range.start;
         for (place, text) in &self.shared[op.shared.clone()] {
-            piece(&self.bytes[at..*place]);
-            piece(text);
+            piece(Part::Bytes(&self.bytes[at..*place]));
+            piece(Part::Text(text));
             at = *place;
         }
-        piece(&self.bytes[at..op.range.end]);
+        piece(Part::Bytes(&self.bytes[at..op.range.end]));
     }
 
     /// Adds a command made of `parts`.
@@ -129,7 +137,7 @@ mod tests {
         effects.push(0, [&b"PING"[..]].into_iter());
         let mut whole = vec![Vec::new(); 4];
         for (op, whole) in effects.ops().iter().zip(&mut whole) {
-            effects.each_piece(op, |piece| whole.extend_from_slice(piece));
+            effects.each_piece(op, |piece| whole.extend_from_slice(&piece));
         }
         assert!(whole[0] == whole[2] && whole[1] == whole[3]);
         assert!(whole[0].starts_with(b"*5\r\n$4\r\nMSET\r\n$1\r\na\r\n$16384\r\nxx"));

@@ -31,6 +31,14 @@ impl Text {
         }
     }
 
+    /// What its readers share, if it may have any.
+    pub fn shared(&self) -> Option<&Arc<Vec<u8>>> {
+        match self {
+            Text::Own(_) => None,
+            Text::Shared(bytes) => Some(bytes),
+        }
+    }
+
     /// The bytes to be changed, which readers do not see.
     pub fn edit(&mut self) -> &mut Vec<u8> {
         match self {

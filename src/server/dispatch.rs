@@ -462,8 +462,8 @@ impl Server {
             if self.may_append() {
                 let mut db = Some(op.db as u32);
                 effects.each_piece(op, |piece| match db.take() {
-                    Some(db) => _ = self.log.append_in_db(db, piece),
-                    None => _ = self.log.append(piece),
+                    Some(db) => _ = self.log.append_in_db(db, &piece),
+                    None => self.log.append_part(piece),
                 });
             }
         }
@@ -475,12 +475,12 @@ impl Server {
         }
     }
 
-    /// As [`Server::append`], of a command that did not come as the log has it: large arguments go there from
-    /// where they are.
+    /// As [`Server::append`], of a command that did not come as the log has it: of large arguments the log has the
+    /// same bytes, or copies them from where they are.
     #[cold]
     fn append_args(&mut self, db: usize, args: &Args<'_>) {
         if self.may_append() {
-            self.log.append_command(db as u32, &args.iter().collect::<Vec<_>>());
+            self.log.append_command(db as u32, (0..args.len()).map(|i| args.part(i)));
         }
     }
 

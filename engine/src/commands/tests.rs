@@ -51,7 +51,7 @@ impl Bench {
         }
         for op in self.ks.effects.ops() {
             let mut resp = Vec::new();
-            self.ks.effects.each_piece(op, |piece| resp.extend_from_slice(piece));
+            self.ks.effects.each_piece(op, |piece| resp.extend_from_slice(&piece));
             self.effects.push(text(&resp));
         }
         self.ks.effects.clear();

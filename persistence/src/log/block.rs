@@ -30,10 +30,21 @@ pub struct Block {
     /// At which of the block's bytes the piece begins.
     skip: usize,
     filled: AtomicUsize,
-    /// `BLOCK_BYTES` that belong to this block as long as it lives.
+    /// Where they begin.
     at: NonNull<u8>,
-    /// Whose they are, and under which number; else they are the block's own.
-    pool: Option<(Arc<Pool>, usize)>,
+    memory: Memory,
+}
+
+/// Whose a block's bytes are; they stay what they are as long as the block lives.
+enum Memory {
+    /// `BLOCK_BYTES` that are the block's own.
+    Own,
+    /// `BLOCK_BYTES` of a pool, under a number.
+    Pool(Arc<Pool>, usize),
+    /// A key's value, which the block was made full of.
+    Text(Arc<Vec<u8>>),
+    /// Another block's, whose piece of the history ended before them.
+    Rest(Arc<Block>),
 }
 
 // SAFETY: the bytes below `filled` are only read, the bytes above it are only touched by the one
@@ -45,7 +56,7 @@ unsafe impl Sync for Block {}
 unsafe impl Send for Block {}
 
 impl Block {
-    /// What a block that is shared takes beside its [`BLOCK_BYTES`]: itself and the two counts of its `Arc`.
+    /// What a block that is shared takes beside its bytes: itself and the two counts of its `Arc`.
     pub const OVERHEAD: usize = size_of::<Block>() + 2 * size_of::<usize>();
 
     /// The offset of the block's first byte.
@@ -58,9 +69,31 @@ impl Block {
         self.start + self.filled.load(Ordering::Acquire) as u64
     }
 
+    /// The bytes of a value, which are not copied.
+    pub fn of_text(start: Offset, text: Arc<Vec<u8>>) -> Arc<Block> {
+        let filled = AtomicUsize::new(text.len());
+        let at = NonNull::from(text.as_slice()).cast();
+        Arc::new(Block { start, skip: 0, filled, at, memory: Memory::Text(text) })
+    }
+
     /// Whether the bytes outlive the process.
     pub fn is_pooled(&self) -> bool {
-        self.pool.is_some()
+        matches!(self.memory, Memory::Pool(..))
+    }
+
+    /// Whether the memory is its own, so that the block can be used again.
+    pub fn is_own(&self) -> bool {
+        matches!(self.memory, Memory::Own)
+    }
+
+    /// What is allocated for this block, in bytes: a value's are counted, whoever else has it.
+    pub fn memory(&self) -> usize {
+        Block::OVERHEAD
+            + match &self.memory {
+                Memory::Own => BLOCK_BYTES,
+                Memory::Text(text) => text.capacity(),
+                Memory::Pool(..) | Memory::Rest(_) => 0,
+            }
     }
 
     /// A block with the same bytes, in memory of its own.
@@ -72,14 +105,14 @@ impl Block {
 
     /// To be called after the bytes in `range` were appended, for disks that remember such things.
     pub fn note_changed(&self, range: std::ops::Range<usize>) {
-        if let Some((pool, number)) = &self.pool {
+        if let Memory::Pool(pool, number) = &self.memory {
             pool.note_changed(*number, self.skip + range.start..self.skip + range.end);
         }
     }
 
     /// Where the bytes lie.
     fn address(&self) -> *mut u8 {
-        // SAFETY: `skip` is below BLOCK_BYTES.
+        // SAFETY: `skip` is within the bytes.
         unsafe { self.at.add(self.skip).as_ptr() }
     }
 }
@@ -95,10 +128,11 @@ impl AsRef<[u8]> for Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        match &self.pool {
-            Some((pool, number)) => pool.give_back(*number),
-            // SAFETY: allocated with this layout, and nobody has it any more.
-            None => unsafe { alloc::dealloc(self.at.as_ptr(), LAYOUT) },
+        match &self.memory {
+            Memory::Pool(pool, number) => pool.give_back(*number),
+            // SAFETY: allocated with this layout, and nobody has it any more: a rest's block holds it.
+            Memory::Own => unsafe { alloc::dealloc(self.at.as_ptr(), LAYOUT) },
+            Memory::Text(_) | Memory::Rest(_) => {}
         }
     }
 }
@@ -119,16 +153,37 @@ impl BlockWriter {
         // SAFETY: the layout is not empty.
         let at = NonNull::new(unsafe { alloc::alloc(LAYOUT) });
         let at = at.unwrap_or_else(|| alloc::handle_alloc_error(LAYOUT));
-        BlockWriter::with(Block { start, skip, filled: AtomicUsize::new(0), at, pool: None })
+        BlockWriter::with(Block {
+            start,
+            skip,
+            filled: AtomicUsize::new(0),
+            at,
+            memory: Memory::Own,
+        })
     }
 
     /// As [`BlockWriter::new`], with a block of the pool, if it has one left.
     pub fn pooled(pool: &Arc<Pool>, start: Offset, skip: usize) -> Option<BlockWriter> {
         let number = pool.take(start, skip)?;
         let digest = Some((pool.digest(start), 0));
-        let (at, pool) = (pool.address(number), Some((pool.clone(), number)));
-        let block = Block { start, skip, filled: AtomicUsize::new(0), at, pool };
+        let (at, memory) = (pool.address(number), Memory::Pool(pool.clone(), number));
+        let block = Block { start, skip, filled: AtomicUsize::new(0), at, memory };
         Some(BlockWriter { digest, ..BlockWriter::with(block) })
+    }
+
+    /// Goes on for the bytes from `start` on in the rest of this block's memory, which is its own, and lets nothing
+    /// more be appended to this block. `None` if there is no rest.
+    pub fn rest(&mut self, start: Offset) -> Option<BlockWriter> {
+        let owner = match &self.block.memory {
+            Memory::Own => &self.block,
+            Memory::Rest(owner) => owner,
+            Memory::Pool(..) | Memory::Text(_) => return None,
+        };
+        let skip = self.block.skip + self.filled;
+        let (at, memory) = (owner.at, Memory::Rest(owner.clone()));
+        let block = Block { start, skip, filled: AtomicUsize::new(0), at, memory };
+        self.close();
+        (skip < BLOCK_BYTES).then(|| BlockWriter::with(block))
     }
 
     fn with(block: Block) -> BlockWriter {
@@ -138,9 +193,9 @@ impl BlockWriter {
     }
 
     /// `block` emptied for the bytes from `start` on, the first of them at `skip`, if nobody else holds
-    /// it any more and it is not a pool's; its pages are already mapped and in the cache.
+    /// it any more and its memory is its own; its pages are already mapped and in the cache.
     pub fn reuse(mut block: Arc<Block>, start: Offset, skip: usize) -> Option<BlockWriter> {
-        let alone = Arc::get_mut(&mut block).filter(|block| !block.is_pooled())?;
+        let alone = Arc::get_mut(&mut block).filter(|block| block.is_own())?;
         (alone.start, alone.skip) = (start, skip);
         *alone.filled.get_mut() = 0;
         Some(BlockWriter { limit: BLOCK_BYTES - skip, block, filled: 0, digest: None })
@@ -164,7 +219,7 @@ impl BlockWriter {
     /// Lets nothing more be appended.
     pub fn close(&mut self) {
         self.limit = self.filled;
-        if let (Some(filled), Some((pool, number))) = (self.filled(), &self.block.pool) {
+        if let (Some(filled), Memory::Pool(pool, number)) = (self.filled(), &self.block.memory) {
             pool.close(*number, self.block.skip, filled);
             self.digest = None;
         }

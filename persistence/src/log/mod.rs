@@ -1,8 +1,8 @@
 //! The command log: one stream of bytes that every write is appended to, once.
 //!
 //! [`Log`] is the end that the loop thread owns. [`Log::append`] copies a write's bytes into the
-//! memory tail, and does nothing else; [`Log::flush`], at the end of a loop turn, sees to it that
-//! they get as safe as the policy says; [`Log::released`] says up to where replies and replicas may go.
+//! memory tail, where [`Log::append_part`] may share a large value, and does nothing else; [`Log::flush`],
+//! at the end of a loop turn, sees to it that they get as safe as the policy says; [`Log::released`] says up to where replies and replicas may go.
 //! Without `appendonly` the tail is all there is, and is the replication backlog.
 //!
 //! | file | what is in it |
@@ -83,6 +83,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use syncs::Syncs;
 use tail::Tail;
+use varve_engine::effects::Part;
 use writer::{Reset, Shared, WriteJob, Writer, lock};
 
 /// Called, from another thread, when the log has got further or something happened to it.
@@ -403,10 +404,30 @@ impl Log {
 
     /// Adds what may be more than is kept: where memory alone has it, its beginning makes room for its end.
     #[cold]
-    fn append_long(&mut self, bytes: &[u8]) {
+    fn append_long(&mut self, mut bytes: &[u8]) {
+        if self.on_disk.is_none() && self.held.is_none() {
+            let kept = bytes.len().min(self.tail.keep() as usize);
+            self.tail.jump((bytes.len() - kept) as u64);
+            bytes = &bytes[bytes.len() - kept..];
+        }
         for piece in bytes.chunks(LONG) {
             self.tail.append(piece);
             self.trim();
+        }
+    }
+
+    /// As [`Log::append`], of a part of a command. Where memory alone has the log, a value that is shared is not copied,
+    /// unless it is more than is kept: it would stay until as much has come again.
+    pub fn append_part(&mut self, part: Part<'_>) {
+        match &part {
+            Part::Text(text) if self.on_disk.is_none() && text.len() as u64 <= self.tail.keep() => {
+                match text.shared() {
+                    Some(shared) => self.tail.append_text(shared.clone()),
+                    None => self.tail.append(text),
+                }
+                self.trim();
+            }
+            _ => _ = self.append(&part),
         }
     }
 
@@ -418,7 +439,12 @@ impl Log {
     }
 
     /// Adds one command, encoded here.
-    pub fn append_command<T: AsRef<[u8]>>(&mut self, db: u32, parts: &[T]) -> Offset {
+    pub fn append_command<'a>(
+        &mut self,
+        db: u32,
+        parts: impl IntoIterator<Item: Into<Part<'a>>, IntoIter: ExactSizeIterator>,
+    ) -> Offset {
+        let parts = parts.into_iter();
         self.select(db);
         let mut number = itoa::Buffer::new();
         // Small pieces are gathered first: an append to the tail has a fixed price.
@@ -427,16 +453,16 @@ impl Log {
         scratch.push(b'*');
         scratch.extend_from_slice(number.format(parts.len()).as_bytes());
         for part in parts {
-            let part = part.as_ref();
+            let part = part.into();
             scratch.extend_from_slice(b"\r\n$");
             scratch.extend_from_slice(number.format(part.len()).as_bytes());
             scratch.extend_from_slice(b"\r\n");
             if part.len() <= SMALL_PART {
-                scratch.extend_from_slice(part);
+                scratch.extend_from_slice(&part);
             } else {
                 self.tail.append(&scratch);
                 scratch.clear();
-                self.append(part);
+                self.append_part(part);
             }
         }
         scratch.extend_from_slice(b"\r\n");

@@ -5,7 +5,7 @@
 //! nothing back. With the log on disk the newest blocks are a pool's ([`super::pool`]), as long as it
 //! has any, so that what is appended is safe from the process's end at once.
 
-use super::block::{BLOCK_BYTES, Block, BlockWriter, PAGE};
+use super::block::{Block, BlockWriter, PAGE};
 use super::pool::Pool;
 use crate::offset::Offset;
 use std::collections::VecDeque;
@@ -51,8 +51,8 @@ pub struct Tail {
     pool: Option<Arc<Pool>>,
     /// How many of the oldest blocks are known to be in memory of their own.
     own_blocks: usize,
-    /// How many of all are the pool's.
-    pooled_blocks: usize,
+    /// What is allocated for the blocks themselves, in bytes.
+    allocated: usize,
     /// Where the segment begins that the next bytes are for: that byte is at a page's beginning.
     segment_start: Offset,
     /// All before it outlives the process: the end of a turn.
@@ -67,15 +67,16 @@ impl Tail {
     /// An empty tail at `start` that keeps at least `keep_bytes`.
     pub fn new(start: Offset, keep_bytes: u64) -> Tail {
         let writer = BlockWriter::new(start, 0);
+        let first = writer.share();
         Tail {
-            blocks: VecDeque::from([writer.share()]),
+            allocated: first.memory(),
+            blocks: VecDeque::from([first]),
             writer,
             end: start,
             keep_bytes,
             spare: None,
             pool: None,
             own_blocks: 0,
-            pooled_blocks: 0,
             segment_start: start,
             safe: start,
             noted: start,
@@ -149,9 +150,8 @@ impl Tail {
 
     /// What is allocated for the blocks, in bytes. The bytes of the pool's blocks are not: they are a file's.
     pub fn memory(&self) -> usize {
-        let blocks = self.blocks.len() + usize::from(self.spare.is_some());
-        blocks * Block::OVERHEAD
-            + (blocks - self.pooled_blocks) * BLOCK_BYTES
+        self.allocated
+            + self.spare.as_ref().map_or(0, |block| block.memory())
             + self.blocks.capacity() * size_of::<Arc<Block>>()
     }
 
@@ -175,6 +175,25 @@ impl Tail {
         }
     }
 
+    /// Adds a value at the end, whose bytes are not copied. Only while there is no pool, in which they would have to be.
+    pub fn append_text(&mut self, text: Arc<Vec<u8>>) {
+        debug_assert!(self.pool.is_none());
+        self.push_block(Block::of_text(self.end, text.clone()));
+        self.end += text.len() as u64;
+        match self.writer.rest(self.end) {
+            Some(rest) => self.go_on_in(rest),
+            None => self.begin_block(),
+        }
+    }
+
+    /// Adds `bytes` bytes at the end that nobody will read: of what there is, nothing is kept.
+    pub fn jump(&mut self, bytes: u64) {
+        self.end += bytes;
+        self.begin_block();
+        let last = self.blocks.len() - 1;
+        self.drop_oldest(last);
+    }
+
     #[cold]
     fn append_in_new_blocks(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -193,22 +212,37 @@ impl Tail {
         if !self.writer.is_pooled() || pooled.is_none() {
             self.outside = self.outside_now();
         }
-        self.writer = pooled.unwrap_or_else(|| {
+        let writer = pooled.unwrap_or_else(|| {
             let spare = self.spare.take();
             let spare = spare.and_then(|block| BlockWriter::reuse(block, start, skip));
             spare.unwrap_or_else(|| BlockWriter::new(start, skip))
         });
-        self.pooled_blocks += usize::from(self.writer.is_pooled());
-        self.blocks.push_back(self.writer.share());
+        self.go_on_in(writer);
+    }
+
+    fn go_on_in(&mut self, writer: BlockWriter) {
+        self.push_block(writer.share());
+        self.writer = writer;
+    }
+
+    fn push_block(&mut self, block: Arc<Block>) {
+        self.allocated += block.memory();
+        self.blocks.push_back(block);
+    }
+
+    fn drop_oldest(&mut self, blocks: usize) {
+        for block in self.blocks.drain(..blocks) {
+            self.allocated -= block.memory();
+            self.spare = Some(block).filter(|block| block.is_own());
+        }
+        self.own_blocks = self.own_blocks.saturating_sub(blocks);
     }
 
     /// Drops blocks that are older than what is to be kept, and none that reaches beyond `needed`.
     pub fn trim(&mut self, needed: Offset) {
         let floor = Offset(self.end.0.saturating_sub(self.keep_bytes)).min(needed);
         while self.blocks.len() > 1 && self.blocks[1].start() <= floor {
-            self.spare = self.blocks.pop_front().filter(|block| !block.is_pooled());
-            self.pooled_blocks -= usize::from(self.spare.is_none());
-            self.own_blocks = self.own_blocks.saturating_sub(1);
+            self.drop_oldest(1);
         }
     }
 
@@ -222,8 +256,9 @@ impl Tail {
         {
             let block = &mut self.blocks[self.own_blocks];
             if block.is_pooled() {
+                self.allocated -= block.memory();
                 *block = block.copy();
-                self.pooled_blocks -= 1;
+                self.allocated += block.memory();
             }
             self.own_blocks += 1;
         }
@@ -259,6 +294,7 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
+    use super::super::block::BLOCK_BYTES;
     use super::super::disk::OsDisk;
     use super::super::fake::FakeDisk;
     use super::*;
@@ -270,11 +306,17 @@ mod tests {
     fn memory_is_what_is_allocated_for_the_blocks() {
         let mut tail = Tail::new(Offset(0), 0);
         let counted = |tail: &Tail| {
-            let own = tail.blocks.iter().chain(&tail.spare).filter(|block| !block.is_pooled());
+            let own = tail.blocks.iter().chain(&tail.spare).filter(|block| block.is_own());
             let fixed = (tail.blocks.len() + usize::from(tail.spare.is_some())) * Block::OVERHEAD;
             own.count() * BLOCK_BYTES + fixed + tail.blocks.capacity() * 8
         };
         assert_eq!(tail.memory(), counted(&tail));
+        tail.append_text(Arc::new(vec![b'x'; 20_000]));
+        tail.append(b"x");
+        assert_eq!(tail.memory(), counted(&tail) + 20_000);
+        tail.jump(1);
+        assert_eq!((tail.memory(), tail.blocks.len()), (counted(&tail), 1));
+        tail = Tail::new(Offset(0), 0);
         let pool = Pool::open(&*FakeDisk::new(1), Path::new("p"), 4, 7, Offset(0)).unwrap();
         tail.set_pool(Some(pool), Offset(0), Offset(0));
         let mut seen = Vec::new();
@@ -285,7 +327,8 @@ mod tests {
                 tail.trim(Offset((nth - 8) * 3 * BLOCK_BYTES as u64));
             }
             assert_eq!(tail.memory(), counted(&tail), "after {nth} blocks");
-            seen.push((tail.pooled_blocks, tail.blocks.len()));
+            let pooled = tail.blocks.iter().filter(|block| block.is_pooled()).count();
+            seen.push((pooled, tail.blocks.len()));
         }
         assert_eq!((seen[0], seen[7]), ((1, 2), (4, 9)));
         assert!(seen.last().is_some_and(|(pooled, _)| (1..4).contains(pooled)), "{seen:?}");
@@ -311,22 +354,29 @@ mod tests {
     proptest! {
         #[test]
         fn the_tail_reads_back_what_was_appended(
-            appends in prop::collection::vec(0..100_000usize, 1..30),
+            appends in prop::collection::vec((0..100_000usize, any::<bool>()), 1..30),
             keep in 0..400_000u64,
             start in 0..1_000_000u64,
         ) {
             let mut tail = Tail::new(Offset(start), keep);
             let mut model = Vec::new();
-            for (i, &n) in appends.iter().enumerate() {
+            let mut longest = BLOCK_BYTES;
+            for (i, &(n, is_text)) in appends.iter().enumerate() {
                 let bytes: Vec<u8> = (0..n).map(|b| (b * 7 + i) as u8).collect();
-                tail.append(&bytes);
                 model.extend_from_slice(&bytes);
+                match is_text {
+                    true => {
+                        longest = longest.max(n);
+                        tail.append_text(Arc::new(bytes));
+                    }
+                    false => tail.append(&bytes),
+                }
                 let needed = Offset(start + model.len() as u64 / 2);
                 tail.trim(needed);
                 prop_assert_eq!(tail.end(), Offset(start + model.len() as u64));
                 let wanted = needed.0.min(tail.end().0.saturating_sub(keep)).max(start);
                 prop_assert!(tail.first().0 <= wanted);
-                prop_assert!(wanted - tail.first().0 <= BLOCK_BYTES as u64);
+                prop_assert!(wanted - tail.first().0 <= longest as u64);
                 let got: Vec<u8> = tail
                     .pieces(tail.first(), tail.end())
                     .flat_map(|piece| piece.bytes().to_vec())

@@ -10,6 +10,7 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use varve_engine::text::Text;
 
 const DIR: &str = "d";
 const SELECT: &[u8] = b"*2\r\n$6\r\nSELECT\r\n";
@@ -1052,6 +1053,29 @@ fn a_command_longer_than_what_is_kept_takes_no_more_memory_than_that() {
 }
 
 #[test]
+fn a_value_that_is_shared_is_kept_where_it_lies() {
+    let mut log = Log::in_memory(Histories::new(id(1)), Offset(0), 1 << 20, no_waker());
+    let value = Text::from((0..100_000u32).map(|i| (i % 251) as u8).collect::<Vec<_>>());
+    let shared = value.shared().unwrap();
+    let command = || [Part::from("SET"), Part::from("k"), Part::Text(&value)];
+    log.append_command(0, command());
+    let mut cursor = log.cursor_at(Offset(0)).unwrap();
+    let [head, text, end] = [(); 3].map(|()| log.next(&mut cursor, usize::MAX, log.end()).unwrap());
+    assert!(head.bytes().ends_with(b"\r\n$100000\r\n") && end.bytes() == b"\r\n");
+    assert_eq!(text.bytes().as_ptr_range(), shared.as_ptr_range());
+    drop((head, text, end));
+    assert_eq!(Arc::strong_count(shared), 2);
+    for _ in 0..100 {
+        log.append_command(0, command());
+        assert_eq!(log.cursor_at(log.end()), Some(Cursor { offset: log.end() }));
+    }
+    assert!(Arc::strong_count(shared) <= 13, "more is kept than a MiB of the history");
+    log.append(&vec![b'x'; 1 << 20]);
+    log.flush();
+    assert_eq!(Arc::strong_count(shared), 1);
+}
+
+#[test]
 fn the_log_goes_to_disk_and_back_to_memory_while_it_runs() {
     let disk = FakeDisk::new(1);
     let mut log = Log::in_memory(Histories::new(id(1)), Offset(0), 1 << 20, no_waker());
@@ -1059,12 +1083,16 @@ fn the_log_goes_to_disk_and_back_to_memory_while_it_runs() {
     assert_eq!(log.released(), log.end());
     let at = log.begin_rotation();
     log.append_command(3, &["SET", "a", "c"]);
+    let value = Text::from(vec![b'v'; 200_001]);
+    let shared = || [Part::from("SET"), Part::from("b"), Part::Text(&value)];
+    log.append_command(3, shared());
     disk.put(Path::new("new.rdb"), b"REDIS");
     let base = NewBase { path: "new.rdb".into(), at, rdb: true, keep: false };
     log.start_disk(options(&disk), base, 0).unwrap();
     log.flush();
     assert_eq!(log.released(), log.end());
     log.append_command(3, &["SET", "a", "d"]);
+    log.append_command(3, shared());
     log.turn_off_disk().unwrap();
     let mut seen = Vec::new();
     let mut recovered = recover(&options(&disk)).unwrap().unwrap();
@@ -1077,7 +1105,9 @@ fn the_log_goes_to_disk_and_back_to_memory_while_it_runs() {
         Ok(())
     });
     assert_eq!(replayed.unwrap().end, log.end());
-    assert_eq!(seen, [(3, b"SETac".to_vec()), (3, b"SETad".to_vec())]);
+    let large = [&b"SETb"[..], &value].concat();
+    let small = |command: &[u8]| (3, command.to_vec());
+    assert!(seen == [small(b"SETac"), small(&large), small(b"SETad"), small(&large)]);
 }
 
 #[test]
