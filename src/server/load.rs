@@ -10,7 +10,7 @@ use super::progress::{Progress, Unit};
 use super::registry::Run;
 use super::snapshot::OnDisk;
 use crate::config::types::PropagationError;
-use crate::{log_notice, log_warning, service};
+use crate::{log_notice, log_warning};
 use memmap2::{Advice, Mmap};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -514,11 +514,7 @@ impl Server {
         if now - loading.last_turn < TURN_EVERY {
             return;
         }
-        if loading.progress.is_report_due() {
-            let text = format!("Loading: {}", loading.progress);
-            log_notice!("{text}");
-            service::status(&text);
-        }
+        loading.progress.report("Loading:");
         self.clock.sync();
         self.exchange_served();
         let _ = varve_net::turn(net, self, Some(Duration::ZERO));

@@ -1,5 +1,6 @@
 //! How far long work is: loads, saves, rewrites and full syncs, for `INFO` and the log file.
 
+use crate::{log_notice, service};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -63,6 +64,17 @@ impl Progress {
             }
             _ => -1,
         }
+    }
+
+    /// Tells the log file and the service manager how far `what` is, if it is time again. Whether it was.
+    pub fn report(&mut self, what: &str) -> bool {
+        let due = self.is_report_due();
+        if due {
+            let text = format!("{what} {self}");
+            log_notice!("{text}");
+            service::status(&text);
+        }
+        due
     }
 
     /// Whether the log file is to be told again.

@@ -134,6 +134,33 @@ fn the_watchdog_hears_an_idle_daemon() {
     assert!(manager.has_heard("STOPPING=1"), "{:?}", manager.heard);
 }
 
+/// The loop does nothing else while `SAVE` or the last save runs: the watchdog's time, or that of a stop, was over.
+#[test]
+fn a_save_that_is_waited_for_is_no_hang() {
+    let folder = Folder::new();
+    let mut manager = Manager::new(&folder);
+    let dir = text(folder.path());
+    let mut args =
+        vec!["--dir", dir, "--save", "", "--appendonly", "no", "--supervised", "systemd"];
+    args.extend(["--rdb-key-save-delay", "500", "--enable-debug-command", "yes"]);
+    let mut daemon = Attempt::of(supervised(&folder), &args);
+    let mut client = daemon.serving();
+    client.ok(&["DEBUG", "POPULATE", "5000"]);
+    let mut has_told = |save: fn(&mut Client), last: &str| {
+        manager.listen();
+        manager.heard.clear();
+        save(&mut client);
+        assert!(manager.hears(|line| line == last).is_some(), "{:?}", manager.heard);
+        let lines: Vec<&str> = manager.heard.iter().map(|(_, line)| &line[..]).collect();
+        let is_percent = status_with_percent("Saving");
+        let at = lines.iter().position(|line| is_percent(line)).expect("no percent");
+        assert_eq!(lines[at + 1..at + 3], ["EXTEND_TIMEOUT_USEC=60000000", "WATCHDOG=1"]);
+    };
+    has_told(|client| _ = client.ok(&["SAVE"]), "STATUS=Ready to accept connections");
+    has_told(|client| _ = client.try_cmd(&["SHUTDOWN", "SAVE"]), "STATUS=Stopping");
+    assert!(daemon.log().contains("Saving: "), "{}", daemon.log());
+}
+
 /// The packaged unit is one that systemd understands.
 #[test]
 fn systemd_understands_the_unit() {

@@ -15,7 +15,7 @@ pub(super) const FAILED: u64 = 2;
 /// How many pieces were synced on the way.
 pub(super) const SYNCED: u64 = 3;
 /// Keys between two reports.
-const REPORT_EVERY: u64 = 1024;
+pub(super) const REPORT_EVERY: u64 = 1024;
 
 /// The private memory that this process has copied, bytes: what copy-on-write cost so far.
 fn copied_memory(room: &mut [u8]) -> u64 {

@@ -2,7 +2,7 @@
 //! wrote where it belongs. The save that waits (`SAVE`) is here too, and the log that goes to disk
 //! with a child's snapshot as its base.
 
-use super::child::{Child, FAILED, PROGRESS, RECORD, SYNCED};
+use super::child::{Child, FAILED, PROGRESS, RECORD, REPORT_EVERY, SYNCED};
 use super::due::REST;
 use super::unshare::Unshare;
 use super::{OnDisk, Purpose, Running, sync_dir};
@@ -15,6 +15,7 @@ use crate::server::writeback::Writeback;
 use crate::{log_notice, log_warning, service};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -71,15 +72,26 @@ impl Server {
             false => Ok(()),
         };
         let key_delay = Duration::from_micros(self.cfg.rdb_key_save_delay.into());
+        let keys = self.ks.dbs.iter().map(|d| d.len() as u64).sum();
+        let shown = RefCell::new((Progress::new(Unit::Keys, Some(keys)), false));
+        let show = |keys: Option<u64>| {
+            let (progress, told) = &mut *shown.borrow_mut();
+            progress.done = keys.unwrap_or(progress.done);
+            *told |= progress.report("Saving:");
+        };
         let result = File::create(&temp).and_then(|mut file| {
             let on = self.cfg.rdb_save_incremental_fsync;
             let mut writeback = Writeback::new(file.as_raw_fd(), on);
             let mut write = |bytes: &[u8]| {
                 goes_on()?;
+                show(None);
                 file.write_all(bytes)?;
                 writeback.wrote(bytes.len())
             };
-            let mut progress = |_| {
+            let mut progress = |keys| {
+                if keys % REPORT_EVERY == 0 {
+                    show(Some(keys));
+                }
                 if !key_delay.is_zero() {
                     insistence.came_within(key_delay);
                 }
@@ -90,6 +102,9 @@ impl Server {
             std::fs::rename(&temp, &self.cfg.dbfilename)?;
             sync_dir(Path::new("."))
         });
+        if shown.into_inner().1 && self.shutdown.is_none() {
+            service::ready();
+        }
         if let Err(error) = result {
             let _ = std::fs::remove_file(&temp);
             if insistence.came_within(Duration::ZERO) {

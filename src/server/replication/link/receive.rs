@@ -6,7 +6,7 @@ use crate::server::Server;
 use crate::server::client::Client;
 use crate::server::progress::{Progress, Unit};
 use crate::server::snapshot::OnDisk;
-use crate::{log_notice, log_warning, service};
+use crate::{log_notice, log_warning};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;
 use std::io;
@@ -171,12 +171,7 @@ impl Server {
 
     pub(super) fn report_receiving(&mut self) {
         let Some(rdb) = self.repl.link.as_mut().and_then(|l| l.rdb.as_mut()) else { return };
-        if !rdb.progress.is_report_due() {
-            return;
-        }
-        let text = format!("Full sync: received {}", rdb.progress);
-        log_notice!("{text}");
-        service::status(&text);
+        rdb.progress.report("Full sync: received");
     }
 
     pub(super) fn load_and_adopt(&mut self, net: &mut Net<Client>, out: &mut Vec<replica::Output>) {
