@@ -39,7 +39,8 @@ fn strings(len: usize) -> Keyspace {
             })
             .collect();
         let key = format!("key:{i:012}");
-        ks.load(0, Entry::new(key.as_bytes(), Payload::string(&value), None), None, None);
+        let entry = Entry::new(key.as_bytes(), Payload::string(&value), None);
+        assert!(ks.load(0, entry, None, None, false).is_ok());
     }
     ks
 }
@@ -54,7 +55,8 @@ fn hashes() -> Keyspace {
             hash.insert(field.as_bytes(), value.as_bytes(), &limits);
         }
         let payload = Payload::Value(Value::Hash(hash));
-        ks.load(0, Entry::new(format!("hash:{i}").as_bytes(), payload, None), None, None);
+        let entry = Entry::new(format!("hash:{i}").as_bytes(), payload, None);
+        assert!(ks.load(0, entry, None, None, false).is_ok());
     }
     ks
 }
@@ -73,7 +75,9 @@ fn load(file: &[u8], ks: &mut Keyspace) {
     let mut reader = Reader::new(file).expect("a file of ours");
     while let Some(item) = reader.next().expect("a file of ours") {
         match item {
-            Item::Key { db, entry, idle_s, freq } => ks.load(db, entry, idle_s, freq),
+            Item::Key { db, entry, idle_s, freq, .. } => {
+                assert!(ks.load(db, entry, idle_s, freq, false).is_ok());
+            }
             Item::Resize { db, keys, expires } => ks.dbs[db].reserve(keys, expires),
             Item::Aux { .. } => {}
         }

@@ -575,16 +575,30 @@ impl Keyspace {
         self.dbs[db].keys.prefetch(hash(entry.key()));
     }
 
-    /// Adds an entry from a snapshot, with no events. An entry of the same key is replaced. `idle_s`
-    /// and `freq` are what the snapshot says of its use.
-    pub fn load(&mut self, db: usize, mut entry: Entry, idle_s: Option<u64>, freq: Option<u8>) {
+    /// Adds an entry from a snapshot, with no events. `idle_s` and `freq` are what the snapshot says
+    /// of its use.
+    ///
+    /// # Errors
+    /// The entry itself, if its key is there already and `replace` is not set.
+    pub fn load(
+        &mut self,
+        db: usize,
+        mut entry: Entry,
+        idle_s: Option<u64>,
+        freq: Option<u8>,
+        replace: bool,
+    ) -> Result<(), Entry> {
         let hash = hash(entry.key());
         entry.set_access(self.access_hint(idle_s, freq).unwrap_or(self.fresh_access()));
         let d = &mut self.dbs[db];
-        if d.keys.get(hash, entry.key()).is_some() {
+        if d.keys.contains(hash, entry.key()) {
+            if !replace {
+                return Err(entry);
+            }
             d.remove(hash, entry.key());
         }
         d.insert(hash, entry);
+        Ok(())
     }
 
     /// The string at a key as a growing vector, made empty if there is none; the caller ends with

@@ -263,7 +263,7 @@ fn reload(s: &mut Server, call: &mut Call, args: &Args) -> Done {
         s.flush_everything();
     }
     let path = s.cfg.dbfilename.clone();
-    s.load_rdb(call.net, Path::new(&path)).map_err(|why| {
+    s.load_rdb(call.net, Path::new(&path), merge).map_err(|why| {
         log_warning!("DEBUG RELOAD: {why}");
         Error::new("ERR Error trying to load the RDB dump, check server logs.")
     })?;

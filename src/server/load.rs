@@ -17,8 +17,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use varve_engine::command::Ctx;
+use varve_engine::entry::Entry;
 use varve_engine::keyspace::{Db, Origin, event};
-use varve_engine::{Args, Error};
+use varve_engine::{Args, Error, Keyspace};
 use varve_net::Net;
 use varve_persistence::log::{self, Base, BaseKind, Log};
 use varve_persistence::offset::{Histories, HistoryId, Offset};
@@ -235,9 +236,9 @@ impl Server {
     ) -> Result<Place, String> {
         log_notice!("Loading the log's base {}", base.path.display());
         let rdb_end = match base.kind {
-            BaseKind::Rdb => return self.load_rdb(net, &base.path).map(|(place, _)| place),
+            BaseKind::Rdb => return self.load_rdb(net, &base.path, false).map(|(place, _)| place),
             BaseKind::Aof => 0,
-            BaseKind::RdbThenAof => self.load_rdb(net, &base.path)?.1 as u64,
+            BaseKind::RdbThenAof => self.load_rdb(net, &base.path, false)?.1 as u64,
         };
         if self.stopping {
             return Ok(Place::default());
@@ -261,7 +262,7 @@ impl Server {
             }
         };
         self.loading = Some(Loading::new(len, self.clock.now_ms(), false));
-        let (place, _) = self.load_rdb(net, &path)?;
+        let (place, _) = self.load_rdb(net, &path, false)?;
         // The file says where it stood, so replicas of this server can go on with it.
         if let (Some(history), Some(offset)) = (place.history, place.offset) {
             let mut histories = Histories::new(history);
@@ -281,11 +282,13 @@ impl Server {
         Ok(())
     }
 
-    /// Loads an RDB file into the keyspace. Where it stands, and how long it is.
+    /// Loads an RDB file into the keyspace; with `merge`, its keys take the place of those that are there.
+    /// Where it stands, and how long it is.
     pub fn load_rdb(
         &mut self,
         net: &mut Net<Client>,
         path: &Path,
+        merge: bool,
     ) -> Result<(Place, usize), String> {
         let file = File::open(path).map_err(|e| format!("Can't open {}: {e}", path.display()))?;
         // SAFETY: the file is ours (the folder is locked) and RDB files are never changed in place.
@@ -302,6 +305,12 @@ impl Server {
         (self.snapshots.last_load_keys, self.snapshots.last_load_expired) = (0, 0);
         self.clock.sync();
         let now = self.clock.now_ms();
+        let load = |ks: &mut Keyspace, (offset, db, entry, idle_s, freq)| {
+            ks.load(db, entry, idle_s, freq, merge).map_err(|entry: Entry| {
+                let text = format!("database {db} has it already").into();
+                wrong(rdb::Error { offset, key: Some(entry.key().into()), text })
+            })
+        };
         let mut ahead = VecDeque::with_capacity(AHEAD + 1);
         let (mut n, mut released, mut base_loaded) = (0u64, 0usize, None);
         while let Some(item) = reader.next().map_err(wrong)? {
@@ -318,7 +327,7 @@ impl Server {
                     // A lying file must not make us reserve more than it can hold.
                     d.reserve(keys.min(map.len()), expires.min(map.len()));
                 }
-                Item::Key { db, entry, idle_s, freq } => {
+                Item::Key { offset, db, entry, idle_s, freq } => {
                     if db >= self.ks.dbs.len() {
                         return Err(format!(
                             "{}: it has database {db}, and only {} are configured",
@@ -338,11 +347,9 @@ impl Server {
                         self.snapshots.last_load_keys += 1;
                     }
                     self.ks.prefetch_load(db, &entry);
-                    ahead.push_back((db, entry, idle_s, freq));
-                    if ahead.len() > AHEAD
-                        && let Some((db, entry, idle_s, freq)) = ahead.pop_front()
-                    {
-                        self.ks.load(db, entry, idle_s, freq);
+                    ahead.push_back((offset, db, entry, idle_s, freq));
+                    if ahead.len() > AHEAD {
+                        ahead.drain(..1).try_for_each(|key| load(&mut self.ks, key))?;
                     }
                 }
             }
@@ -352,7 +359,7 @@ impl Server {
                 std::thread::sleep(delay);
             }
             if n.is_multiple_of(STEP) || !delay.is_zero() {
-                ahead.drain(..).for_each(|(db, entry, idle, f)| self.ks.load(db, entry, idle, f));
+                ahead.drain(..).try_for_each(|key| load(&mut self.ks, key))?;
                 let position = reader.position();
                 if let Some(loading) = &mut self.loading {
                     let start = *base_loaded.get_or_insert(loading.progress.done);
@@ -369,7 +376,7 @@ impl Server {
                 }
             }
         }
-        ahead.drain(..).for_each(|(db, entry, idle, f)| self.ks.load(db, entry, idle, f));
+        ahead.drain(..).try_for_each(|key| load(&mut self.ks, key))?;
         Ok((place, reader.position()))
     }
 
@@ -550,7 +557,7 @@ impl Server {
         }
         self.loading = Some(loading);
         self.exchange_served();
-        let loaded = self.load_rdb(net, path);
+        let loaded = self.load_rdb(net, path, false);
         self.exchange_served();
         let fresh = self.loading.take().and_then(|l| l.served);
         match (&loaded, fresh) {

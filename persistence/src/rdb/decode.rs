@@ -23,6 +23,8 @@ pub enum Item<'a> {
     /// How many keys a database has, as the file claims.
     Resize { db: usize, keys: usize, expires: usize },
     Key {
+        /// The byte at which its type stands.
+        offset: usize,
         db: usize,
         entry: Entry,
         /// Seconds since it was last used.
@@ -222,7 +224,8 @@ impl<'a> Reader<'a> {
                         continue;
                     };
                     debug_assert!(self.at > start);
-                    return Ok(Some(Item::Key { db: self.db, entry, idle_s, freq }));
+                    let (offset, db) = (before, self.db);
+                    return Ok(Some(Item::Key { offset, db, entry, idle_s, freq }));
                 }
             }
         }

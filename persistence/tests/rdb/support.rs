@@ -89,7 +89,8 @@ pub fn keyspace(contents: &Contents) -> Keyspace {
     let mut ks = Keyspace::new(16, 1);
     let limits = ks.limits.clone();
     for ((db, key), (content, expire)) in contents {
-        ks.load(*db, Entry::new(key, value_of(content, &limits), *expire), None, None);
+        let entry = Entry::new(key, value_of(content, &limits), *expire);
+        assert!(ks.load(*db, entry, None, None, true).is_ok());
     }
     ks
 }
@@ -129,10 +130,10 @@ pub fn load(file: &[u8]) -> Result<Keyspace, Error> {
 pub fn load_by(mut reader: Reader<'_>, len: usize) -> Result<Keyspace, Error> {
     let mut ks = Keyspace::new(16, 1);
     while let Some(item) = reader.next()? {
-        if let Item::Key { db, entry, idle_s, freq } = item
+        if let Item::Key { db, entry, idle_s, freq, .. } = item
             && db < 16
         {
-            ks.load(db, entry, idle_s, freq);
+            let _ = ks.load(db, entry, idle_s, freq, false); // which key is left is not looked at
         }
     }
     assert!(reader.position() <= len);

@@ -120,6 +120,33 @@ fn a_damaged_dump_is_refused() {
     assert_eq!(found.map_err(|refusal| refusal.output), Ok(ITEMS));
 }
 
+/// A file that a tool put together has a key twice. `DEBUG RELOAD MERGE` asks for it.
+#[test]
+fn a_dump_with_a_key_twice_is_refused() {
+    let folder = Folder::new();
+    let mut args = vec!["--dir", text(folder.path()), "--save", "", "--appendonly", "no"];
+    args.extend(["--enable-debug-command", "yes"]);
+    let mut daemon = Attempt::new(&args);
+    let mut client = daemon.serving();
+    let mut dump = b"REDIS0011\xfe\x00\x00\x01k\x01a\x00\x01l\x01b\x00\x01k\x01c\xff".to_vec();
+    dump.extend([0; 8]);
+    let file = folder.path().join("dump.rdb");
+    fs::write(&file, &dump).unwrap();
+    let at = "dump.rdb: at byte 21, key 'k': database 0 has it already";
+    assert!(client.cmd(&["DEBUG", "RELOAD", "NOSAVE"]).is_error());
+    assert!(daemon.log().contains(at), "{}", daemon.log());
+    for options in [&["NOFLUSH", "MERGE"][..], &["MERGE"]] {
+        client.ok(&[&["DEBUG", "RELOAD", "NOSAVE"], options].concat());
+        assert_eq!(client.cmd(&["MGET", "k", "l"]).byte_items(), [b"c", b"b"]);
+    }
+    daemon.end(libc::SIGKILL);
+    let refusal = start_with(&file, &dump, &args, "a key twice").err();
+    refusal.expect("it started").names(&[at]);
+    dump[23] = b'm';
+    fs::write(&file, &dump).unwrap();
+    assert_eq!(Attempt::new(&args).serving().cmd(&["DBSIZE"]).int(), 3);
+}
+
 /// The disk has a sector that can not be read, or another program cuts the file while it is loaded. The kernel
 /// ends whoever reads a mapped file for that.
 #[test]
