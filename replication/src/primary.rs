@@ -32,6 +32,9 @@ use supply::{Source, Target};
 /// A connection, by the caller's number.
 pub type ConnId = u64;
 
+/// For a value that is neither 0 nor 1.
+const NO_FLAG: Error = Error::new("ERR value is out of range, value must between 0 and 1");
+
 /// The directives that the primary's side obeys. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -320,8 +323,12 @@ impl Primary {
                         value.strip_prefix(wire::CAPA_RESUME).and_then(Part::parse).or(peer.part);
                 }
                 b"rdb-only" => {
-                    let only = parse_int(value).ok_or(Error::NOT_INT)?;
-                    self.peer(conn, now_ms).rdb_only = only == 1;
+                    self.peer(conn, now_ms).rdb_only =
+                        match parse_int(value).ok_or(Error::NOT_INT)? {
+                            0 => false,
+                            1 => true,
+                            _ => return Err(NO_FLAG),
+                        };
                 }
                 b"rdb-filter-only" => {
                     let mut words = value.split(|&b| b == b' ').filter(|word| !word.is_empty());

@@ -115,6 +115,7 @@ fn replconf_knows_its_options() {
         "LISTENING-PORT 1 ip-address 10.1.1.1",
         "capa eof capa psync2 capa unknown",
         "rdb-only 1",
+        "rdb-only 0",
         "rdb-filter-only functions",
         "version 8.0.1",
     ] {
@@ -127,6 +128,9 @@ fn replconf_knows_its_options() {
         ("listening-port abc", "ERR value is not an integer or out of range"),
         ("listening-port 65536", "ERR value is not an integer or out of range"),
         ("colour red", "ERR Unrecognized REPLCONF option: colour"),
+        ("rdb-only x", "ERR value is not an integer or out of range"),
+        ("rdb-only 2", "ERR value is out of range, value must between 0 and 1"),
+        ("rdb-only -1", "ERR value is out of range, value must between 0 and 1"),
         ("rdb-filter-only keys", "ERR Unsupported rdb-filter-only option: keys"),
     ] {
         assert_eq!(
