@@ -212,6 +212,13 @@ impl Server {
             let left = (shutdown.deadline_ms - self.clock.steady_ms()).max(0);
             t.add("shutdown_in_milliseconds", left);
         }
+        if self.cfg.port != 0 {
+            let binds: String = self.cfg.bind.iter().map(|bind| format!(",bind={bind}")).collect();
+            t.add("listener0", format_args!("name=tcp{binds},port={}", self.cfg.port));
+        }
+        if !self.cfg.unixsocket.is_empty() {
+            t.add("listener1", format_args!("name=unix,bind={}", self.cfg.unixsocket.display()));
+        }
     }
 
     fn info_clients(&self, call: &Call<'_>, t: &mut Lines) {

@@ -651,6 +651,13 @@ fn a_unix_socket_outlives_a_change_of_the_port() {
     let folder = Folder::new();
     let (socket, moved) = (folder.path().join("socket"), folder.path().join("moved"));
     let server = Server::varve().arg("--unixsocket", text(&socket)).start();
+    let info = server.client().cmd(&["INFO", "server"]).text();
+    for line in [
+        format!("listener0:name=tcp,bind=127.0.0.1,port={}\r\n", server.port()),
+        format!("listener1:name=unix,bind={}\r\n", socket.display()),
+    ] {
+        assert!(info.contains(&line), "{line:?} is not in {info}");
+    }
     fs::rename(&socket, &moved).unwrap();
     let port = free_port();
     server.client().ok(&["CONFIG", "SET", "port", &port.to_string()]);
