@@ -63,8 +63,8 @@ install: build
 	install -D -m 644 packaging/varve.sysctl $(DESTDIR)$(DOCDIR)/60-varve.conf
 	install -D -m 644 packaging/varve.conf $(DESTDIR)$(DOCDIR)/varve.conf
 	install -D -m 644 docs/configuration.md $(DESTDIR)$(DOCDIR)/configuration.md
-	if [ -e $(DESTDIR)$(CONFDIR)/varve.conf ]; then \
-		install -m 640 packaging/varve.conf $(DESTDIR)$(CONFDIR)/varve.conf.new; \
-	else \
+	if [ ! -e $(DESTDIR)$(CONFDIR)/varve.conf ]; then \
 		install -D -m 640 packaging/varve.conf $(DESTDIR)$(CONFDIR)/varve.conf; \
+	elif ! cmp -s packaging/varve.conf $(DESTDIR)$(CONFDIR)/varve.conf; then \
+		install -m 640 packaging/varve.conf $(DESTDIR)$(CONFDIR)/varve.conf.new; \
 	fi

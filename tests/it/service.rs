@@ -248,3 +248,27 @@ fn who_is_not_supervised_tells_nobody() {
         assert_eq!(!manager.heard.is_empty(), tells, "{how}: {:?}", manager.heard);
     }
 }
+
+/// Each new version put its defaults beside a configuration that was the same.
+#[test]
+fn an_installation_leaves_the_configuration_alone() {
+    let folder = Folder::new();
+    let (built, root) = (folder.path().join("release"), folder.path().join("root"));
+    std::fs::create_dir(&built).unwrap();
+    ["varved", "varve"].iter().for_each(|name| std::fs::write(built.join(name), "").unwrap());
+    let mut install = Command::new("make");
+    install.args(["-s", "install", "CARGO=true"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    for (name, path) in [("TARGET", folder.path()), ("DESTDIR", &root)] {
+        install.arg(format!("{name}={}", text(path)));
+    }
+    let (file, beside) = (root.join("etc/varve/varve.conf"), root.join("etc/varve/varve.conf.new"));
+    for (change, is_new) in [("", false), ("", false), ("maxclients 7\n", true)] {
+        let old = std::fs::read_to_string(&file).unwrap_or_default() + change;
+        if file.exists() {
+            std::fs::write(&file, &old).unwrap();
+        }
+        assert!(install.status().unwrap().success());
+        assert_eq!(beside.exists(), is_new, "after {change:?}");
+        assert!(std::fs::read_to_string(&file).unwrap().starts_with(&old));
+    }
+}
