@@ -130,14 +130,25 @@ impl OwnedArgs {
     /// What `args` holds, with its large values.
     pub fn keep(args: &Args<'_>) -> OwnedArgs {
         let mut owned = OwnedArgs::default();
-        for i in 0..args.len() {
+        owned.keep_rest(args, 0);
+        owned
+    }
+
+    /// As [`OwnedArgs::keep`], with another name.
+    pub fn keep_as(name: &str, args: &Args<'_>) -> OwnedArgs {
+        let mut owned = OwnedArgs::new([name]);
+        owned.keep_rest(args, 1);
+        owned
+    }
+
+    fn keep_rest(&mut self, args: &Args<'_>, n: usize) {
+        for i in n..args.len() {
             if args.spans[i].start == Span::LARGE {
-                owned.push_large(args.text(i));
+                self.push_large(args.text(i));
             } else {
-                owned.push(&args[i]);
+                self.push(&args[i]);
             }
         }
-        owned
     }
 
     /// Adds an argument. A large one has memory of its own, which the command can keep.

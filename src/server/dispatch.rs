@@ -113,6 +113,14 @@ impl Server {
                 };
             }
         };
+        // Nothing behind this, the log above all, depends on what `rename-command` says.
+        match self.commands.with_own_name(id, args) {
+            Some(owned) => self.execute_found(call, id, &mut owned.args()),
+            None => self.execute_found(call, id, args),
+        }
+    }
+
+    fn execute_found(&mut self, call: &mut Call<'_>, id: CommandId, args: &mut Args<'_>) {
         if let Err(error) = self.check(call, id) {
             return self.reject(call, Some(id), args, error);
         }

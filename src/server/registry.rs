@@ -8,7 +8,7 @@ use super::dispatch::Call;
 use hdrhistogram::Histogram;
 use std::collections::HashMap;
 use varve_engine::command::{Command, Handler, Spec};
-use varve_engine::{Args, Error};
+use varve_engine::{Args, Error, OwnedArgs};
 
 /// A command of the daemon itself.
 pub type ServerHandler = fn(&mut Server, &mut Call<'_>, &mut Args<'_>) -> Result<(), Error>;
@@ -73,6 +73,8 @@ pub struct Registry {
     /// The words of letters that name a command alone, each at its [`Folded::slot`]: most requests
     /// are understood by one comparison. Of two words with the same place the earlier command has it.
     quick: Box<[Option<Quick>]>,
+    /// Whether clients call any command by another name than its own.
+    renames: bool,
 }
 
 /// A word that names a command alone, and the command.
@@ -170,7 +172,7 @@ impl Registry {
             }
         }
         let quick = Box::default();
-        let mut registry = Registry { all, words, subcommands, containers, quick };
+        let mut registry = Registry { all, words, subcommands, containers, quick, renames: false };
         registry.fill_slots();
         registry
     }
@@ -218,6 +220,7 @@ impl Registry {
             self.fill_slots();
             return Ok(());
         }
+        self.renames = true;
         let new = new.to_ascii_lowercase().into_bytes();
         if self.words.contains_key(&new[..]) {
             return Err("Target command name already exists".into());
@@ -270,15 +273,24 @@ impl Registry {
         }
     }
 
-    /// The command that a log names: by its own name, whatever clients call it.
+    /// A request under its command's own name, if that is not the one that it came with.
+    #[inline]
+    pub fn with_own_name(&self, id: CommandId, args: &Args<'_>) -> Option<OwnedArgs> {
+        let own = || self.get(id).spec.name.split('|').next().unwrap_or_default();
+        (self.renames && !args[0].eq_ignore_ascii_case(own().as_bytes()))
+            .then(|| OwnedArgs::keep_as(own(), args))
+    }
+
+    /// The command that a log names: by its own name, whatever clients call it. Redis's log has the
+    /// names that its clients use.
     pub fn find_for_log(&self, args: &Args<'_>) -> Option<CommandId> {
-        match self.find(args) {
-            Ok(id) => Some(id),
-            Err(_) => {
-                let name = std::str::from_utf8(&args[0]).ok()?.to_ascii_lowercase();
-                self.by_name(&name)
-            }
-        }
+        let found = self.find(args).ok();
+        let is_own = |id: &CommandId| {
+            !self.renames || args[0].eq_ignore_ascii_case(self.get(*id).spec.name.as_bytes())
+        };
+        let by_own_name =
+            || self.by_name(&std::str::from_utf8(&args[0]).ok()?.to_ascii_lowercase());
+        found.filter(is_own).or_else(by_own_name).or(found)
     }
 
     /// By its own full name, whatever clients call it.

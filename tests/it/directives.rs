@@ -4,7 +4,9 @@
 use crate::faults::{Attempt, text};
 use crate::support::client::encode;
 use crate::support::server::free_port;
-use crate::support::{Client, Folder, PATIENCE, Server, Value, caught_up, eventually};
+use crate::support::{
+    Client, Folder, PATIENCE, Server, Value, caught_up, dataset, eventually, first_difference,
+};
 use socket2::SockRef;
 use std::ffi::OsStr;
 use std::fs;
@@ -703,6 +705,45 @@ fn small_packets_to_replicas_wait_if_told_so() {
         client.ok(&["CONFIG", "SET", "repl-disable-tcp-nodelay", waits]);
         assert_eq!(sends_at_once(&primary, fd), at_once);
     }
+}
+
+/// The log had the names that clients used: a start without them was refused, and `LPUSH`, called `SET`, was
+/// taken for `SET`.
+#[test]
+fn names_that_clients_are_given_are_not_in_the_log() {
+    let log = |dir: &Path| Server::varve().arg("--appendonly", "yes").in_dir(dir);
+    let renamed = |dir: &Path| {
+        let renames = [("SET", "put"), ("LPUSH", "SET"), ("PUBLISH", "say"), ("EXEC", "go")];
+        renames.iter().fold(log(dir), |server, (own, name)| {
+            server.arg("--rename-command", &format!("{own} {name}"))
+        })
+    };
+    let folder = Folder::new();
+    let mut primary = renamed(folder.path()).start();
+    let replica = Server::varve().replica_of(primary.port()).start();
+    caught_up(&primary, &replica);
+    let mut client = primary.client();
+    let large = "v".repeat(100_000);
+    for command in [
+        &["put", "large", &large][..],
+        &["SET", "list", "a"],
+        &["MULTI"],
+        &["PUT", "k", "v"],
+        &["set", "list", "b"],
+        &["say", "channel", "message"],
+        &["go"],
+        &["put", "short", "v", "PX", "1000000"],
+    ] {
+        client.ok(command);
+    }
+    assert!(client.cmd(&["LPUSH", "list", "c"]).is_error());
+    caught_up(&primary, &replica);
+    let held = dataset(&mut primary.client());
+    primary.restart();
+    assert_eq!(first_difference(&dataset(&mut primary.client()), &held, 0), None);
+    primary.terminate();
+    let plain = log(folder.path()).start();
+    assert_eq!(first_difference(&dataset(&mut plain.client()), &held, 0), None);
 }
 
 #[test]
