@@ -6,11 +6,14 @@
 
 use crate::differential::random_write;
 use crate::directives::{no_child, stopped_child};
+use crate::faults::is_root;
 use crate::support::dataset::first_difference;
+use crate::support::power::private_mounts;
 use crate::support::{
-    Client, Command, PATIENCE, Proxy, Random, Server, Value, caught_up, dataset, env_number,
-    eventually, server,
+    Client, Command, Folder, PATIENCE, Proxy, Random, Server, Value, caught_up, dataset,
+    env_number, eventually, server,
 };
+use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -1131,4 +1134,22 @@ fn what_was_written_during_a_streamed_sync_follows_it_at_once() {
         (&replica).write_all(b"REPLCONF ACK 0\r\n").unwrap();
         receives(&replica, &value);
     }
+}
+
+/// The first address of the primary's name is one at which nobody listens.
+#[test]
+fn all_addresses_of_a_primarys_name_are_tried() {
+    if !is_root("a primary's name with several addresses") {
+        return;
+    }
+    let folder = Folder::new();
+    let hosts = folder.path().join("hosts");
+    fs::write(&hosts, "::1 several\n127.0.0.1 several\n").unwrap();
+    private_mounts().expect("a namespace of its own");
+    mount(Some(&hosts), "/etc/hosts", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    let primary = Server::start();
+    let replica = Server::start();
+    replica.client().ok(&["REPLICAOF", "several", &primary.port().to_string()]);
+    caught_up(&primary, &replica);
+    assert!(!replica.log().contains("Cannot connect"), "{}", replica.log());
 }

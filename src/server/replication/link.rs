@@ -14,6 +14,7 @@ use crate::logger::{self, Role};
 use crate::{log_debug, log_notice, log_verbose, log_warning, service};
 use crossbeam::channel::{Receiver, bounded};
 use receive::Receiving;
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -31,8 +32,10 @@ use varve_replication::replica::{self, Hold, Replica};
 pub struct Link {
     pub(super) machine: Replica,
     conn: Option<ConnId>,
-    /// Where the address of the primary's name is to come.
-    resolving: Option<Receiver<io::Result<SocketAddr>>>,
+    /// Where the addresses of the primary's name are to come.
+    resolving: Option<Receiver<io::Result<VecDeque<SocketAddr>>>>,
+    /// Those that were not tried yet.
+    addresses: VecDeque<SocketAddr>,
     rdb: Option<Receiving>,
     place: Option<replica::Place>,
     /// The database that the stream has selected.
@@ -130,6 +133,7 @@ impl Server {
                     machine: Replica::new(config, Some(place), now),
                     conn: None,
                     resolving: None,
+                    addresses: VecDeque::new(),
                     rdb: None,
                     place: None,
                     db: self.log.current_db() as usize,
@@ -217,14 +221,12 @@ impl Server {
         if link.conn != Some(conn.id) {
             return;
         }
-        let mut out = std::mem::take(&mut self.repl.outputs);
-        match result {
-            Ok(()) => link.machine.connected(now, &mut out),
-            Err(error) => {
-                link.conn = None;
-                link.machine.connect_failed(&error.to_string(), now, &mut out);
-            }
+        if let Err(error) = result {
+            link.conn = None;
+            return self.open_link(net, error);
         }
+        let mut out = std::mem::take(&mut self.repl.outputs);
+        link.machine.connected(now, &mut out);
         self.act(net, Some(conn), &mut out);
     }
 
@@ -481,16 +483,12 @@ impl Server {
     /// [`Server::take_resolved`] goes on.
     fn connect_to_primary(&mut self, net: &mut Net<Client>, host: String, port: u16) {
         if let Ok(ip) = host.parse::<IpAddr>() {
-            return self.open_link(net, Ok(SocketAddr::new(ip, port)));
+            return self.take_addresses(net, Ok([SocketAddr::new(ip, port)].into()));
         }
         let (answer, resolving) = bounded(1);
         let waker = self.waker.clone();
         let work = move || {
-            let addrs = (&*host, port).to_socket_addrs();
-            let first = addrs.and_then(|mut addrs| {
-                addrs.next().ok_or(io::Error::other("the name has no address"))
-            });
-            let _ = answer.send(first);
+            let _ = answer.send((&*host, port).to_socket_addrs().map(Iterator::collect));
             waker();
         };
         match thread::Builder::new().name("resolve".into()).spawn(work) {
@@ -499,23 +497,44 @@ impl Server {
                     link.resolving = Some(resolving);
                 }
             }
-            Err(error) => self.open_link(net, Err(error)),
+            Err(error) => self.open_link(net, error),
         }
     }
 
-    /// Goes on once the address of the primary's name is known.
+    /// Goes on once the addresses of the primary's name are known.
     pub fn take_resolved(&mut self, net: &mut Net<Client>) {
         let resolving = self.repl.link.as_mut().map(|link| &mut link.resolving);
         if let Some(resolving) = resolving
-            && let Some(Ok(address)) = resolving.as_ref().map(Receiver::try_recv)
+            && let Some(Ok(addresses)) = resolving.as_ref().map(Receiver::try_recv)
         {
             *resolving = None;
-            self.open_link(net, address);
+            self.take_addresses(net, addresses);
         }
     }
 
-    fn open_link(&mut self, net: &mut Net<Client>, address: io::Result<SocketAddr>) {
-        let Some(to) = &self.cfg.replicaof else { return };
+    fn take_addresses(
+        &mut self,
+        net: &mut Net<Client>,
+        addresses: io::Result<VecDeque<SocketAddr>>,
+    ) {
+        let Some(link) = &mut self.repl.link else { return };
+        let mut why = io::Error::other("the name has no address");
+        link.addresses = addresses.unwrap_or_else(|error| {
+            why = error;
+            VecDeque::new()
+        });
+        self.open_link(net, why);
+    }
+
+    /// Opens a connection to the next of the primary's addresses. `why` is for the end of them.
+    fn open_link(&mut self, net: &mut Net<Client>, why: io::Error) {
+        let (Some(to), Some(link)) = (&self.cfg.replicaof, &mut self.repl.link) else { return };
+        let Some(address) = link.addresses.pop_front() else {
+            let (now, mut out) = (self.now_u64(), Vec::new());
+            let Some(link) = &mut self.repl.link else { return };
+            link.machine.connect_failed(&why.to_string(), now, &mut out);
+            return self.act(net, None, &mut out);
+        };
         let client = Client {
             kind: Kind::Primary,
             peer: format!("{}:{}", to.host, to.port),
@@ -524,8 +543,8 @@ impl Server {
             ..Client::default()
         };
         let source = self.cfg.bind_source_addr.to_str().and_then(|addr| addr.parse().ok());
-        let result = address.and_then(|address| net.connect(address, client, source));
-        let (now, limit) = (self.now_u64(), self.output_limit(0, true));
+        let result = net.connect(address, client, source);
+        let limit = self.output_limit(0, true);
         let Some(link) = &mut self.repl.link else { return };
         match result {
             Ok(id) => {
@@ -536,11 +555,7 @@ impl Server {
                     (conn.query_limit, conn.output_limit) = (usize::MAX, limit);
                 }
             }
-            Err(error) => {
-                let mut out = Vec::new();
-                link.machine.connect_failed(&error.to_string(), now, &mut out);
-                self.act(net, None, &mut out);
-            }
+            Err(error) => self.open_link(net, error),
         }
     }
 

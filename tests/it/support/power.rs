@@ -26,6 +26,13 @@ nix::ioctl_read!(shut_down, b'X', 125, u32);
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// Lets the calling thread, and what it starts, have mounts of its own.
+pub fn private_mounts() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+}
+
 /// The file system, mounted; unmounted and removed when dropped.
 pub struct PowerDisk {
     folder: Folder,
@@ -39,11 +46,7 @@ impl PowerDisk {
     /// and processes that it starts: nobody else sees the mount, and however they end, it ends
     /// with them.
     pub fn new() -> PowerDisk {
-        let private = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| {
-            let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
-        });
-        private.unwrap_or_else(|error| {
+        private_mounts().unwrap_or_else(|error| {
             panic!(
                 "can't mount a file system to cut the power of ({error}): this needs root and a \
                  loop device; VARVE_NO_MOUNT=1 leaves such tests out"
