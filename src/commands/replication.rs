@@ -88,6 +88,11 @@ impl Server {
 /// `FAILOVER [TO host port [FORCE]] [ABORT] [TIMEOUT ms]`
 fn failover(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     if args.len() == 2 && args[1].eq_ignore_ascii_case(b"abort") {
+        if s.has_asked_to_take_over() {
+            return Err(Error::new(
+                "ERR The target was asked to take over, and is about to answer.",
+            ));
+        }
         if !s.abort_failover(call.net, "the operator said so") {
             return Err(Error::new("ERR No failover in progress."));
         }

@@ -208,6 +208,29 @@ fn a_failover_survives_what_is_no_refusal() {
     }
 }
 
+/// Between the request and its answer nobody here can know whether the target is a primary.
+#[test]
+fn a_target_that_was_asked_is_waited_for() {
+    let primary = start(Kind::Varve);
+    let mut target = Puppet::of(&primary);
+    let id = primary.info("master_replid");
+    let writing = target.begin_failover(&primary);
+    let mut aborted = None;
+    target.serve(|command| match command.split(' ').next() {
+        Some("PSYNC") => {
+            aborted = Some(primary.client().cmd(&["FAILOVER", "ABORT"]));
+            Some(format!("+CONTINUE {id}"))
+        }
+        Some("REPLCONF") if command.contains("ACK") => None,
+        _ => Some("+OK".into()),
+    });
+    let aborted = format!("{aborted:?}");
+    assert!(aborted.contains("ERR The target was asked to take over"), "{aborted}");
+    assert!(writing.join().unwrap().is_error());
+    assert_eq!(primary.info("role"), "slave");
+    assert_eq!(state(&primary), "no-failover");
+}
+
 /// The target took over and has less than its old primary, which is to have all of its data: however
 /// long that takes, there are not two primaries meanwhile.
 #[test]

@@ -161,12 +161,17 @@ impl Server {
         }
     }
 
+    /// Whether the target has the request to take over, and may be a primary when its answer comes.
+    pub fn has_asked_to_take_over(&self) -> bool {
+        let asked = |link: &super::Link| link.machine().has_asked_to_take_over();
+        self.repl.failover.is_some() && self.repl.link.as_ref().is_some_and(asked)
+    }
+
     /// Whether the target has left before it was asked to take over: it may come back with less than
     /// it had acknowledged.
     fn lost_target(&self, net: &Net<super::Client>) -> bool {
-        let asked = |link: &super::Link| link.machine().has_asked_to_take_over();
         let target = self.cfg.replicaof.as_ref();
-        !self.repl.link.as_ref().is_some_and(asked)
+        !self.has_asked_to_take_over()
             && !self.replicas_by_address(net).iter().any(|(address, ..)| Some(address) == target)
     }
 
