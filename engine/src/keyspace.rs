@@ -11,7 +11,9 @@ use crate::hasher::hash;
 use crate::table::Table;
 use crate::text::Text;
 use crate::value::Value;
+use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 
 /// Classes of keyspace events, as bits: `notify-keyspace-events`.
@@ -779,7 +781,7 @@ impl Keyspace {
         let d = &mut self.dbs[db];
         // There is nothing more to tell them of the key: once is enough.
         if !d.watched.is_empty()
-            && let Some(clients) = d.watched.remove(key)
+            && let Some(clients) = take_out(&mut d.watched, key)
         {
             self.watchers_hit.extend(clients);
         }
@@ -826,7 +828,7 @@ impl Keyspace {
         if let Some(clients) = self.dbs[db].watched.get_mut(key) {
             clients.retain(|&c| c != client);
             if clients.is_empty() {
-                self.dbs[db].watched.remove(key);
+                take_out(&mut self.dbs[db].watched, key);
             }
         }
     }
@@ -840,7 +842,7 @@ impl Keyspace {
         if let Some(n) = self.dbs[db].waiting.get_mut(key) {
             *n -= 1;
             if *n == 0 {
-                self.dbs[db].waiting.remove(key);
+                take_out(&mut self.dbs[db].waiting, key);
             }
         }
     }
@@ -849,6 +851,20 @@ impl Keyspace {
     pub fn blocking_keys(&self) -> usize {
         self.dbs.iter().map(|d| d.waiting.len()).sum()
     }
+}
+
+/// Takes a key out of a table, which does not keep the size of its peak once it is empty.
+pub fn take_out<K, V, Q>(table: &mut HashMap<K, V>, key: &Q) -> Option<V>
+where
+    K: Borrow<Q> + Eq + Hash,
+    Q: Eq + Hash + ?Sized,
+{
+    const KEPT: usize = 64;
+    let value = table.remove(key);
+    if table.is_empty() {
+        table.shrink_to(KEPT);
+    }
+    value
 }
 
 /// An access that is to be noted in an entry.

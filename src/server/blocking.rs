@@ -10,6 +10,7 @@ use super::dispatch::Call;
 use super::registry::{CommandId, Registered, Run};
 use std::collections::{HashMap, VecDeque};
 use varve_engine::command::{Block, Ctx, OnTimeout, flag};
+use varve_engine::keyspace::take_out;
 use varve_engine::value::Type;
 use varve_engine::{Args, Error, OwnedArgs};
 use varve_net::{ConnId, Net};
@@ -111,7 +112,7 @@ impl Server {
                             queue.remove(at);
                         }
                         if queue.is_empty() {
-                            self.waiters.by_key.remove(&place);
+                            take_out(&mut self.waiters.by_key, &place);
                         }
                     }
                 }

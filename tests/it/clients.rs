@@ -156,6 +156,31 @@ fn what_a_client_has_the_server_remember_counts_as_its_memory() {
     }
 }
 
+/// The tables of keys that clients watch or wait for kept the size of their peak.
+#[test]
+fn keys_that_nobody_watches_or_waits_for_take_no_memory() {
+    let server = Server::start();
+    let keys: Vec<String> = (0..200_000).map(|i| format!("key:{i}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    for (command, ends) in [("WATCH", "UNWATCH"), ("BLPOP", "PING")] {
+        let before = server.number("used_memory");
+        let mut client = server.client();
+        let mut request = [&[command][..], &keys].concat();
+        if command == "BLPOP" {
+            request.push("0.1");
+        }
+        client.ok(&request);
+        client.ok(&[ends]);
+        drop(client);
+        let is_back = || server.number("used_memory") < before + (4 << 20);
+        assert!(
+            eventually(PATIENCE, is_back),
+            "{command}: {} of {before}",
+            server.number("used_memory")
+        );
+    }
+}
+
 #[test]
 fn long_values_are_logged_whole() {
     let mut primary = Server::start();
