@@ -255,6 +255,8 @@ pub struct Spec {
     pub arguments: &'static str,
     /// The version of Redis that deprecated it, and what to say in its place.
     pub deprecated: Option<(&'static str, &'static str)>,
+    /// Whether it is for servers and tests rather than for clients.
+    pub is_internal: bool,
 }
 
 impl Spec {
@@ -286,6 +288,7 @@ impl Spec {
             summary: "",
             arguments: "",
             deprecated: None,
+            is_internal: false,
         }
     }
 
@@ -351,6 +354,12 @@ impl Spec {
     /// Since which version of Redis it is deprecated, and by what it is replaced.
     pub const fn deprecated(mut self, since: &'static str, by: &'static str) -> Spec {
         self.deprecated = Some((since, by));
+        self
+    }
+
+    /// It is for servers and tests rather than for clients.
+    pub const fn internal(mut self) -> Spec {
+        self.is_internal = true;
         self
     }
 

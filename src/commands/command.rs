@@ -90,16 +90,20 @@ impl Server {
             Entry::Command(id) => {
                 let spec = self.commands.get(*id).spec;
                 let arguments = grammar::parse(spec.arguments).expect("a test parses them all");
-                let deprecation = 3 * spec.deprecated.is_some() as usize;
+                let is_deprecated = spec.deprecated.is_some();
+                let flags = is_deprecated as u32 | (spec.is_internal as u32) << 1;
                 let has_arguments = !arguments.is_empty() as usize;
-                reply.map(4 + deprecation + has_arguments + has_subcommands);
+                let more = (flags != 0) as usize + 2 * is_deprecated as usize;
+                reply.map(4 + more + has_arguments + has_subcommands);
                 put_pair(reply, "summary", spec.summary);
                 put_pair(reply, "since", spec.since);
                 put_pair(reply, "group", spec.group);
                 put_pair(reply, "complexity", spec.complexity);
-                if let Some((since, by)) = spec.deprecated {
+                if flags != 0 {
                     reply.bulk(b"doc_flags");
-                    put_names(reply, 1, &[(1, "deprecated")], "");
+                    put_names(reply, flags, &[(1, "deprecated"), (2, "syscmd")], "");
+                }
+                if let Some((since, by)) = spec.deprecated {
                     put_pair(reply, "deprecated_since", since);
                     put_pair(reply, "replaced_by", by);
                 }

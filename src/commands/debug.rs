@@ -517,7 +517,7 @@ fn help(call: &mut Call) -> Done {
 /// One entry a command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command<ServerHandler>] = &[
-    Command { run: debug, spec: Spec::new("debug", -2, ADMIN | NOSCRIPT | LOADING | STALE, 0, Keys::None).doc("server", "1.0.0", "By subcommand", "Looks inside, and makes things go wrong, for tests.", "subcommand [arg...]") },
+    Command { run: debug, spec: Spec::new("debug", -2, ADMIN | NOSCRIPT | LOADING | STALE, 0, Keys::None).doc("server", "1.0.0", "By subcommand", "Looks inside, and makes things go wrong, for tests.", "subcommand [arg...]").internal() },
 ];
 
 #[cfg(test)]

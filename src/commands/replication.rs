@@ -213,7 +213,7 @@ pub const COMMANDS: &[Command<ServerHandler>] = &[
     Command { run: replicaof, spec: spec("replicaof", 3, ADMIN | NOSCRIPT | STALE).doc("server", "5.0.0", "O(1)", "Follows another server, or none.", "args=(host port|NO ONE)") },
     Command { run: replicaof, spec: spec("slaveof", 3, ADMIN | NOSCRIPT | STALE).doc("server", "1.0.0", "O(1)", "The old name of REPLICAOF.", "args=(host port|NO ONE)").deprecated("5.0.0", "`REPLICAOF`") },
     Command { run: role, spec: dangerous("role", 1, NOSCRIPT | LOADING | STALE | FAST).doc("server", "2.8.12", "O(1)", "Tells whether this is a primary or a replica, and how it stands.", "") },
-    Command { run: replconf, spec: spec("replconf", -1, ADMIN | NOSCRIPT | LOADING | STALE | ALLOW_BUSY).doc("server", "3.0.0", "O(1)", "What replicas and primaries tell each other.", "[(option value)...]") },
+    Command { run: replconf, spec: spec("replconf", -1, ADMIN | NOSCRIPT | LOADING | STALE | ALLOW_BUSY).doc("server", "3.0.0", "O(1)", "What replicas and primaries tell each other.", "[(option value)...]").internal() },
     Command { run: failover, spec: spec("failover", -1, ADMIN | NOSCRIPT | STALE).doc("server", "6.2.0", "O(1)", "Hands over to a replica when that has every write.", "[TO target=(host port [FORCE])] [ABORT] [TIMEOUT milliseconds]") },
     Command { run: psync, spec: spec("psync", -3, ADMIN | NOSCRIPT | NO_MULTI | NO_ASYNC_LOADING).doc("server", "2.8.0", "O(N) in what is sent", "Begins a replica's stream, from where it stopped if that can be.", "replicationid offset") },
     Command { run: sync, spec: spec("sync", 1, ADMIN | NOSCRIPT | NO_MULTI | NO_ASYNC_LOADING).doc("server", "1.0.0", "O(N) in what is sent", "Begins a replica's stream from a snapshot.", "") },

@@ -405,7 +405,7 @@ fn commands_are_said_to_be_what_redis_says() {
         let docs = |client: &mut Client| {
             let Value::Map(of_all) = client.cmd(&["COMMAND", "DOCS", &name]) else { return vec![] };
             let Value::Map(of_it) = &of_all[0].1 else { return vec![] };
-            let same = ["since", "group", "deprecated_since"].map(Value::bulk);
+            let same = ["since", "group", "doc_flags", "deprecated_since"].map(Value::bulk);
             of_it.iter().filter(|(field, _)| same.contains(field)).cloned().collect()
         };
         assert_eq!(docs(&mut varve), docs(&mut redis), "{name}");
