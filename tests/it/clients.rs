@@ -1132,7 +1132,7 @@ fn times_of_commands_are_told_to_two_digits() {
         let bounds = of_debug.into_iter().nth(3).unwrap().items();
         // Powers of two ns, each with what is the same to two digits.
         let mut possible = (0..20).map(|k| 1024 << k).map(|ns: i64| (ns + ns / 128 - 1) / 1000);
-        let bound = possible.find(|&bound| bound as f64 >= told).unwrap();
+        let bound = possible.find(|&bound| bound >= told as i64).unwrap();
         assert_eq!(bounds, [Value::Int(bound), Value::Int(1)]);
 
         client.ok(&["CONFIG", "SET", "latency-tracking", "no"]);
