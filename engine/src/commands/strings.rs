@@ -127,7 +127,11 @@ fn set(ctx: &mut Ctx, args: &mut Args) -> Done {
         reply_string(ctx, &args[1])?;
     }
     if nx || xx || matches!(expiry, Expiry::Keep) {
-        let there = ctx.ks.exists(ctx.db, &args[1]);
+        // Who finds the key in the way has used it: a lock that is tried for is not an idle key.
+        let there = match nx {
+            true => ctx.ks.write(ctx.db, &args[1]).is_some(),
+            false => ctx.ks.exists(ctx.db, &args[1]),
+        };
         if nx && there || xx && !there {
             if !want_old {
                 ctx.reply.null();
@@ -166,7 +170,7 @@ fn set_access(args: &Args) -> u32 {
 }
 
 fn setnx(ctx: &mut Ctx, args: &mut Args) -> Done {
-    let absent = !ctx.ks.exists(ctx.db, &args[1]);
+    let absent = ctx.ks.write(ctx.db, &args[1]).is_none();
     if absent {
         store(ctx, args, 2, None);
     }
@@ -281,7 +285,7 @@ fn msetnx(ctx: &mut Ctx, args: &mut Args) -> Done {
     if args.len().is_multiple_of(2) {
         return Err(Error::arity("msetnx"));
     }
-    let free = (1..args.len()).step_by(2).all(|i| !ctx.ks.exists(ctx.db, &args[i]));
+    let free = (1..args.len()).step_by(2).all(|i| ctx.ks.write(ctx.db, &args[i]).is_none());
     if free {
         mset_all(ctx, args);
     }
@@ -290,7 +294,7 @@ fn msetnx(ctx: &mut Ctx, args: &mut Args) -> Done {
 }
 
 fn append(ctx: &mut Ctx, args: &mut Args) -> Done {
-    let old = match ctx.ks.write(ctx.db, &args[1]) {
+    let old = match ctx.ks.peek(ctx.db, &args[1]) {
         None => None,
         Some(entry) => Some(entry.string().ok_or(Error::WRONG_TYPE)?.len()),
     };
@@ -329,7 +333,7 @@ fn setrange(ctx: &mut Ctx, args: &mut Args) -> Done {
     }
     let len = ctx
         .ks
-        .write(ctx.db, &args[1])
+        .peek(ctx.db, &args[1])
         .map_or(Ok(0), |entry| entry.string().map(|s| s.len()).ok_or(Error::WRONG_TYPE))?;
     if args[3].is_empty() {
         ctx.reply.int(len as i64);

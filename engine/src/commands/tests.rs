@@ -105,7 +105,7 @@ fn what_is_over_goes_before_it_is_overwritten() {
 }
 
 #[test]
-fn an_overwritten_key_was_used_once_more() {
+fn a_key_that_is_written_to_was_used_once_more() {
     let mut b = Bench::new();
     b.ks.access_clock = crate::keyspace::AccessClock::Lfu;
     b.ks.limits.lfu_log_factor = 0;
@@ -114,6 +114,11 @@ fn an_overwritten_key_was_used_once_more() {
     for (command, key) in [
         ("SET k v", "k"),
         ("SET k v EX 100", "k"),
+        ("SET k v NX", "k"),
+        ("SETNX k v", "k"),
+        ("MSETNX k v other v", "k"),
+        ("APPEND k v", "k"),
+        ("SETRANGE k 0 w", "k"),
         ("INCR n", "n"),
         ("INCRBYFLOAT f 0.5", "f"),
         ("SINTERSTORE t s", "t"),
