@@ -16,7 +16,10 @@ impl Keyspace {
     /// deletions are in [`Keyspace::effects`].
     pub fn expire_cycle(&mut self, mut out_of_time: impl FnMut() -> bool) {
         let (mut seen_all, mut gone_all) = (0usize, 0usize);
-        'databases: for db in 0..self.dbs.len() {
+        'databases: for _ in 0..self.dbs.len() {
+            // The next cycle goes on behind this one, or a busy database would keep the others waiting.
+            let db = self.expire_db % self.dbs.len();
+            self.expire_db = db + 1;
             loop {
                 let index = self.dbs[db].expires();
                 if index.is_empty() {
@@ -142,6 +145,20 @@ mod tests {
         assert_eq!((ks.dbs[1].len(), ks.dbs[1].expires().len()), (5000, 5000));
         assert_eq!(ks.effects.len(), 5000);
         assert_eq!(ks.stats.expired, 5000);
+    }
+
+    #[test]
+    fn a_database_that_takes_all_the_time_does_not_keep_the_others_waiting() {
+        let mut ks = Keyspace::new(3, 1);
+        ks.now_ms = 1000;
+        for i in 0..10_000 {
+            ks.set(0, format!("key:{i}").as_bytes(), Payload::Int(i), Some(500));
+        }
+        ks.set(2, b"key", Payload::Int(1), Some(500));
+        for _ in 0..10 {
+            ks.expire_cycle(|| true);
+        }
+        assert!(!ks.dbs[0].is_empty() && ks.dbs[2].is_empty());
     }
 
     #[test]

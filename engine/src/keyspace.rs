@@ -272,6 +272,8 @@ pub struct Keyspace {
     /// Keys that blocked clients wait for and that may now have what they want.
     pub ready: Vec<(usize, Box<[u8]>)>,
     pub garbage: Vec<Garbage>,
+    /// The database with which the next expiry cycle begins.
+    pub(crate) expire_db: usize,
     rng: u64,
 }
 
@@ -298,6 +300,7 @@ impl Keyspace {
             watchers_hit: Vec::new(),
             ready: Vec::new(),
             garbage: Vec::new(),
+            expire_db: 0,
             rng: seed | 1,
         }
     }
