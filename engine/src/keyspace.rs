@@ -146,6 +146,16 @@ pub enum Garbage {
     Other(Box<dyn Send>),
 }
 
+impl Garbage {
+    /// Bytes that freeing a value gives back, estimated as by [`Value::memory`]; of the rest none are promised.
+    pub fn memory(&self) -> usize {
+        match self {
+            Garbage::Value(value) => value.memory(),
+            Garbage::Keys(_) | Garbage::Other(_) => 0,
+        }
+    }
+}
+
 /// One database.
 #[derive(Default)]
 pub struct Db {

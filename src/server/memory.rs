@@ -6,6 +6,8 @@ use super::pubsub::AtHand;
 use crate::allocator;
 use crate::config::types::MaxmemoryPolicy as Policy;
 use crossbeam::channel::{RecvTimeoutError, Sender, unbounded};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use varve_engine::keyspace::{AccessClock, Event, Garbage};
 use varve_net::Net;
@@ -14,7 +16,9 @@ use varve_net::Net;
 pub struct Memory {
     /// The best candidates seen so far, worst first: idle score, database, key.
     pool: Vec<(u64, usize, Box<[u8]>)>,
-    free: Sender<Garbage>,
+    free: Sender<(Garbage, u64)>,
+    /// Bytes of values that wait to be freed: no reason to evict more, or to refuse a write.
+    leaving: Arc<AtomicU64>,
     /// Where eviction of random keys goes on among the databases.
     next_db: usize,
     /// Eviction was ended by its time limit: it goes on in the next turn.
@@ -37,11 +41,16 @@ impl Memory {
     /// Starts the thread that frees what is large.
     pub fn new() -> std::io::Result<Memory> {
         allocator::settle();
-        let (free, garbage) = unbounded::<Garbage>();
+        let (free, garbage) = unbounded::<(Garbage, u64)>();
+        let leaving = Arc::new(AtomicU64::new(0));
+        let freed = leaving.clone();
         std::thread::Builder::new().name("varve-free".into()).spawn(move || {
             loop {
                 match garbage.recv_timeout(DECAY_PERIOD) {
-                    Ok(garbage) => drop(garbage),
+                    Ok((garbage, bytes)) => {
+                        drop(garbage);
+                        freed.fetch_sub(bytes, Relaxed);
+                    }
                     Err(RecvTimeoutError::Timeout) => allocator::decay(),
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
@@ -50,6 +59,7 @@ impl Memory {
         Ok(Memory {
             pool: Vec::new(),
             free,
+            leaving,
             next_db: 0,
             evicting: false,
             told: 0,
@@ -92,7 +102,8 @@ impl Server {
 
     /// Whether more is in use than `maxmemory`, but for what is on its way out.
     fn is_short(&self) -> bool {
-        self.counted_memory() > self.cfg.maxmemory.saturating_add(self.memory.told)
+        let leaving = self.memory.told + self.memory.leaving.load(Relaxed);
+        self.counted_memory() > self.cfg.maxmemory.saturating_add(leaving)
     }
 
     /// To be called when what this turn's evictions told is sent.
@@ -240,8 +251,10 @@ impl Server {
     pub fn collect_garbage(&mut self) {
         for garbage in self.ks.garbage.drain(..) {
             self.stats.lazy_freed += 1;
-            // The thread lives as long as the process; without it, freeing here is right too.
-            let _ = self.memory.free.send(garbage);
+            let bytes = garbage.memory() as u64;
+            self.memory.leaving.fetch_add(bytes, Relaxed);
+            // The thread lives as long as the process.
+            let _ = self.memory.free.send((garbage, bytes));
         }
     }
 

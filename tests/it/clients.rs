@@ -837,6 +837,40 @@ fn eviction_takes_no_more_than_was_asked_for() {
     assert!(server.number("evicted_keys") > 0);
 }
 
+/// Until another thread had freed it, a large value that was evicted still counted: thousands of small keys went for
+/// the same memory, and where there were none, writes were refused.
+#[test]
+fn what_is_being_freed_is_not_evicted_for_again() {
+    let server = Server::varve()
+        .arg("--appendonly", "no")
+        .arg("--maxmemory-policy", "volatile-ttl")
+        .arg("--lazyfree-lazy-eviction", "yes")
+        .start();
+    let mut client = server.client();
+    let small: Vec<_> =
+        (0..5000).map(|i| Command::new(&["SETEX", &format!("key:{i}"), "100000", "x"])).collect();
+    client.pipeline(&small);
+    // In a database of its own it is among the candidates, whatever the samples are.
+    client.ok(&["SELECT", "1"]);
+    for i in 0..500 {
+        let members: Vec<_> = (0..1000).map(|j| format!("member:{}", i * 1000 + j)).collect();
+        let mut add = vec!["SADD", "large"];
+        add.extend(members.iter().map(String::as_str));
+        client.ok(&add);
+    }
+    client.ok(&["EXPIRE", "large", "1000"]);
+    let used = server.number("used_memory") - server.number("mem_not_counted_for_evict");
+    let limit = (used - (2 << 20)).to_string();
+    let commands = [
+        Command::new(&["CONFIG", "SET", "maxmemory", &limit]),
+        Command::new(&["SET", "lasting", "x"]),
+    ];
+    let replies = client.pipeline(&commands);
+    assert!(replies.iter().all(|reply| !reply.is_error()), "{replies:?}");
+    assert_eq!(client.ok(&["DBSIZE"]).int(), 1);
+    assert_eq!(server.number("evicted_keys"), 1);
+}
+
 /// What the log's tail keeps for replicas is no data: with its list of places it was, and what of it is the
 /// pool's was taken off what data there are, though it is not allocated.
 #[test]
