@@ -504,29 +504,25 @@ impl Slot for Entry {
 
 impl EntryRef {
     /// The entry that this word names.
-    ///
-    /// # Safety
-    /// The entry must be alive and not be changed while the borrow lasts. `Db` keeps this by
-    /// changing the expiry index in the same call in which an entry moves or goes.
     #[inline]
-    unsafe fn entry(&self) -> &Entry {
-        // SAFETY: `Entry` is this word and nothing else; the caller answers for its life.
+    pub fn entry(&self) -> &Entry {
+        // SAFETY: `Entry` is this word and nothing else. A reference is only held by the expiry index of the
+        // `Db` that owns the entry, which changes the index in the same call in which an entry moves or goes:
+        // while the index is borrowed, the entry stays.
         unsafe { &*(&raw const self.0).cast::<Entry>() }
     }
 
     /// When the key expires, Unix ms.
     #[inline]
     pub fn expire(&self) -> Option<i64> {
-        // SAFETY: a reference is only held by the expiry index of the `Db` that owns the entry.
-        unsafe { self.entry() }.expire()
+        self.entry().expire()
     }
 }
 
 impl Slot for EntryRef {
     #[inline]
     fn key(&self) -> &[u8] {
-        // SAFETY: as in `expire`.
-        unsafe { self.entry() }.key()
+        self.entry().key()
     }
 
     fn address(&self) -> *const u8 {

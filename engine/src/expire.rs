@@ -3,7 +3,7 @@
 //! A key past its time is removed when it is met. One that nobody asks for would stay for ever, so
 //! a cycle walks the expiry index a little at a time, longer where much has expired.
 
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryRef};
 use crate::keyspace::{Keyspace, event};
 
 /// Keys looked at between two looks at the clock.
@@ -103,8 +103,14 @@ impl Keyspace {
         self.free(entry, lazy);
     }
 
-    /// About `n` keys at random, only ones with a time to live if `volatile`.
-    pub fn sample_keys(&mut self, db: usize, volatile: bool, n: usize) -> Vec<Box<[u8]>> {
+    /// Visits about `n` entries at random, only ones with a time to live if `volatile`.
+    pub fn sample(
+        &mut self,
+        db: usize,
+        volatile: bool,
+        n: usize,
+        mut visit: impl FnMut(&Keyspace, &Entry),
+    ) {
         let mut state = self.random() | 1;
         let mut word = || {
             state ^= state << 13;
@@ -112,16 +118,14 @@ impl Keyspace {
             state ^= state << 17;
             state
         };
-        let d = &self.dbs[db];
-        let mut keys = Vec::with_capacity(n);
+        let (ks, d) = (&*self, &self.dbs[db]);
         for _ in 0..n {
-            let key = match volatile {
-                true => d.expires().sample(&mut word).map(crate::table::Slot::key),
-                false => d.keys().sample(&mut word).map(|e| e.key()),
+            let entry = match volatile {
+                true => d.expires().sample(&mut word).map(EntryRef::entry),
+                false => d.keys().sample(&mut word),
             };
-            keys.extend(key.map(Box::from));
+            entry.into_iter().for_each(|entry| visit(ks, entry));
         }
-        keys
     }
 }
 

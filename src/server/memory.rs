@@ -199,7 +199,9 @@ impl Server {
                 for _ in 0..self.ks.dbs.len() {
                     self.memory.next_db = (self.memory.next_db + 1) % self.ks.dbs.len();
                     let db = self.memory.next_db;
-                    if let Some(key) = self.ks.sample_keys(db, volatile, 1).pop() {
+                    let mut key = None;
+                    self.ks.sample(db, volatile, 1, |_, entry| key = Some(entry.key().into()));
+                    if let Some(key) = key {
                         return Some((db, key));
                     }
                 }
@@ -221,29 +223,25 @@ impl Server {
 
     fn fill_pool(&mut self, policy: Policy, volatile: bool) {
         let samples = self.cfg.maxmemory_samples as usize;
+        let pool = &mut self.memory.pool;
         for db in 0..self.ks.dbs.len() {
-            for key in self.ks.sample_keys(db, volatile, samples) {
-                let Some(entry) = self.ks.dbs[db].peek(&key) else { continue };
+            self.ks.sample(db, volatile, samples, |ks, entry| {
                 let score = match policy {
                     Policy::VolatileTtl => u64::MAX - entry.expire().unwrap_or(0) as u64,
-                    Policy::AllkeysLfu | Policy::VolatileLfu => {
-                        255 - self.ks.frequency(entry) as u64
-                    }
-                    _ => self.ks.idle_seconds(entry),
+                    Policy::AllkeysLfu | Policy::VolatileLfu => 255 - ks.frequency(entry) as u64,
+                    _ => ks.idle_seconds(entry),
                 };
-                let pool = &mut self.memory.pool;
-                if pool.iter().any(|(_, d, k)| *d == db && *k == key) {
-                    continue;
-                }
                 let at = pool.partition_point(|(s, ..)| *s < score);
-                if at == 0 && pool.len() >= POOL {
-                    continue;
+                if at == 0 && pool.len() >= POOL
+                    || pool.iter().any(|(_, d, key)| *d == db && **key == *entry.key())
+                {
+                    return;
                 }
-                pool.insert(at, (score, db, key));
+                pool.insert(at, (score, db, entry.key().into()));
                 if pool.len() > POOL {
                     pool.remove(0);
                 }
-            }
+            });
         }
     }
 
