@@ -900,6 +900,39 @@ fn the_logs_tail_does_not_count_for_maxmemory_and_all_else_does() {
     }
 }
 
+/// What compresses history takes a megabyte for as long as it works, and data went for that: at each rewrite of the
+/// log, half of what a small cache had.
+#[test]
+fn nothing_is_evicted_to_compress_history() {
+    let server = Server::varve()
+        .arg("--appendonly", "yes")
+        .arg("--auto-aof-rewrite-percentage", "0")
+        .arg("--maxmemory-policy", "allkeys-random")
+        .start();
+    let mut client = server.client();
+    let keys: Vec<_> =
+        (0..2000).map(|i| Command::new(&["SET", &format!("key:{i}"), &"v".repeat(500)])).collect();
+    for _ in 0..30 {
+        client.pipeline(&keys);
+    }
+    let used = server.number("used_memory") - server.number("mem_not_counted_for_evict");
+    client.ok(&["CONFIG", "SET", "maxmemory", &(used + (500 << 10)).to_string()]);
+    client.ok(&["BGREWRITEAOF"]);
+    let compressed = || {
+        let files = std::fs::read_dir(server.dir().join("appendonlydir")).unwrap();
+        files.flatten().any(|file| {
+            let name = file.file_name().to_string_lossy().into_owned();
+            name.ends_with(".lz4") && !name.starts_with("temp_")
+        })
+    };
+    let done = eventually(PATIENCE, || {
+        client.ok(&["PING"]);
+        compressed()
+    });
+    assert!(done);
+    assert_eq!(server.number("evicted_keys"), 0);
+}
+
 /// The table of a million keys takes 13 MB, which are mapped: they counted nowhere.
 #[test]
 fn the_table_of_keys_counts_for_memory() {

@@ -19,7 +19,7 @@ use super::writer::{NEVER, Shared, lock, now_us};
 use crate::offset::Offset;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub struct Retention {
     due: Mutex<bool>,
     bell: Condvar,
     stop: AtomicBool,
+    /// Bytes allocated to compress with, now.
+    working_bytes: AtomicUsize,
     /// Whether there is a thread to do it.
     threaded: bool,
     /// What went wrong last, so that it is told once.
@@ -59,6 +61,7 @@ impl Retention {
             due: Mutex::new(false),
             bell: Condvar::new(),
             stop: AtomicBool::new(false),
+            working_bytes: AtomicUsize::new(0),
             threaded,
             failed: Mutex::default(),
         }
@@ -71,6 +74,11 @@ impl Retention {
 
     pub fn protect(&self, from: Option<Offset>) {
         self.protected.store(from.map_or(NEVER, |from| from.0), Ordering::Relaxed);
+    }
+
+    /// Bytes allocated to compress with, now.
+    pub fn working_bytes(&self) -> usize {
+        self.working_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether there is to be any history at all.
@@ -158,7 +166,11 @@ impl Shared {
             let segment = self.disk.open(&path)?;
             let target = self.disk.create(&temp)?;
             let start = entry.start.unwrap_or_default();
-            lz4::compress(&*segment, start, entry.covers(), &*target, &go_on)
+            let working_bytes = &self.retention.working_bytes;
+            working_bytes.store(lz4::WORKING_BYTES, Ordering::Relaxed);
+            let bytes = lz4::compress(&*segment, start, entry.covers(), &*target, &go_on);
+            working_bytes.store(0, Ordering::Relaxed);
+            bytes
         };
         let bytes = loop {
             match write() {

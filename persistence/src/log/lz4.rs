@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 /// How much of the segment one frame holds; the last one may hold less.
 pub const FRAME_BYTES: u64 = 256 * 1024;
+/// About what [`compress`] allocates while it works: a frame's bytes and what becomes of them, here and in the encoder.
+pub const WORKING_BYTES: usize = FRAME_BYTES as usize * 17 / 4;
 /// The first of LZ4's magic numbers for frames that decoders skip.
 const SKIPPABLE: u32 = 0x184d_2a50;
 const HEADER_BYTES: usize = 8;

@@ -902,9 +902,11 @@ impl Log {
         self.stop_disk()
     }
 
-    /// What is allocated for the tail, in bytes: its blocks, and the places where commands begin in them.
+    /// What is allocated for the tail, in bytes: its blocks, and the places where commands begin in them; and to
+    /// compress history with, while that goes on.
     pub fn memory(&self) -> usize {
-        self.tail.memory() + self.places.memory()
+        let working = |disk: &OnDisk| disk.writer.shared.retention.working_bytes();
+        self.tail.memory() + self.places.memory() + self.on_disk.as_ref().map_or(0, working)
     }
 
     /// Figures for `INFO` and for deciding on a new base.
