@@ -42,6 +42,12 @@ fn count(bytes: i64) {
     }
 }
 
+/// What a request costs: `used_memory` is what the allocator spends, not what it was asked for.
+#[inline]
+fn taken(bytes: usize) -> i64 {
+    varve_engine::size_class(bytes) as i64
+}
+
 /// Bytes allocated now, over all threads, and what large tables have mapped.
 pub fn used() -> u64 {
     let allocated = COUNTERS.iter().map(|c| c.0.load(Relaxed)).sum::<i64>().max(0) as u64;
@@ -104,28 +110,28 @@ pub struct Counted(pub tikv_jemallocator::Jemalloc);
 unsafe impl GlobalAlloc for Counted {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
+        count(taken(layout.size()));
         // SAFETY: the caller's promise is passed on.
         unsafe { self.0.alloc(layout) }
     }
 
     #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        count(-(layout.size() as i64));
+        count(-taken(layout.size()));
         // SAFETY: as above.
         unsafe { self.0.dealloc(ptr, layout) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
+        count(taken(layout.size()));
         // SAFETY: as above.
         unsafe { self.0.alloc_zeroed(layout) }
     }
 
     #[inline]
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count(new_size as i64 - layout.size() as i64);
+        count(taken(new_size) - taken(layout.size()));
         // SAFETY: as above.
         unsafe { self.0.realloc(ptr, layout, new_size) }
     }
@@ -147,6 +153,29 @@ mod tests {
         settle();
         assert_eq!(read(c"opt.oversize_threshold"), 0, "no arena apart for what is large");
         assert_eq!(read(c"arena.0.oversize_threshold"), usize::MAX);
+    }
+
+    #[test]
+    fn a_request_is_counted_as_what_the_allocator_spends() {
+        for bytes in (1..100_000).chain((0..10_000).map(|i| i * 9973 + 1)) {
+            // SAFETY: a size that is not 0, and no flags.
+            let spent = unsafe { tikv_jemalloc_sys::nallocx(bytes, 0) };
+            assert_eq!(taken(bytes), spent as i64, "{bytes} bytes");
+        }
+        let layout = Layout::from_size_align(1030, 8).unwrap();
+        let allocator = Counted(tikv_jemallocator::Jemalloc);
+        let mine = || COUNTERS[MINE.get()].0.load(Relaxed);
+        count(0);
+        let before = mine();
+        // SAFETY: the layout's size is not 0, and what is reallocated and freed was allocated with it.
+        unsafe {
+            let memory = allocator.alloc(layout);
+            assert_eq!(mine() - before, 1280);
+            let memory = allocator.realloc(memory, layout, 1300);
+            assert_eq!(mine() - before, 1536);
+            allocator.dealloc(memory, Layout::from_size_align(1300, 8).unwrap());
+        }
+        assert_eq!(mine() - before, 0);
     }
 
     #[test]

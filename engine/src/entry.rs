@@ -14,6 +14,7 @@
 //! | … | n | the key |
 //! | … | m | the embedded string, up to its capacity |
 
+use crate::size_class::size_class;
 use crate::table::Slot;
 use crate::text::Text;
 use crate::value::{Type, Value};
@@ -462,7 +463,7 @@ impl Entry {
 
     /// Bytes allocated for the entry and all that its value holds.
     pub fn memory(&self) -> usize {
-        self.size() + self.value().map_or(0, Value::memory)
+        size_class(self.size()) + self.value().map_or(0, Value::memory)
     }
 
     pub fn word(&self) -> EntryRef {

@@ -28,6 +28,7 @@
 //! | `intset.rs` | the small set of integers in RDB's bytes |
 //! | `quicklist/` | the large list: a queue of listpacks |
 //! | `thin.rs` | the one-word owning pointer under listpack and intset |
+//! | `size_class.rs` | what the allocator spends on a number of bytes |
 //! | `command.rs` | a command table's entry, and running a command |
 //! | `grammar.rs` | the notation of a command's arguments |
 //! | `commands/` | the commands, a family a file |
@@ -60,6 +61,7 @@ pub mod member;
 pub mod num;
 pub mod quicklist;
 pub mod resp;
+mod size_class;
 pub mod table;
 pub mod text;
 mod thin;
@@ -70,4 +72,5 @@ pub use args::{Args, OwnedArgs, Span};
 pub use error::Error;
 pub use keyspace::Keyspace;
 pub use resp::reply::Reply;
+pub use size_class::size_class;
 pub use text::Text;

@@ -21,6 +21,7 @@ use std::ptr::NonNull;
 
 use crate::btree::TreeKey;
 use crate::cache;
+use crate::size_class::size_class;
 use crate::table::Slot;
 
 const LEN_AT: usize = 8;
@@ -91,9 +92,9 @@ impl Member {
         self.0.bytes()
     }
 
-    /// The bytes that this member asks of the allocator.
+    /// The bytes that this member takes of the allocator.
     pub fn memory(&self) -> usize {
-        layout(self.bytes().len()).size()
+        size_class(layout(self.bytes().len()).size())
     }
 
     /// A reference that the borrow checker does not follow.
@@ -218,7 +219,8 @@ mod tests {
             member.set_score(f64::NEG_INFINITY);
             assert_eq!(member.score(), f64::NEG_INFINITY);
             assert_eq!(member.bytes(), bytes);
-            assert_eq!(member.memory(), len + if len < 255 { 9 } else { 13 });
+            let asked = len + if len < 255 { 9 } else { 13 };
+            assert_eq!(member.memory(), size_class(asked));
         }
     }
 

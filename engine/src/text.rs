@@ -3,6 +3,7 @@
 //! A long string is never copied to be sent or to be logged: the reply and the log's effect hold
 //! the same bytes as the key. Who changes them while somebody else has them changes a copy.
 
+use crate::size_class::size_class;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -50,8 +51,10 @@ impl Text {
     /// Allocated bytes.
     pub fn capacity(&self) -> usize {
         match self {
-            Text::Own(bytes) => bytes.capacity(),
-            Text::Shared(bytes) => bytes.capacity() + size_of::<Vec<u8>>() + 2 * size_of::<usize>(),
+            Text::Own(bytes) => size_class(bytes.capacity()),
+            Text::Shared(bytes) => {
+                size_class(bytes.capacity()) + size_of::<Vec<u8>>() + 2 * size_of::<usize>()
+            }
         }
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! Listpacks and intsets begin with a header from which their length follows, so a pointer is all
 //! that an entry of the keyspace has to keep of them: no length, no capacity. The capacity is a
-//! function of the length, and all memory of these containers is handled in this file.
+//! function of the length: all of what the allocator would spend in any case, so that growth within its size
+//! classes needs no call to it. All memory of these containers is handled in this file.
 //!
 //! Bytes that are to grow at their front keep one number more, the gap before them in their
 //! allocation: then nothing but the header moves.
 //!
-//! What always holds for a [`Thin`]: `ptr` owns an allocation of `capacity(gap + byte_len(head))`
+//! What always holds for a [`Thin`]: `ptr` owns an allocation of `size_class(gap + byte_len(head))`
 //! bytes, where `head` is the `F::HEAD` bytes behind the gap, and every one of those bytes is
 //! initialised.
 
+use crate::size_class::size_class;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error, realloc};
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -29,18 +31,6 @@ pub unsafe trait Format {
 
     /// The length of the whole, header included. `head` is `HEAD` bytes.
     fn byte_len(head: &[u8]) -> usize;
-}
-
-/// The bytes allocated for `len`: jemalloc's size classes, eight and multiples of 16 up to 128, then
-/// four for each doubling. It would spend as much in any case, and growth within a class needs no
-/// call to it.
-const fn capacity(len: usize) -> usize {
-    let step = match len {
-        0..=8 => 8,
-        9..=128 => 16,
-        _ => 1 << ((len - 1).ilog2() - 2),
-    };
-    len.next_multiple_of(step)
 }
 
 /// How many bytes are free before the first: of type `()` there are never any.
@@ -96,7 +86,7 @@ impl<F: Format, G: Gap> Thin<F, G> {
     /// Zeroes of the length that `head` says, behind `head`.
     pub fn zeroed(head: &[u8]) -> Thin<F, G> {
         assert_eq!(head.len(), F::HEAD);
-        let layout = layout(capacity(F::byte_len(head)));
+        let layout = layout(size_class(F::byte_len(head)));
         // SAFETY: the layout's size is at least `F::byte_len(head)`, which is never 0.
         let raw = unsafe { alloc_zeroed(layout) };
         let Some(ptr) = NonNull::new(raw) else { handle_alloc_error(layout) };
@@ -185,12 +175,12 @@ impl<F: Format, G: Gap> Thin<F, G> {
     #[inline]
     fn move_tail(&mut self, at: usize, remove: usize, add: usize, tail: usize) {
         let (mut gap, old) = (self.gap.get(), at + remove + tail);
-        let old_capacity = capacity(gap + old);
-        if gap > old / 4 && capacity(gap + at + add + tail) > old_capacity {
+        let old_capacity = size_class(gap + old);
+        if gap > old / 4 && size_class(gap + at + add + tail) > old_capacity {
             self.close_gap(old);
             gap = 0;
         }
-        let new_capacity = capacity(gap + at + add + tail);
+        let new_capacity = size_class(gap + at + add + tail);
         if new_capacity > old_capacity {
             self.reallocate(old_capacity, new_capacity);
         }
@@ -219,7 +209,7 @@ impl<F: Format, G: Gap> Thin<F, G> {
 
     /// Closes the gap, if some of the allocation can be given back then.
     pub fn shrink_to_fit(&mut self) {
-        if capacity(self.byte_len()) < self.memory() {
+        if size_class(self.byte_len()) < self.memory() {
             self.settle();
         }
     }
@@ -228,8 +218,8 @@ impl<F: Format, G: Gap> Thin<F, G> {
     fn settle(&mut self) {
         let (len, old) = (self.byte_len(), self.memory());
         self.close_gap(len);
-        if capacity(len) < old {
-            self.reallocate(old, capacity(len));
+        if size_class(len) < old {
+            self.reallocate(old, size_class(len));
         }
     }
 
@@ -247,7 +237,7 @@ impl<F: Format, G: Gap> Thin<F, G> {
 
     /// The bytes asked of the allocator.
     pub fn memory(&self) -> usize {
-        capacity(self.gap.get() + self.byte_len())
+        size_class(self.gap.get() + self.byte_len())
     }
 }
 
@@ -264,7 +254,7 @@ impl<F: Format> Gapped<F> {
     #[cold]
     fn widen_gap(&mut self, add: usize, most: usize) {
         let (old, len) = (self.gap.get() + self.byte_len(), self.byte_len());
-        let new = capacity((old * 2).max(most / 8).min(most).max(len + add));
+        let new = size_class((old * 2).max(most / 8).min(most).max(len + add));
         // SAFETY: the layout's size is a capacity, so not 0.
         let raw = unsafe { alloc_zeroed(layout(new)) };
         let Some(ptr) = NonNull::new(raw) else { handle_alloc_error(layout(new)) };
@@ -272,7 +262,7 @@ impl<F: Format> Gapped<F> {
         // was made with this layout and is not used again.
         unsafe {
             ptr::copy_nonoverlapping(self.begin(), ptr.as_ptr().add(new - len), len);
-            dealloc(self.ptr.as_ptr(), layout(capacity(old)));
+            dealloc(self.ptr.as_ptr(), layout(size_class(old)));
         }
         self.ptr = ptr;
         self.gap.set(new - len);
@@ -305,19 +295,5 @@ impl<F: Format, G: Gap> Drop for Thin<F, G> {
 impl<F: Format, G: Gap> Clone for Thin<F, G> {
     fn clone(&self) -> Thin<F, G> {
         Thin::new(self.bytes())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn capacities_hold_and_waste_little() {
-        for len in 1..100_000 {
-            let capacity = capacity(len);
-            assert!(capacity >= len && capacity - len <= 15.max(len / 4), "{len} {capacity}");
-            assert_eq!(super::capacity(capacity), capacity);
-        }
     }
 }

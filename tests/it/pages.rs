@@ -2,7 +2,7 @@
 
 use crate::directives::{no_child, process_file, signal, stopped_child};
 use crate::support::client::Command;
-use crate::support::{Client, Folder, PATIENCE, Server, eventually};
+use crate::support::{Client, Folder, PATIENCE, Server, Value, eventually};
 use std::fs;
 use std::path::Path;
 
@@ -67,6 +67,24 @@ fn a_start_keeps_no_memory_of_the_commands_that_it_ran() {
     server.restart();
     let used = server.number("used_memory");
     assert!(used < 4 << 20, "{used} bytes for no keys");
+}
+
+/// The allocator has memory in classes, up to a quarter larger than what is asked for: a limit on what is asked for
+/// would let the process take that much more.
+#[test]
+fn used_memory_is_what_the_allocator_spends() {
+    const KEYS: u64 = 20_000;
+    let server = Server::varve().arg("--appendonly", "no").start();
+    let mut client = server.client();
+    let used = || server.number("used_memory") - server.number("mem_not_counted_for_evict");
+    let before = used();
+    let value = "v".repeat(1030);
+    let sets: Vec<_> = (0..KEYS).map(|i| Command::new(&["SET", &format!("{i}"), &value])).collect();
+    client.pipeline(&sets);
+    let took = (used() - before) / KEYS;
+    assert!((1280..1400).contains(&took), "{took} bytes for a key that takes 1280 and more");
+    let Value::Int(told) = client.ok(&["MEMORY", "USAGE", "7"]) else { panic!("no number") };
+    assert!((1280..1400).contains(&told), "{told} bytes are told for it");
 }
 
 /// What a transaction does is gathered for the log: its room goes with it.

@@ -26,6 +26,7 @@ mod node;
 #[cfg(test)]
 mod tests;
 
+use crate::size_class::size_class;
 use std::cmp::Ordering;
 use std::iter::Flatten;
 use std::ops::{Bound, RangeBounds};
@@ -334,7 +335,7 @@ impl<K: TreeKey> BTree<K> {
             Some(Subtree::Leaf(_)) => (1, 0),
             Some(Subtree::Inner(inner)) => inner.nodes(),
         };
-        leaves * size_of::<Leaf<K>>() + inners * size_of::<Inner<K>>()
+        leaves * size_class(size_of::<Leaf<K>>()) + inners * size_class(size_of::<Inner<K>>())
     }
 
     /// Asserts what the module's page says always holds.

@@ -27,6 +27,7 @@ pub use node::Container;
 #[cfg(doc)]
 use crate::listpack::Deque;
 use crate::listpack::{Encoded, Entry, Listpack};
+use crate::size_class::size_class;
 use node::{Limits, Node};
 
 /// A list of so many nodes is taken to grow on: what a new one has in room is a small part of it all.
@@ -65,7 +66,7 @@ impl Quicklist {
 
     /// The bytes allocated, this header included.
     pub fn memory(&self) -> usize {
-        let ring = self.nodes.capacity() * size_of::<Node>();
+        let ring = size_class(self.nodes.capacity() * size_of::<Node>());
         size_of::<Quicklist>() + ring + self.nodes.iter().map(Node::memory).sum::<usize>()
     }
 

@@ -1,6 +1,7 @@
 //! One node of a quicklist, and how much it may hold.
 
 use crate::listpack::{Deque, Encoded, Entry, Pos, Slice};
+use crate::size_class::size_class;
 
 /// A node as RDB's quicklist holds it.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +61,7 @@ impl Node {
     pub fn memory(&self) -> usize {
         match self {
             Node::Packed(listpack, _) => listpack.memory(),
-            Node::Plain(element) => element.len(),
+            Node::Plain(element) => size_class(element.len()),
         }
     }
 

@@ -6,6 +6,7 @@
 //! a large copy nor a large `memset`, and shrinking gives the end back a MiB at a time.
 
 use super::bucket::BUCKET;
+use crate::size_class::size_class;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -96,7 +97,7 @@ impl Memory {
     #[cold]
     fn ensure_slow(&mut self, i: usize) -> bool {
         if i < FIRST {
-            return self.resize_first((i + 1 + i / 4).min(FIRST));
+            return self.resize_first((i + 1 + i / 8).min(FIRST));
         }
         let (s, _) = segment_of(i);
         if s >= SEGMENTS {
@@ -200,7 +201,10 @@ impl Memory {
         }
     }
 
+    /// Makes room for `capacity` buckets in the first allocation, and as many more as it takes of the allocator
+    /// in any case.
     fn resize_first(&mut self, capacity: usize) -> bool {
+        let capacity = size_class(capacity * BUCKET) / BUCKET;
         // SAFETY: the layout's size is not zero: capacities are at least 1.
         let new = unsafe { alloc_zeroed(first_layout(capacity)) };
         if new.is_null() {

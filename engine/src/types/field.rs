@@ -21,6 +21,7 @@
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
+use crate::size_class::size_class;
 use crate::table::Slot;
 
 const WIDE: u8 = u8::MAX;
@@ -166,9 +167,9 @@ impl Field {
         }
     }
 
-    /// The bytes asked of the allocator.
+    /// The bytes that it takes of the allocator.
     pub fn memory(&self) -> usize {
-        self.shape().layout().size()
+        size_class(self.shape().layout().size())
     }
 }
 
@@ -213,8 +214,10 @@ mod tests {
                     field.set_value(next);
                     assert_eq!((field.name(), field.value()), (name, next));
                     let least = name.len() + next.len();
-                    assert!(field.memory() >= least);
-                    assert!(field.memory() <= least + 40 + next.len() / 4);
+                    let asked = field.shape().layout().size();
+                    assert!(asked >= least);
+                    assert!(asked <= least + 40 + next.len() / 4);
+                    assert_eq!(field.memory(), size_class(asked));
                 }
                 let copy = field.clone();
                 drop(field);

@@ -6,6 +6,7 @@
 //! | 1..5 | the length as `u32`, only if byte 0 is 255 |
 //! | 1.. or 5.. | the member |
 
+use crate::size_class::size_class;
 use crate::table::Slot;
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
@@ -66,9 +67,9 @@ impl Member {
         }
     }
 
-    /// The bytes that this member asks of the allocator.
+    /// The bytes that this member takes of the allocator.
     pub fn memory(&self) -> usize {
-        layout(self.bytes().len()).size()
+        size_class(layout(self.bytes().len()).size())
     }
 }
 
@@ -101,7 +102,8 @@ mod tests {
             let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
             let member = Member::new(&bytes);
             assert_eq!(member.bytes(), bytes);
-            assert_eq!(member.memory(), len + if len < 255 { 1 } else { 5 });
+            let asked = len + if len < 255 { 1 } else { 5 };
+            assert_eq!(member.memory(), size_class(asked));
         }
     }
 }
