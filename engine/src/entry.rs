@@ -461,9 +461,9 @@ impl Entry {
         unpadded.next_multiple_of(align_of::<Header>())
     }
 
-    /// Bytes allocated for the entry and all that its value holds.
-    pub fn memory(&self) -> usize {
-        size_class(self.size()) + self.value().map_or(0, Value::memory)
+    /// Bytes allocated for the entry and all that its value holds, as [`Value::memory`].
+    pub fn memory(&self, samples: usize) -> usize {
+        size_class(self.size()) + self.value().map_or(0, |value| value.memory(samples))
     }
 
     pub fn word(&self) -> EntryRef {

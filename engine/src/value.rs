@@ -59,14 +59,14 @@ impl Value {
         }
     }
 
-    /// Bytes allocated for the value.
-    pub fn memory(&self) -> usize {
+    /// Bytes allocated for the value; those of a table's elements from so many of them, or all if that is 0.
+    pub fn memory(&self, samples: usize) -> usize {
         match self {
             Value::Str(v) => v.capacity(),
             Value::List(v) => v.memory(),
-            Value::Hash(v) => v.memory(),
-            Value::Set(v) => v.memory(),
-            Value::Zset(v) => v.memory(),
+            Value::Hash(v) => v.memory(samples),
+            Value::Set(v) => v.memory(samples),
+            Value::Zset(v) => v.memory(samples),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Open only as far as `enable-debug-command` says. It is one command, as in Redis, so that one rule
 //! covers all of it.
 
+use super::memory::SAMPLES;
 use super::{Done, no_such_use};
 use crate::server::Server;
 use crate::server::dispatch::Call;
@@ -162,7 +163,7 @@ fn object(s: &mut Server, call: &mut Call, key: &[u8]) -> Done {
     s.ks.now_ms = s.clock.now_ms();
     let Some(entry) = s.ks.dbs[call.client.db].peek(key) else { return Err(Error::NO_SUCH_KEY) };
     let mut room = itoa::Buffer::new();
-    let length = entry.string().map_or(entry.memory(), |text| text.bytes(&mut room).len());
+    let length = entry.string().map_or(entry.memory(SAMPLES), |text| text.bytes(&mut room).len());
     let text = format!(
         "Value at:{entry:p} refcount:1 encoding:{} serializedlength:{length} lru:{} lru_seconds_idle:{}",
         entry.encoding(),
@@ -215,7 +216,8 @@ fn htstats_key(s: &mut Server, call: &mut Call, key: &[u8]) -> Done {
             "ERR The value stored at the specified key is not represented using an hash table",
         ));
     }
-    let text = format!("[Value HT]\n encoding: {}\n bytes: {}\n", entry.encoding(), entry.memory());
+    let text =
+        format!("[Value HT]\n encoding: {}\n bytes: {}\n", entry.encoding(), entry.memory(SAMPLES));
     call.reply.verbatim("txt", text.as_bytes());
     Ok(())
 }

@@ -11,21 +11,23 @@ use varve_engine::num::parse_int;
 use varve_engine::table::PLACE;
 use varve_engine::{Args, Error};
 
+/// Elements of a value that are looked at where nothing else is asked for.
+pub const SAMPLES: usize = 64;
+
 fn usage(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
+    let mut samples = SAMPLES;
     let mut words = args.rest(3);
     while let Some(word) = words.next() {
         let n = words.next().filter(|_| word.eq_ignore_ascii_case(b"samples"));
-        // What is allocated is known exactly: there is nothing to sample, only to check.
-        if parse_int(n.ok_or(Error::SYNTAX)?).ok_or(Error::NOT_INT)? < 0 {
-            return Err(Error::SYNTAX);
-        }
+        let n = parse_int(n.ok_or(Error::SYNTAX)?).ok_or(Error::NOT_INT)?;
+        samples = usize::try_from(n).map_err(|_| Error::SYNTAX)?;
     }
     s.see_as_reader();
     match s.ks.peek(call.client.db, &args[2]) {
         // The keyspace's table has a place for it, and another where it expires.
         Some(entry) => {
             let places = 1 + entry.expire().is_some() as usize;
-            call.reply.int((entry.memory() + places * PLACE) as i64);
+            call.reply.int((entry.memory(samples) + places * PLACE) as i64);
         }
         None => call.reply.null(),
     }
@@ -162,7 +164,8 @@ fn help(_: &mut Server, call: &mut Call, _: &mut Args) -> Done {
             "STATS",
             "    Shows what takes how much.",
             "USAGE <key> [SAMPLES <count>]",
-            "    Tells the bytes that a key takes, its value included.",
+            "    Tells the bytes that a key takes, its value included. Those of a large value are",
+            "    estimated from some of its elements, or counted of all if the count is 0.",
         ],
     );
     Ok(())

@@ -87,6 +87,30 @@ fn used_memory_is_what_the_allocator_spends() {
     assert!((1280..1400).contains(&told), "{told} bytes are told for it");
 }
 
+/// A few elements need not be like the rest.
+#[test]
+fn memory_usage_of_all_samples_finds_the_large_elements() {
+    let server = Server::varve().start();
+    let mut client = server.client();
+    let large = "x".repeat(1_000_000);
+    let small: Vec<String> = (0..1000).map(|i| i.to_string()).collect();
+    for (key, add) in [("h", "HSET"), ("s", "SADD"), ("z", "ZADD"), ("l", "RPUSH")] {
+        let commands: Vec<Command> = small
+            .iter()
+            .chain([&large])
+            .map(|element| match add {
+                "HSET" => Command::new(&[add, key, element.as_str(), "v"]),
+                "ZADD" => Command::new(&[add, key, "1", element.as_str()]),
+                _ => Command::new(&[add, key, element.as_str()]),
+            })
+            .collect();
+        client.pipeline(&commands);
+        let told = client.ok(&["MEMORY", "USAGE", key, "SAMPLES", "0"]);
+        let Value::Int(told) = told else { panic!("{key}: {told:?}") };
+        assert!((1_000_000..1_200_000).contains(&told), "{key}: {told} bytes are told");
+    }
+}
+
 /// What a transaction does is gathered for the log: its room goes with it.
 #[test]
 fn a_long_transaction_leaves_no_memory_taken() {

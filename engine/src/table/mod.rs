@@ -139,6 +139,13 @@ impl<T: Slot> Table<T> {
         self.memory.bytes(self.buckets) + self.child_bytes
     }
 
+    /// What the entries take together, from that of some of them: `samples`, or all if that is 0.
+    pub fn entries_memory(&self, samples: usize, memory: impl Fn(&T) -> usize) -> usize {
+        let samples = if samples == 0 { self.len } else { samples.min(self.len) };
+        let bytes: usize = self.iter().take(samples).map(memory).sum();
+        (bytes as u128 * self.len as u128).checked_div(samples as u128).unwrap_or(0) as usize
+    }
+
     #[inline(always)]
     fn index_of(&self, hash: u64) -> usize {
         let i = hash as usize & self.mask;

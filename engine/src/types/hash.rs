@@ -112,15 +112,13 @@ impl Hash {
         }
     }
 
-    /// Bytes allocated; those of a large hash's fields are estimated from some of them.
-    pub fn memory(&self) -> usize {
-        const SOME: usize = 64;
+    /// Bytes allocated; those of a large hash's fields as [`Table::entries_memory`].
+    pub fn memory(&self, samples: usize) -> usize {
         match &self.0 {
             Small(listpack) => listpack.memory(),
             Large(fields) => {
-                let some: usize = fields.iter().take(SOME).map(Field::memory).sum();
-                let of = fields.len().clamp(1, SOME);
-                size_of::<Table<Field>>() + fields.memory() + some * fields.len() / of
+                let entries = fields.entries_memory(samples, Field::memory);
+                size_of::<Table<Field>>() + fields.memory() + entries
             }
         }
     }

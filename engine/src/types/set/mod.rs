@@ -172,15 +172,13 @@ impl Set {
         }
     }
 
-    /// Bytes allocated; those of a table's members are estimated from some of them.
-    pub fn memory(&self) -> usize {
+    /// Bytes allocated; those of a table's members as [`Table::entries_memory`].
+    pub fn memory(&self, samples: usize) -> usize {
         match self {
             Set::Ints(ints) => ints.memory(),
             Set::Small(elements) => elements.memory(),
             Set::Large(table) => {
-                let some = table.len().min(64);
-                let bytes: usize = table.iter().take(some).map(Member::memory).sum();
-                let members = (bytes * table.len()).checked_div(some).unwrap_or(0);
+                let members = table.entries_memory(samples, Member::memory);
                 size_of::<Table<Member>>() + table.memory() + members
             }
         }

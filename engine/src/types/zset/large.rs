@@ -149,11 +149,9 @@ impl Large {
         self.table.scan(cursor, |member| visit(member.bytes(), member.score()))
     }
 
-    /// Bytes allocated; those of the members are estimated from some of them.
-    pub fn memory(&self) -> usize {
-        let some = self.len().min(64);
-        let bytes: usize = self.table.iter().take(some).map(Member::memory).sum();
-        let members = (bytes * self.len()).checked_div(some).unwrap_or(0);
+    /// Bytes allocated; those of the members as [`Table::entries_memory`].
+    pub fn memory(&self, samples: usize) -> usize {
+        let members = self.table.entries_memory(samples, Member::memory);
         size_of::<Large>() + self.table.memory() + self.tree.memory() + members
     }
 

@@ -185,11 +185,11 @@ impl Zset {
         }
     }
 
-    /// Bytes allocated; those of a large one's members are estimated from some of them.
-    pub fn memory(&self) -> usize {
+    /// Bytes allocated; those of a large one's members from so many of them, or all if that is 0.
+    pub fn memory(&self, samples: usize) -> usize {
         match self {
             Zset::Small(pairs) => pairs.memory(),
-            Zset::Large(large) => large.memory(),
+            Zset::Large(large) => large.memory(samples),
         }
     }
 
