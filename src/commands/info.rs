@@ -7,7 +7,7 @@
 use super::Done;
 use super::connection::REDIS_VERSION;
 use crate::server::Server;
-use crate::server::client::Kind;
+use crate::server::client::{Client, Kind};
 use crate::server::dispatch::Call;
 use crate::server::progress::Progress;
 use crate::server::registry::ServerHandler;
@@ -139,11 +139,12 @@ impl Server {
     /// Adds up who uses memory. The client at hand is counted too.
     pub fn memory_use(&self, call: &Call<'_>) -> MemoryUse {
         let used = allocator::used();
+        let own = call.client.memory(self.tracking.of(call.id));
         let mut m = MemoryUse {
             used,
             peak: self.stats.peak_memory.max(used),
             startup: self.startup_memory,
-            clients_normal: call.reply.memory() as u64,
+            clients_normal: (call.reply.memory() + size_of::<Client>() + own) as u64,
             clients_replicas: 0,
             tail: self.log.memory() as u64,
             tables: Vec::new(),
@@ -151,8 +152,8 @@ impl Server {
         };
         for conn in call.net.iter() {
             match conn.session.kind {
-                Kind::Replica => m.clients_replicas += conn.memory() as u64,
-                _ => m.clients_normal += conn.memory() as u64,
+                Kind::Replica => m.clients_replicas += self.memory_of(conn),
+                _ => m.clients_normal += self.memory_of(conn),
             }
         }
         for (i, db) in self.ks.dbs.iter().enumerate() {

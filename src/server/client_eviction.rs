@@ -8,7 +8,6 @@
 
 use super::Server;
 use super::client::{Client, Kind};
-use super::tracking::Tracking;
 use crate::config::types::ClientMemory;
 use crate::log_notice;
 use std::time::{Duration, Instant};
@@ -27,12 +26,12 @@ pub struct ClientEviction {
     next: Option<Instant>,
 }
 
-/// Bytes that a client holds: its buffers, and what [`Client::memory`] counts.
-fn memory(conn: &Conn<Client>, tracking: &Tracking) -> u64 {
-    (conn.memory() + conn.session.memory(tracking.of(conn.id))) as u64
-}
-
 impl Server {
+    /// Bytes that a client holds: its buffers, and what [`Client::memory`] counts.
+    pub fn memory_of(&self, conn: &Conn<Client>) -> u64 {
+        (conn.memory() + conn.session.memory(self.tracking.of(conn.id))) as u64
+    }
+
     /// Bytes that clients may hold together; `None` is no limit.
     fn client_memory_limit(&self) -> Option<u64> {
         let bytes = match self.cfg.maxmemory_clients {
@@ -54,7 +53,7 @@ impl Server {
             return;
         }
         let counted = || net.iter().filter(|c| c.session.kind == Kind::Normal && !c.close_asap);
-        let memory = |conn: &Conn<Client>| memory(conn, &self.tracking);
+        let memory = |conn: &Conn<Client>| self.memory_of(conn);
         let mut sum: u64 = counted().map(memory).sum();
         if sum >= limit {
             let mut largest: Vec<(u64, u64)> = counted()

@@ -126,7 +126,6 @@ fn who_keeps_long_values_that_are_gone_is_evicted() {
     assert!(eventually(PATIENCE, || evicted() == 1), "40 MB of replies are nobody's");
 }
 
-/// In whatever words a long value came, the log and replicas have it whole.
 /// Names are short, but what remembers them is not: a limit that counted their bytes alone would let a client take
 /// ten times as much.
 #[test]
@@ -145,7 +144,8 @@ fn what_a_client_has_the_server_remember_counts_as_its_memory() {
             held.parse().unwrap()
         };
         let used = || server.info("used_memory").parse::<f64>().unwrap();
-        let (before, held_before) = (used(), memory("tot-mem="));
+        let normal = || server.number("mem_clients_normal") as f64;
+        let (before, held_before, normal_before) = (used(), memory("tot-mem="), normal());
         for i in 0..4000 {
             let name = format!("{i:012}");
             let words: Vec<&str> = what.split(' ').chain([name.as_str()]).collect();
@@ -153,6 +153,8 @@ fn what_a_client_has_the_server_remember_counts_as_its_memory() {
         }
         let (took, held) = (used() - before, memory("tot-mem=") - held_before);
         assert!(held > took / 2.0 && held < took * 2.0, "{what}: {held} of {took}");
+        let normal = normal() - normal_before;
+        assert!(normal > held * 0.9 && normal < held * 1.1, "{what}: {normal} of {held}");
     }
 }
 
@@ -181,6 +183,7 @@ fn keys_that_nobody_watches_or_waits_for_take_no_memory() {
     }
 }
 
+/// In whatever words a long value came, the log and replicas have it whole.
 #[test]
 fn long_values_are_logged_whole() {
     let mut primary = Server::start();
