@@ -175,12 +175,12 @@ impl OwnedArgs {
         self.large.clear();
     }
 
-    /// Bytes of memory that these arguments hold.
+    /// Bytes of memory that these arguments hold, themselves apart.
     pub fn memory(&self) -> usize {
-        size_of::<Self>()
-            + self.buf.capacity()
+        self.buf.capacity()
             + self.spans.capacity() * size_of::<Span>()
-            + self.large.iter().map(|text| text.len()).sum::<usize>()
+            + self.large.capacity() * size_of::<Text>()
+            + self.large.iter().map(Text::capacity).sum::<usize>()
     }
 
     pub fn args(&self) -> Args<'_> {
@@ -199,7 +199,8 @@ mod tests {
         let args = Args::new(b"SET", &spans, &large, None);
         assert_eq!(&args[0], b"SET");
         let owned = OwnedArgs::keep(&args);
-        assert!((100_003..100_300).contains(&owned.memory()), "{} bytes", owned.memory());
+        let besides = owned.memory() - large[0].capacity();
+        assert!((3..300).contains(&besides), "{besides} bytes besides the large value");
         assert_eq!(args[1].len(), 100_000);
         let value = owned.args().text(1);
         assert_eq!(value.as_ptr(), large[0].as_ptr(), "the large value was copied");

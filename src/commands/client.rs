@@ -113,7 +113,7 @@ impl Server {
         let mut line = String::with_capacity(320);
         let _ = write!(
             line,
-            "id={id} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={multi} qbuf={} qbuf-free={} argv-mem={queued} multi-mem={queued} rbs={} rbp={} obl={} oll=0 omem={} tot-mem={} events=r cmd={command} user=default redir={} resp={} lib-name={} lib-ver={}",
+            "id={id} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi={multi} qbuf={} qbuf-free={} argv-mem={} multi-mem={queued} rbs={} rbp={} obl={} oll=0 omem={} tot-mem={} events=r cmd={command} user=default redir={} resp={} lib-name={} lib-ver={}",
             client.peer,
             facts.local,
             facts.fd,
@@ -127,6 +127,7 @@ impl Server {
             client.shard_channels.len(),
             facts.input,
             facts.input_free,
+            client.waiting(),
             facts.output_memory,
             facts.output_memory,
             facts.output,

@@ -135,16 +135,32 @@ impl Client {
 
     /// Bytes that are queued for `EXEC`.
     pub fn queued(&self) -> usize {
-        self.multi.as_ref().map_or(0, |m| m.queue.iter().map(|(_, args)| args.memory()).sum())
+        let Some(Multi { queue, .. }) = &self.multi else { return 0 };
+        let args: usize = queue.iter().map(|(_, args)| args.memory()).sum();
+        args + queue.capacity() * size_of::<(CommandId, OwnedArgs)>()
     }
 
-    /// Bytes that it holds besides its connection: what it queued for `EXEC`, watches, subscribes to, and tracks.
+    /// Bytes of the command that it waits in.
+    pub fn waiting(&self) -> usize {
+        match self.blocked.as_ref().map(|blocked| &blocked.on) {
+            Some(BlockedOn::Keys { args, .. } | BlockedOn::Pause { args, .. }) => args.memory(),
+            _ => 0,
+        }
+    }
+
+    /// Bytes that it holds besides its connection: its names, what it queued for `EXEC`, waits for, watches,
+    /// subscribes to, and tracks.
     pub fn memory(&self, tracker: Option<&Tracker>) -> usize {
+        let awaited = match self.blocked.as_ref().map(|blocked| &blocked.on) {
+            Some(BlockedOn::Keys { keys, .. }) => keys.as_slice(),
+            _ => &[],
+        };
         let watched = self.watched.iter().map(|(_, key, _)| key);
         let sets = [&self.channels, &self.patterns, &self.shard_channels];
         let prefixes = tracker.into_iter().flat_map(|t| &t.prefixes);
-        let names = watched.chain(sets.into_iter().flatten()).chain(prefixes);
-        self.queued() + names.map(|name| name.len() + NAME).sum::<usize>()
+        let names = watched.chain(sets.into_iter().flatten()).chain(prefixes).chain(awaited);
+        let own = self.name.capacity() + self.lib_name.capacity() + self.lib_ver.capacity();
+        own + self.queued() + self.waiting() + names.map(|name| name.len() + NAME).sum::<usize>()
     }
 
     /// The letters that `CLIENT LIST` shows.

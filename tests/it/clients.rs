@@ -158,6 +158,37 @@ fn what_a_client_has_the_server_remember_counts_as_its_memory() {
     }
 }
 
+/// So does the command that it waits in, which is no longer in its buffers, and the names that it gave itself.
+#[test]
+fn what_a_client_waits_in_counts_as_its_memory() {
+    let server = Server::varve().arg("--save", "").start();
+    let long = "x".repeat(1_000_000);
+    let keys: Vec<String> = (0..4000).map(|i| format!("{i:012}")).collect();
+    let blpop: Vec<&str> =
+        ["BLPOP"].into_iter().chain(keys.iter().map(String::as_str)).chain(["0"]).collect();
+    let holders: [(&str, &[&str], f64); 3] = [
+        ("blocked", &blpop, 400_000.0),
+        ("named", &["CLIENT", "SETNAME", &long], 1_000_000.0),
+        ("paused", &["SET", "k", &long], 1_000_000.0),
+    ];
+    for (what, command, least) in holders {
+        let used = || server.info("used_memory").parse::<f64>().unwrap();
+        let normal = || server.info("mem_clients_normal").parse::<f64>().unwrap();
+        let mut client = server.client();
+        client.ok(&["PING"]);
+        if what == "paused" {
+            server.client().ok(&["CLIENT", "PAUSE", "100000", "WRITE"]);
+        }
+        let (before, normal_before) = (used(), normal());
+        let mut request = Vec::new();
+        encode(&mut request, command);
+        client.send_raw(&request);
+        assert!(eventually(PATIENCE, || normal() - normal_before > least), "{what}: {}", normal());
+        let (took, held) = (used() - before, normal() - normal_before);
+        assert!(held > took / 2.0 && held < took * 2.0, "{what}: {held} of {took}");
+    }
+}
+
 /// The tables of keys that clients watch or wait for kept the size of their peak.
 #[test]
 fn keys_that_nobody_watches_or_waits_for_take_no_memory() {
