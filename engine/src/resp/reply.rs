@@ -32,12 +32,12 @@ impl Chunk {
         }
     }
 
-    /// Allocated bytes that would be free but for this reply.
+    /// Allocated bytes. Of a value, all who hold it have an equal share: its key may let go of it at any time.
     fn memory(&self) -> usize {
         match self {
             Chunk::Owned(bytes) => bytes.capacity(),
-            Chunk::Text(bytes, _) if Arc::strong_count(bytes) == 1 => bytes.capacity(),
-            Chunk::Shared(..) | Chunk::Text(..) => 0,
+            Chunk::Text(bytes, _) => bytes.capacity() / Arc::strong_count(bytes),
+            Chunk::Shared(..) => 0,
         }
     }
 }
@@ -90,7 +90,7 @@ impl Reply {
         self.len() == 0
     }
 
-    /// Memory held by the queue. Shared bytes are not counted, unless their key has let go of them.
+    /// Memory held by the queue: of values its share, of other shared bytes nothing.
     pub fn memory(&self) -> usize {
         self.last.capacity() + self.closed.iter().map(Chunk::memory).sum::<usize>()
     }
