@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::hasher::hash;
 use crate::table::Table;
 use crate::text::Text;
-use crate::value::Value;
+use crate::value::{SAMPLES, Value};
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -150,10 +150,18 @@ impl Garbage {
     /// Bytes that freeing a value gives back, estimated as by [`Value::memory`]; of the rest none are promised.
     pub fn memory(&self) -> usize {
         match self {
-            Garbage::Value(value) => value.memory(),
+            Garbage::Value(value) => value.memory(SAMPLES),
             Garbage::Keys(_) | Garbage::Other(_) => 0,
         }
     }
+}
+
+/// What clients have the server remember: a key or a channel. All who have the same share it.
+pub type Name = Arc<[u8]>;
+
+/// A name as a table has it, or one that is new.
+pub fn shared<T>(table: &HashMap<Name, T>, name: &[u8]) -> Name {
+    table.get_key_value(name).map_or_else(|| name.into(), |(known, _)| known.clone())
 }
 
 /// One database.
@@ -163,9 +171,9 @@ pub struct Db {
     /// The keys of `keys` that have a time to live, by the same words.
     expires: Table<EntryRef>,
     /// Keys on which clients are blocked, and how many clients.
-    waiting: HashMap<Box<[u8]>, u32>,
+    waiting: HashMap<Name, u32>,
     /// Keys that clients watch, and who.
-    watched: HashMap<Box<[u8]>, Vec<u64>>,
+    watched: HashMap<Name, Vec<u64>>,
     /// Average time to live of the keys that the active cycle met, ms.
     pub avg_ttl: i64,
     /// Where the active expiry cycle goes on.
@@ -280,7 +288,7 @@ pub struct Keyspace {
     /// primary will delete them.
     pub own_expires: BTreeSet<(i64, usize, Box<[u8]>)>,
     /// Keys that blocked clients wait for and that may now have what they want.
-    pub ready: Vec<(usize, Box<[u8]>)>,
+    pub ready: Vec<(usize, Name)>,
     pub garbage: Vec<Garbage>,
     /// The database with which the next expiry cycle begins.
     pub(crate) expire_db: usize,
@@ -750,7 +758,7 @@ impl Keyspace {
         std::mem::swap(&mut x.avg_ttl, &mut y.avg_ttl);
         std::mem::swap(&mut x.expire_cursor, &mut y.expire_cursor);
         for db in [a, b] {
-            let keys: Vec<Box<[u8]>> = self.dbs[db].waiting.keys().cloned().collect();
+            let keys: Vec<Name> = self.dbs[db].waiting.keys().cloned().collect();
             for key in keys {
                 if self.dbs[db].keys.get(hash(&key), &key).is_some() {
                     self.ready.push((db, key));
@@ -807,8 +815,8 @@ impl Keyspace {
     #[inline]
     pub fn signal_ready(&mut self, db: usize, key: &[u8]) {
         let d = &self.dbs[db];
-        if !d.waiting.is_empty() && d.waiting.contains_key(key) {
-            self.ready.push((db, key.into()));
+        if let Some((name, _)) = d.waiting.get_key_value(key) {
+            self.ready.push((db, name.clone()));
         }
     }
 
@@ -833,8 +841,11 @@ impl Keyspace {
     }
 
     /// `client`, which does not do so yet, watches a key.
-    pub fn watch(&mut self, db: usize, key: &[u8], client: u64) {
-        self.dbs[db].watched.entry(key.into()).or_default().push(client);
+    pub fn watch(&mut self, db: usize, key: &[u8], client: u64) -> Name {
+        let watched = &mut self.dbs[db].watched;
+        let name = shared(watched, key);
+        watched.entry(name.clone()).or_default().push(client);
+        name
     }
 
     pub fn unwatch(&mut self, db: usize, key: &[u8], client: u64) {
@@ -847,8 +858,11 @@ impl Keyspace {
     }
 
     /// A client is blocked on a key.
-    pub fn wait_for(&mut self, db: usize, key: &[u8]) {
-        *self.dbs[db].waiting.entry(key.into()).or_default() += 1;
+    pub fn wait_for(&mut self, db: usize, key: &[u8]) -> Name {
+        let waiting = &mut self.dbs[db].waiting;
+        let name = shared(waiting, key);
+        *waiting.entry(name.clone()).or_default() += 1;
+        name
     }
 
     pub fn stop_waiting(&mut self, db: usize, key: &[u8]) {

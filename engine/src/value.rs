@@ -4,6 +4,9 @@ use crate::table::Fetch;
 use crate::text::Text;
 use crate::types::{hash::Hash, list::List, set::Set, zset::Zset};
 
+/// Elements of a table that [`Value::memory`] is estimated from where nothing else is asked for.
+pub const SAMPLES: usize = 64;
+
 /// A value that does not live in its key's entry.
 #[derive(Clone)]
 pub enum Value {

@@ -3,7 +3,6 @@
 //! Open only as far as `enable-debug-command` says. It is one command, as in Redis, so that one rule
 //! covers all of it.
 
-use super::memory::SAMPLES;
 use super::{Done, no_such_use};
 use crate::server::Server;
 use crate::server::dispatch::Call;
@@ -16,7 +15,7 @@ use varve_engine::entry::Payload;
 use varve_engine::keyspace::Origin;
 use varve_engine::num::{parse_double, parse_int};
 use varve_engine::table::{ResizePolicy, set_resize_policy};
-use varve_engine::value::Type;
+use varve_engine::value::{SAMPLES, Type};
 use varve_engine::{Args, Error, OwnedArgs, Reply, glob};
 use varve_persistence::offset::Histories;
 

@@ -9,10 +9,8 @@ use crate::server::registry::ServerHandler;
 use varve_engine::command::{Command, Keys, Spec, access::*, flag::*};
 use varve_engine::num::parse_int;
 use varve_engine::table::PLACE;
+use varve_engine::value::SAMPLES;
 use varve_engine::{Args, Error};
-
-/// Elements of a value that are looked at where nothing else is asked for.
-pub const SAMPLES: usize = 64;
 
 fn usage(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     let mut samples = SAMPLES;

@@ -6,6 +6,7 @@ use crate::server::dispatch::Call;
 use crate::server::pubsub::Listening;
 use crate::server::registry::ServerHandler;
 use varve_engine::command::{Command, Keys, Spec, access::NOT_KEY, flag::*};
+use varve_engine::keyspace::Name;
 use varve_engine::{Args, Error, glob};
 
 fn publish_as(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> Done {
@@ -57,7 +58,7 @@ fn unsubscribe_from(s: &mut Server, call: &mut Call, args: &Args, kind: Listenin
         }
         return Ok(());
     }
-    let all: Vec<Box<[u8]>> = kind.of(call.client).iter().cloned().collect();
+    let all: Vec<Name> = kind.of(call.client).iter().cloned().collect();
     for name in &all {
         s.unsubscribe(call, kind, Some(name));
     }
@@ -84,7 +85,7 @@ fn names(s: &mut Server, call: &mut Call, args: &Args, kind: Listening) -> Done 
         return Err(no_such_use("PUBSUB", &args[1]));
     }
     let pattern = args.get(2);
-    let found: Vec<&Box<[u8]>> = s
+    let found: Vec<&Name> = s
         .pubsub
         .of(kind)
         .keys()

@@ -76,8 +76,8 @@ fn watch(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
         // A key that has expired already counts as gone, not as a change to come.
         s.see_as_reader();
         let _ = s.ks.exists(db, key);
-        s.ks.watch(db, key, call.id);
-        call.client.watched.push((db, key.into(), s.is_over(db, key)));
+        let name = s.ks.watch(db, key, call.id);
+        call.client.watched.push((db, name, s.is_over(db, key)));
     }
     call.reply.ok();
     Ok(())

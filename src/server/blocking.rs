@@ -10,7 +10,7 @@ use super::dispatch::Call;
 use super::registry::{CommandId, Registered, Run};
 use std::collections::{HashMap, VecDeque};
 use varve_engine::command::{Block, Ctx, OnTimeout, flag};
-use varve_engine::keyspace::take_out;
+use varve_engine::keyspace::{Name, take_out};
 use varve_engine::value::Type;
 use varve_engine::{Args, Error, OwnedArgs};
 use varve_net::{ConnId, Net};
@@ -22,7 +22,7 @@ pub const NO_LOG: Error =
 /// Who waits for which key, in the order in which they came.
 #[derive(Default)]
 pub struct Waiters {
-    by_key: HashMap<(usize, Box<[u8]>), VecDeque<ConnId>>,
+    by_key: HashMap<(usize, Name), VecDeque<ConnId>>,
     /// Clients with a time limit, by that (Unix ms).
     limits: std::collections::BTreeSet<(i64, ConnId)>,
     /// Clients in `WAIT` and `WAITAOF`.
@@ -37,7 +37,7 @@ impl Waiters {
     }
 
     /// Who is the `n`-th of those who wait for a key.
-    fn at(&self, key: &(usize, Box<[u8]>), n: usize) -> Option<ConnId> {
+    fn at(&self, key: &(usize, Name), n: usize) -> Option<ConnId> {
         self.by_key.get(key)?.get(n).copied()
     }
 
@@ -68,8 +68,8 @@ impl Server {
         let mut keys = block.keys;
         let mut seen = std::collections::HashSet::new();
         keys.retain(|k| seen.insert(k.clone()));
+        let keys: Vec<Name> = keys.iter().map(|key| self.ks.wait_for(db, key)).collect();
         for key in &keys {
-            self.ks.wait_for(db, key);
             self.waiters.by_key.entry((db, key.clone())).or_default().push_back(call.id);
         }
         let args = OwnedArgs::keep(args);

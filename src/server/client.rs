@@ -4,8 +4,10 @@ use super::registry::CommandId;
 use super::tracking::Tracker;
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use varve_engine::OwnedArgs;
 use varve_engine::command::OnTimeout;
+use varve_engine::keyspace::Name;
 use varve_replication::compress::{Decoder, Volume};
 
 /// What a connection is.
@@ -36,13 +38,7 @@ pub struct Multi {
 /// Why a client waits.
 pub enum BlockedOn {
     /// A key: the command runs again when one of them has something.
-    Keys {
-        db: usize,
-        keys: Vec<Box<[u8]>>,
-        command: CommandId,
-        args: OwnedArgs,
-        on_timeout: OnTimeout,
-    },
+    Keys { db: usize, keys: Vec<Name>, command: CommandId, args: OwnedArgs, on_timeout: OnTimeout },
     /// `WAIT`: so many replicas at this offset.
     Replicas { count: usize, offset: u64 },
     /// `WAITAOF`: the disk here, and the disks of so many replicas.
@@ -92,12 +88,12 @@ pub struct Client {
     pub last_command: Option<CommandId>,
     pub multi: Option<Multi>,
     /// Database, key, and whether the key's time was over already.
-    pub watched: Vec<(usize, Box<[u8]>, bool)>,
+    pub watched: Vec<(usize, Name, bool)>,
     /// A watched key was changed.
     pub watch_failed: bool,
-    pub channels: HashSet<Box<[u8]>>,
-    pub patterns: HashSet<Box<[u8]>>,
-    pub shard_channels: HashSet<Box<[u8]>>,
+    pub channels: HashSet<Name>,
+    pub patterns: HashSet<Name>,
+    pub shard_channels: HashSet<Name>,
     pub blocked: Option<Blocked>,
     pub reply_mode: ReplyMode,
     pub no_evict: bool,
@@ -119,8 +115,17 @@ pub struct Client {
     pub decoder: Option<Box<Decoder>>,
 }
 
-/// About what a name costs besides its bytes: its place with the client, and in the server's table of names.
-const NAME: usize = 160;
+/// About what a name costs besides its bytes: its place with the client ...
+const PLACE: usize = 32;
+/// ... and in a table of the server's, which all clients share that have the same.
+const KNOWN: usize = 128;
+
+/// Bytes that a client has for a name which so many tables know: its place, and its share of the rest.
+fn share(name: &Name, tables: usize) -> usize {
+    // A watched key that was changed is in the table no longer.
+    let clients = Arc::strong_count(name).saturating_sub(tables).max(1);
+    PLACE + (KNOWN * tables + name.len()) / clients
+}
 
 impl Client {
     /// The number of subscriptions of all kinds that `SUBSCRIBE` counts.
@@ -155,12 +160,15 @@ impl Client {
             Some(BlockedOn::Keys { keys, .. }) => keys.as_slice(),
             _ => &[],
         };
+        let awaited: usize = awaited.iter().map(|key| share(key, 2)).sum();
         let watched = self.watched.iter().map(|(_, key, _)| key);
         let sets = [&self.channels, &self.patterns, &self.shard_channels];
+        let names: usize =
+            watched.chain(sets.into_iter().flatten()).map(|name| share(name, 1)).sum();
         let prefixes = tracker.into_iter().flat_map(|t| &t.prefixes);
-        let names = watched.chain(sets.into_iter().flatten()).chain(prefixes).chain(awaited);
+        let prefixes: usize = prefixes.map(|prefix| PLACE + KNOWN + prefix.len()).sum();
         let own = self.name.capacity() + self.lib_name.capacity() + self.lib_ver.capacity();
-        own + self.queued() + self.waiting() + names.map(|name| name.len() + NAME).sum::<usize>()
+        own + self.queued() + self.waiting() + awaited + names + prefixes
     }
 
     /// The letters that `CLIENT LIST` shows.

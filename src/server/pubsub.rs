@@ -4,7 +4,7 @@ use super::Server;
 use super::client::Client;
 use super::dispatch::Call;
 use std::collections::{BTreeSet, HashMap};
-use varve_engine::keyspace::event;
+use varve_engine::keyspace::{Name, event, shared};
 use varve_engine::{Reply, glob};
 use varve_net::{ConnId, Net};
 
@@ -16,7 +16,7 @@ pub enum Listening {
     Shard,
 }
 
-type Listeners = HashMap<Box<[u8]>, BTreeSet<ConnId>>;
+type Listeners = HashMap<Name, BTreeSet<ConnId>>;
 
 #[derive(Default)]
 pub struct PubSub {
@@ -36,7 +36,7 @@ impl PubSub {
 }
 
 impl Listening {
-    pub fn of(self, client: &mut Client) -> &mut std::collections::HashSet<Box<[u8]>> {
+    pub fn of(self, client: &mut Client) -> &mut std::collections::HashSet<Name> {
         match self {
             Listening::Channel => &mut client.channels,
             Listening::Pattern => &mut client.patterns,
@@ -100,8 +100,10 @@ fn confirmation(reply: &mut Reply, word: &[u8], name: Option<&[u8]>, count: i64)
 
 impl Server {
     pub fn subscribe(&mut self, call: &mut Call<'_>, kind: Listening, name: &[u8]) {
-        if kind.of(call.client).insert(name.into()) {
-            self.pubsub.of(kind).entry(name.into()).or_default().insert(call.id);
+        let listeners = self.pubsub.of(kind);
+        let known = shared(listeners, name);
+        if kind.of(call.client).insert(known.clone()) {
+            listeners.entry(known).or_default().insert(call.id);
             // It is of another class now, with other limits.
             call.client.reconfigure = true;
         }

@@ -191,6 +191,46 @@ fn what_a_client_waits_in_counts_as_its_memory() {
     }
 }
 
+/// What many clients wait for or listen to is remembered once: counted for each as if it were alone, it would close
+/// clients for memory that nobody uses, and leave less than nothing for data.
+#[test]
+fn what_clients_share_counts_once() {
+    let server = Server::varve().arg("--save", "").start();
+    let names: Vec<String> = (0..200).map(|i| format!("{i:012}")).collect();
+    for what in ["WATCH", "SUBSCRIBE", "PSUBSCRIBE", "BLPOP"] {
+        let number = |field| server.info(field).parse::<f64>().unwrap();
+        let mut clients: Vec<Client> = (0..100).map(|_| server.client()).collect();
+        clients.iter_mut().for_each(|client| _ = client.ok(&["PING"]));
+        let (used, normal) = (number("used_memory"), number("mem_clients_normal"));
+        let blocks = what == "BLPOP";
+        let words = [what].into_iter().chain(names.iter().map(String::as_str));
+        let words: Vec<&str> = words.chain(blocks.then_some("0")).collect();
+        let mut request = Vec::new();
+        encode(&mut request, &words);
+        for client in &mut clients {
+            client.send_raw(&request);
+            for _ in 0..if blocks {
+                0
+            } else if what == "WATCH" {
+                1
+            } else {
+                names.len()
+            } {
+                client.recv();
+            }
+        }
+        if blocks {
+            blocked(&server, "100");
+        }
+        let (took, held) = (number("used_memory") - used, number("mem_clients_normal") - normal);
+        assert!(held > took / 2.0 && held < took * 1.5, "{what}: {held} of {took}");
+        let sum = number("used_memory_overhead") + number("used_memory_dataset");
+        assert!((sum - number("used_memory")).abs() < 100_000.0, "{sum}");
+        drop(clients);
+        assert!(eventually(PATIENCE, || server.info("connected_clients") == "1"));
+    }
+}
+
 /// The tables of keys that clients watch or wait for kept the size of their peak.
 #[test]
 fn keys_that_nobody_watches_or_waits_for_take_no_memory() {

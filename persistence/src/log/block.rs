@@ -11,6 +11,7 @@ use std::alloc::{self, Layout};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use varve_engine::size_class;
 
 /// The bytes of a block. Small enough that a tail of 1 MiB is kept to within a sixteenth, large
 /// enough that a `pwritev` of 16 of them moves 1 MiB.
@@ -91,7 +92,7 @@ impl Block {
         Block::OVERHEAD
             + match &self.memory {
                 Memory::Own => BLOCK_BYTES,
-                Memory::Text(text) => text.capacity(),
+                Memory::Text(text) => size_class(text.capacity()),
                 Memory::Pool(..) | Memory::Rest(_) => 0,
             }
     }

@@ -300,6 +300,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::path::Path;
+    use varve_engine::size_class;
 
     /// What the pool had of the tail counted as allocated, so up to 16 MiB of data did not for `maxmemory`.
     #[test]
@@ -313,7 +314,7 @@ mod tests {
         assert_eq!(tail.memory(), counted(&tail));
         tail.append_text(Arc::new(vec![b'x'; 20_000]));
         tail.append(b"x");
-        assert_eq!(tail.memory(), counted(&tail) + 20_000);
+        assert_eq!(tail.memory(), counted(&tail) + size_class(20_000));
         tail.jump(1);
         assert_eq!((tail.memory(), tail.blocks.len()), (counted(&tail), 1));
         tail = Tail::new(Offset(0), 0);
