@@ -54,6 +54,12 @@ pub fn used() -> u64 {
     allocated + varve_engine::table::mapped() as u64
 }
 
+/// Bytes that this thread has allocated, less those that it has freed.
+#[inline]
+pub fn own() -> i64 {
+    COUNTERS.get(MINE.get()).map_or(0, |counter| counter.0.load(Relaxed))
+}
+
 /// The allocator's name, as `INFO` and `MEMORY` show it.
 pub const NAME: &str = "jemalloc";
 
@@ -164,18 +170,17 @@ mod tests {
         }
         let layout = Layout::from_size_align(1030, 8).unwrap();
         let allocator = Counted(tikv_jemallocator::Jemalloc);
-        let mine = || COUNTERS[MINE.get()].0.load(Relaxed);
         count(0);
-        let before = mine();
+        let before = own();
         // SAFETY: the layout's size is not 0, and what is reallocated and freed was allocated with it.
         unsafe {
             let memory = allocator.alloc(layout);
-            assert_eq!(mine() - before, 1280);
+            assert_eq!(own() - before, 1280);
             let memory = allocator.realloc(memory, layout, 1300);
-            assert_eq!(mine() - before, 1536);
+            assert_eq!(own() - before, 1536);
             allocator.dealloc(memory, Layout::from_size_align(1300, 8).unwrap());
         }
-        assert_eq!(mine() - before, 0);
+        assert_eq!(own() - before, 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::Server;
 use super::client::{Client, Kind};
-use crate::{allocator, log_notice, log_warning, logger};
+use crate::{log_notice, log_warning, logger};
 use nix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 use varve_net::Net;
@@ -68,7 +68,7 @@ impl Server {
     fn round(&mut self, net: &mut Net<Client>) {
         let now_ms = self.clock.steady_ms();
         self.cron.rounds += 1;
-        self.stats.peak_memory = self.stats.peak_memory.max(allocator::used());
+        self.see_peak();
         if self.loading.is_none() {
             self.expire_some(net);
         }

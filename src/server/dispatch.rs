@@ -350,6 +350,7 @@ impl Server {
         self.stats.commands += 1;
         let spent_ns = self.clock.tick_ns() - started;
         self.account(call, id, args, spent_ns);
+        self.note_peak();
         self.tell(call);
         if !self.tracking.is_empty() {
             self.note_run(call, spec, args);

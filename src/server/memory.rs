@@ -26,12 +26,16 @@ pub struct Memory {
     /// Bytes that this turn's evictions have put into clients' output: they are soon gone, and must not be the
     /// reason to evict more.
     told: u64,
+    /// When this thread has allocated so much, it is time to look how much is in use.
+    look_at: i64,
     /// Since when memory has been short, on the clock's nanoseconds.
     short_since: Option<u64>,
 }
 
 /// How often the thread that frees, when it has nothing to do, sees to what the allocator holds without need.
 const DECAY_PERIOD: Duration = Duration::from_secs(1);
+/// How far the peak of memory may be from what is shown, in bytes.
+const PEAK_STEP: i64 = 64 << 10;
 /// Candidates that eviction remembers.
 const POOL: usize = 16;
 /// Evicted keys between two looks at the time.
@@ -63,6 +67,7 @@ impl Memory {
             next_db: 0,
             evicting: false,
             told: 0,
+            look_at: 0,
             short_since: None,
         })
     }
@@ -98,6 +103,20 @@ impl Server {
     /// Bytes that count against `maxmemory`: all but the log's tail, which has its own limit.
     pub fn counted_memory(&self) -> u64 {
         allocator::used().saturating_sub(self.log.memory() as u64)
+    }
+
+    /// Sees to the peak of memory after each command: the next may free what this one took.
+    #[inline]
+    pub fn note_peak(&mut self) {
+        if allocator::own() > self.memory.look_at {
+            self.see_peak();
+        }
+    }
+
+    #[cold]
+    pub fn see_peak(&mut self) {
+        self.stats.peak_memory = self.stats.peak_memory.max(allocator::used());
+        self.memory.look_at = allocator::own() + PEAK_STEP;
     }
 
     /// Whether more is in use than `maxmemory`, but for what is on its way out.

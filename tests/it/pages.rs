@@ -87,6 +87,16 @@ fn used_memory_is_what_the_allocator_spends() {
     assert!((1280..1400).contains(&told), "{told} bytes are told for it");
 }
 
+/// What one command takes and the next gives back was in use all the same.
+#[test]
+fn the_peak_of_memory_is_seen_between_commands() {
+    let server = Server::varve().arg("--appendonly", "no").start();
+    let take = Command::new(&["SETRANGE", "k", "50000000", "x"]);
+    server.client().pipeline(&[take, Command::new(&["DEL", "k"])]);
+    let peak = server.number("used_memory_peak");
+    assert!(peak > 50_000_000, "{peak} bytes at most");
+}
+
 /// A few elements need not be like the rest.
 #[test]
 fn memory_usage_of_all_samples_finds_the_large_elements() {
