@@ -4,7 +4,7 @@ use super::Server;
 use super::client::Client;
 use super::dispatch::Call;
 use std::collections::{BTreeSet, HashMap};
-use varve_engine::keyspace::{Name, event, shared};
+use varve_engine::keyspace::{Name, event, shared, take_out};
 use varve_engine::{Reply, glob};
 use varve_net::{ConnId, Net};
 
@@ -126,7 +126,7 @@ impl Server {
         if let Some(ids) = listeners.get_mut(name) {
             ids.remove(&id);
             if ids.is_empty() {
-                listeners.remove(name);
+                take_out(listeners, name);
             }
         }
     }

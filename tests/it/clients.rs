@@ -231,13 +231,13 @@ fn what_clients_share_counts_once() {
     }
 }
 
-/// The tables of keys that clients watch or wait for kept the size of their peak.
+/// The tables of what clients watch, wait for and listen to kept the size of their peak.
 #[test]
-fn keys_that_nobody_watches_or_waits_for_take_no_memory() {
+fn what_nobody_watches_waits_for_or_listens_to_takes_no_memory() {
     let server = Server::start();
     let keys: Vec<String> = (0..200_000).map(|i| format!("key:{i}")).collect();
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-    for (command, ends) in [("WATCH", "UNWATCH"), ("BLPOP", "PING")] {
+    for (command, ends) in [("WATCH", "UNWATCH"), ("BLPOP", "PING"), ("SUBSCRIBE", "PING")] {
         let before = server.number("used_memory");
         let mut client = server.client();
         let mut request = [&[command][..], &keys].concat();
