@@ -9,8 +9,16 @@ use std::time::Duration;
 
 /// For how long the loop looks again.
 pub const LOOK: Duration = Duration::from_micros(20);
+/// How many times the processor is told to wait between two looks, about a microsecond: a look takes the locks that
+/// a request needs on its way in.
+const SPINS: u32 = 50;
 /// After so many vain looks the loop sleeps at once.
 const MISSES: u32 = 64;
+
+/// Waits from one look to the next.
+pub fn pause() {
+    (0..SPINS).for_each(|_| std::hint::spin_loop());
+}
 
 /// What became of the last looks.
 #[derive(Default)]

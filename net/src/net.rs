@@ -4,7 +4,7 @@
 //! epoll, so an event for something that is gone finds nothing.
 
 use crate::conn::{Closed, Conn, ConnId, Mode, OutputLimit, Peer};
-use crate::linger::{LOOK, Linger};
+use crate::linger::{self, LOOK, Linger};
 use crate::threads::{BATCH, Pool};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -258,6 +258,9 @@ impl<S> Net<S> {
             let until = Instant::now() + LOOK;
             while events.is_empty() && result.is_ok() && Instant::now() < until {
                 result = self.poll.poll(events, Some(Duration::ZERO));
+                if events.is_empty() {
+                    linger::pause();
+                }
             }
             self.linger.looked(!events.is_empty());
         }
