@@ -147,7 +147,7 @@ pub enum State {
 struct Peer {
     conn: ConnId,
     state: State,
-    port: u16,
+    port: i32,
     announced_ip: Option<String>,
     eof: bool,
     psync2: bool,
@@ -187,7 +187,7 @@ pub struct Listed<'a> {
     pub conn: ConnId,
     /// What the replica announced; otherwise its connection's own address is shown.
     pub announced_ip: Option<&'a str>,
-    pub port: u16,
+    pub port: i32,
     /// `wait_bgsave`, `send_bulk`, `online` or `rdb_transmitted`
     pub state: &'static str,
     pub online: bool,
@@ -294,9 +294,8 @@ impl Primary {
             let (option, value) = (&args[i], &args[i + 1]);
             match option.to_ascii_lowercase().as_slice() {
                 b"listening-port" => {
-                    let port = parse_int(value).ok_or(Error::NOT_INT)?;
-                    let port = u16::try_from(port).map_err(|_| Error::NOT_INT)?;
-                    self.peer(conn, now_ms).port = port;
+                    // Any number, as Redis takes it: it is only shown.
+                    self.peer(conn, now_ms).port = parse_int(value).ok_or(Error::NOT_INT)? as i32;
                 }
                 b"ip-address" => {
                     // As long as Redis allows: an address or a host name of 255 bytes.

@@ -112,6 +112,8 @@ fn replconf_knows_its_options() {
     let mut p = primary();
     for ok in [
         "listening-port 6380",
+        "listening-port 65536",
+        "listening-port -5",
         "LISTENING-PORT 1 ip-address 10.1.1.1",
         "capa eof capa psync2 capa unknown",
         "rdb-only 1",
@@ -126,7 +128,7 @@ fn replconf_knows_its_options() {
     for (bad, text) in [
         ("listening-port", "ERR syntax error"),
         ("listening-port abc", "ERR value is not an integer or out of range"),
-        ("listening-port 65536", "ERR value is not an integer or out of range"),
+        ("listening-port 9223372036854775808", "ERR value is not an integer or out of range"),
         ("colour red", "ERR Unrecognized REPLCONF option: colour"),
         ("rdb-only x", "ERR value is not an integer or out of range"),
         ("rdb-only 2", "ERR value is out of range, value must between 0 and 1"),

@@ -100,7 +100,7 @@ impl Server {
             let socket = net.conn(listed.conn).and_then(|conn| conn.session.socket);
             let host = listed.announced_ip.map(str::to_owned);
             let host = host.or(socket.map(|s| s.ip().to_canonical().to_string()))?;
-            Some(PrimaryAddress { host, port: listed.port })
+            Some(PrimaryAddress { host, port: u16::try_from(listed.port).ok()? })
         };
         let listed = self.repl.primary.listed(self.now_u64());
         listed.filter_map(|l| Some((address(&l)?, l.online, l.offset))).collect()
