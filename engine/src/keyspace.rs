@@ -448,6 +448,11 @@ impl Keyspace {
         Some(entry)
     }
 
+    /// The entry that [`Keyspace::write`] has given the command at hand before: no access more.
+    pub fn again(&mut self, db: usize, key: &[u8]) -> Option<&mut Entry> {
+        self.dbs[db].keys.get_mut(hash(key), key)
+    }
+
     /// What an access now leaves in an entry's clock.
     #[inline]
     fn access_now(&mut self) -> Access {
@@ -654,9 +659,10 @@ impl Keyspace {
         self.dbs[db].remove(hash(key), key)
     }
 
-    /// Puts an entry under a key that is free, for `RENAME`, `MOVE`, `COPY`.
-    pub fn put(&mut self, db: usize, mut entry: Entry) {
-        entry.set_access(self.fresh_access());
+    /// Puts an entry under a key that is free, for `RENAME`, `MOVE`, `COPY`. `access` is the clock of the key that it
+    /// was until now, if it was one.
+    pub fn put(&mut self, db: usize, mut entry: Entry, access: Option<u32>) {
+        entry.set_access(access.unwrap_or(self.fresh_access()));
         let key: Box<[u8]> = entry.key().into();
         self.dbs[db].insert(hash(&key), entry);
         self.notify(event::NEW, "new", db, &key);

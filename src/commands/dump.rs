@@ -75,7 +75,7 @@ fn restore(ctx: &mut Ctx, args: &mut Args) -> Done {
         ctx.reply.ok();
         return Ok(());
     }
-    ctx.ks.put(db, entry);
+    ctx.ks.put(db, entry, None);
     ctx.ks.set_access_hint(db, &args[1], idle, freq);
     ctx.ks.changed(db, &args[1], event::GENERIC, "restore");
     // The log says when the key expires, not after how long.

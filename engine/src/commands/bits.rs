@@ -5,9 +5,10 @@
 
 use super::util::{int, is};
 use crate::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
-use crate::entry::Payload;
+use crate::entry::{Entry, Payload};
 use crate::keyspace::event;
 use crate::num::parse_int;
+use crate::value::Value;
 use crate::{Args, Error};
 use std::ops::Range;
 
@@ -277,8 +278,8 @@ fn bitop(ctx: &mut Ctx, args: &mut Args) -> Done {
     if len == 0 {
         ctx.ks.delete(ctx.db, &args[2], lazy);
     } else {
-        ctx.ks.set(ctx.db, &args[2], Payload::string(b""), None);
-        *ctx.ks.edit_string(ctx.db, &args[2])? = result; // also a short one is `raw`
+        ctx.ks.set(ctx.db, &args[2], Payload::Value(Value::Str(result.into())), None);
+        ctx.ks.again(ctx.db, &args[2]).and_then(Entry::edit_string); // also a short one is `raw`
         ctx.changed(&args[2], event::STRING, "set");
     }
     ctx.reply.int(len as i64);

@@ -30,6 +30,12 @@ pub fn until_after(now_ms: i64, ms: i64) -> Result<Option<i64>, Error> {
     }
 }
 
+/// Looks whether there is anything at a key that a command may have to wait for: a use of it, as in Redis, beside
+/// that of the taking.
+pub fn look(ctx: &mut Ctx, key: &[u8]) {
+    ctx.ks.write(ctx.db, key);
+}
+
 /// Nothing is there: waits for `keys` until `until_ms`, or answers at once where a command may not
 /// wait (a transaction, the log).
 pub fn wait<'k>(

@@ -154,7 +154,7 @@ fn rename_to(ctx: &mut Ctx, args: &mut Args, only_if_free: bool) -> Done {
         }
         return Ok(());
     }
-    if ctx.ks.exists(ctx.db, to) {
+    if ctx.ks.write(ctx.db, to).is_some() {
         if only_if_free {
             ctx.reply.int(0);
             return Ok(());
@@ -165,9 +165,9 @@ fn rename_to(ctx: &mut Ctx, args: &mut Args, only_if_free: bool) -> Done {
         ctx.ks.touched(ctx.db, to);
     }
     let entry = ctx.ks.remove(ctx.db, from).expect("found above");
-    let expire = entry.expire();
+    let (expire, access) = (entry.expire(), entry.access());
     let renamed = entry.moved_to(to, expire);
-    ctx.ks.put(ctx.db, renamed);
+    ctx.ks.put(ctx.db, renamed, Some(access));
     ctx.ks.touched(ctx.db, from);
     ctx.ks.touched(ctx.db, to);
     ctx.ks.notify(event::GENERIC, "rename_from", ctx.db, from);
@@ -213,7 +213,8 @@ fn move_key(ctx: &mut Ctx, args: &mut Args) -> Done {
         return Ok(());
     }
     let entry = ctx.ks.remove(ctx.db, key).expect("found above");
-    ctx.ks.put(to, entry);
+    let access = entry.access();
+    ctx.ks.put(to, entry, Some(access));
     ctx.ks.touched(ctx.db, key);
     ctx.ks.touched(to, key);
     ctx.ks.notify(event::GENERIC, "move_from", ctx.db, key);
@@ -256,7 +257,7 @@ fn copy(ctx: &mut Ctx, args: &mut Args) -> Done {
         let lazy = ctx.ks.lazy.server_del;
         ctx.ks.free(old, lazy);
     }
-    ctx.ks.put(to_db, copied);
+    ctx.ks.put(to_db, copied, None);
     ctx.ks.changed(to_db, to, event::GENERIC, "copy_to");
     ctx.reply.int(1);
     Ok(())

@@ -1,6 +1,6 @@
 //! Lists: the two ends, what is between them, and waiting for an element.
 
-use super::blocking::{until, wait};
+use super::blocking::{look, until, wait};
 use super::util::{int, is, range, reply_entry};
 use crate::command::{Command, Ctx, Handler, Keys, OnTimeout, Spec, access::*, category, flag::*};
 use crate::entry::{Entry, Payload};
@@ -26,7 +26,11 @@ fn write_list<'k>(
     db: usize,
     key: &[u8],
 ) -> Result<Option<&'k mut List>, Error> {
-    match ks.write(db, key).map(Entry::value_mut) {
+    as_list(ks.write(db, key))
+}
+
+fn as_list(entry: Option<&mut Entry>) -> Result<Option<&mut List>, Error> {
+    match entry.map(Entry::value_mut) {
         None => Ok(None),
         Some(Some(Value::List(list))) => Ok(Some(list)),
         Some(_) => Err(Error::WRONG_TYPE),
@@ -279,6 +283,7 @@ fn move_element(
     if source == target {
         let reply = &mut *ctx.reply;
         list.rotate(from, to, fill, |entry| reply_entry(reply, entry));
+        ctx.ks.write(ctx.db, target); // it was used as either
         ctx.ks.notify(event::LIST, push_name(to), ctx.db, target);
         removed(ctx, source, 1, false, pop_name(from));
         return Ok(Some(()));
@@ -294,7 +299,7 @@ fn move_element(
     ctx.ks.touched(ctx.db, target);
     ctx.ks.notify(event::LIST, push_name(to), ctx.db, target);
     ctx.reply.bulk(&element);
-    if let Some(list) = write_list(ctx.ks, ctx.db, source)? {
+    if let Some(list) = as_list(ctx.ks.again(ctx.db, source))? {
         list.pop(from, |_| ());
         list.shrunk(fill);
         let is_empty = list.is_empty();
@@ -330,6 +335,7 @@ fn wait_for_source(ctx: &mut Ctx, source: &[u8], until: Option<i64>) {
 fn blmove(ctx: &mut Ctx, args: &mut Args) -> Done {
     let (from, to) = (end_word(&args[3])?, end_word(&args[4])?);
     let until = until(ctx, &args[5])?;
+    look(ctx, &args[1]);
     match move_element(ctx, (&args[1], from), (&args[2], to))? {
         Some(()) => ctx.effect([b"LMOVE", &args[1], &args[2], &args[3], &args[4]]),
         None => wait_for_source(ctx, &args[1], until),
@@ -339,6 +345,7 @@ fn blmove(ctx: &mut Ctx, args: &mut Args) -> Done {
 
 fn brpoplpush(ctx: &mut Ctx, args: &mut Args) -> Done {
     let until = until(ctx, &args[3])?;
+    look(ctx, &args[1]);
     match move_element(ctx, (&args[1], End::Right), (&args[2], End::Left))? {
         Some(()) => ctx.effect([b"RPOPLPUSH", &args[1], &args[2]]),
         None => wait_for_source(ctx, &args[1], until),

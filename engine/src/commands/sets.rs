@@ -3,7 +3,7 @@
 use super::scan::Scan;
 use super::util::{int, is};
 use crate::command::{Command, Ctx, Handler, Keys, Spec, access::*, category, flag::*};
-use crate::entry::Payload;
+use crate::entry::{self, Payload};
 use crate::keyspace::{Keyspace, Limits, event};
 use crate::listpack::Entry;
 use crate::types::set::Set;
@@ -24,7 +24,11 @@ fn read_set<'k>(ks: &'k mut Keyspace, db: usize, key: &[u8]) -> Result<Option<&'
 
 /// The set at a key that is about to change.
 fn edit_set<'k>(ks: &'k mut Keyspace, db: usize, key: &[u8]) -> Result<Option<&'k mut Set>, Error> {
-    match ks.write(db, key).map(|entry| entry.value_mut()) {
+    as_set(ks.write(db, key))
+}
+
+fn as_set(entry: Option<&mut entry::Entry>) -> Result<Option<&mut Set>, Error> {
+    match entry.map(|entry| entry.value_mut()) {
         None => Ok(None),
         Some(Some(Value::Set(set))) => Ok(Some(set)),
         Some(_) => Err(Error::WRONG_TYPE),
@@ -109,16 +113,18 @@ fn srem(ctx: &mut Ctx, args: &mut Args) -> Done {
 fn smove(ctx: &mut Ctx, args: &mut Args) -> Done {
     let (from, to, member) = (&args[1], &args[2], &args[3]);
     let limits = ctx.ks.limits.clone();
-    let Some(there) = edit_set(ctx.ks, ctx.db, from)?.map(|set| set.contains(member)) else {
+    let there = edit_set(ctx.ks, ctx.db, from)?.map(|set| set.contains(member));
+    let has_target = edit_set(ctx.ks, ctx.db, to).map(|set| set.is_some());
+    let Some(there) = there else {
         ctx.reply.int(0);
         return Ok(());
     };
-    let has_target = edit_set(ctx.ks, ctx.db, to)?.is_some();
+    let has_target = has_target?;
     if from == to || !there {
         ctx.reply.int(there as i64);
         return Ok(());
     }
-    let source = edit_set(ctx.ks, ctx.db, from)?.expect("found above");
+    let source = as_set(ctx.ks.again(ctx.db, from))?.expect("found above");
     source.remove(member);
     let empty = source.is_empty();
     ctx.changed(from, event::SET, "srem");
@@ -127,7 +133,7 @@ fn smove(ctx: &mut Ctx, args: &mut Args) -> Done {
     }
     let mut added = true;
     if has_target {
-        let target = edit_set(ctx.ks, ctx.db, to)?.expect("found above");
+        let target = as_set(ctx.ks.again(ctx.db, to))?.expect("found above");
         added = target.insert(member, &limits);
     } else {
         let mut set = Set::fitting(member, 1, &limits);

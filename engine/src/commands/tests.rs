@@ -135,6 +135,37 @@ fn a_key_that_is_written_to_was_used_once_more() {
 }
 
 #[test]
+fn what_a_command_names_is_used_as_often_as_it_is_named() {
+    for (made, command, used) in [
+        ("SET k v", "BITOP NOT t k", "k 6 t 5"),
+        ("MSET k v t w", "BITOP AND t k k", "k 7 t 6"),
+        ("SADD k 1 2", "SMOVE k t 1", "k 6 t 5"),
+        ("SADD t 2", "SMOVE k t 1", "t 6"),
+        ("RPUSH k 1 2", "LMOVE k t LEFT RIGHT", "k 6 t 5"),
+        ("RPUSH k 1 2", "LMOVE k k LEFT RIGHT", "k 7"),
+        ("SET k v", "RENAME k t", "t 6"),
+        ("SET k v", "COPY k t", "k 6 t 5"),
+        ("MSET k v t w", "RENAMENX k t", "k 6 t 6"),
+        // One that may have to wait looks at what it takes from before.
+        ("RPUSH k 1 2", "BLMOVE k t LEFT RIGHT 0", "k 7 t 5"),
+        ("RPUSH k 1 2", "BRPOPLPUSH k k 0", "k 8"),
+        ("ZADD k 1 a 2 b", "BZPOPMIN none k 0", "k 7"),
+        ("ZADD k 1 a 2 b", "BZMPOP 0 2 none k MAX", "k 7"),
+    ] {
+        let mut b = Bench::new();
+        b.ks.access_clock = crate::keyspace::AccessClock::Lfu;
+        b.ks.limits.lfu_log_factor = 0;
+        b.run(made);
+        b.run(command);
+        let used: Vec<&str> = used.split(' ').collect();
+        for key in used.chunks(2) {
+            let shown = b.run(&format!("OBJECT FREQ {}", key[0]));
+            assert_eq!(shown, format!(":{}|", key[1]), "{} after {command}", key[0]);
+        }
+    }
+}
+
+#[test]
 fn looking_at_a_key_is_a_hit_or_a_miss_and_no_use_of_it() {
     let mut b = Bench::new();
     b.run("SET k v");

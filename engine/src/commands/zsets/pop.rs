@@ -2,7 +2,7 @@
 
 use super::{Done, edit_zset, header, put, removed};
 use crate::command::{Ctx, OnTimeout};
-use crate::commands::blocking::{until, wait};
+use crate::commands::blocking::{look, until, wait};
 use crate::commands::util::{int, is};
 use crate::{Args, Error};
 
@@ -170,6 +170,9 @@ pub fn bzmpop(ctx: &mut Ctx, args: &mut Args) -> Done {
     let (keys, end, count) = parse_mpop(args, 2)?;
     let until_ms = until(ctx, &args[1])?;
     let keys = || args.rest(3).take(keys);
+    if let Some(key) = keys().find(|key| ctx.ks.exists(ctx.db, key)) {
+        look(ctx, key);
+    }
     if !mpop(ctx, keys(), end, count)? {
         wait(ctx, keys(), until_ms, OnTimeout::NullArray);
     }
@@ -180,6 +183,7 @@ fn pop_or_wait(ctx: &mut Ctx, args: &Args, end: End) -> Done {
     let last = args.len() - 1;
     let until_ms = until(ctx, &args[last])?;
     for i in 1..last {
+        look(ctx, &args[i]);
         if pop(ctx, &args[i], end, 1, Shape::KeyAndOne)? > 0 {
             ctx.effect([end.command(), &args[i]]);
             return Ok(());
