@@ -28,6 +28,7 @@ pub struct Args<'a> {
     spans: &'a [Span],
     large: &'a [Text],
     raw: Option<&'a [u8]>,
+    said: Option<&'a [u8]>,
 }
 
 impl<'a> Args<'a> {
@@ -39,7 +40,12 @@ impl<'a> Args<'a> {
         large: &'a [Text],
         raw: Option<&'a [u8]>,
     ) -> Args<'a> {
-        Args { buf, spans, large, raw }
+        Args { buf, spans, large, raw, said: None }
+    }
+
+    /// The command's name as the client said it.
+    pub fn said(&self) -> &[u8] {
+        self.said.unwrap_or(&self[0])
     }
 
     /// The number of arguments, the command's name included.
@@ -115,6 +121,8 @@ pub struct OwnedArgs {
     buf: Vec<u8>,
     spans: Vec<Span>,
     large: Vec<Text>,
+    /// What the client said, where that is another name than the command's own.
+    said: Option<Box<[u8]>>,
 }
 
 impl OwnedArgs {
@@ -129,14 +137,16 @@ impl OwnedArgs {
 
     /// What `args` holds, with its large values.
     pub fn keep(args: &Args<'_>) -> OwnedArgs {
-        let mut owned = OwnedArgs::default();
+        let said = args.said.map(Box::from);
+        let mut owned = OwnedArgs { said, ..OwnedArgs::default() };
         owned.keep_rest(args, 0);
         owned
     }
 
-    /// As [`OwnedArgs::keep`], with another name.
+    /// As [`OwnedArgs::keep`], with another name than the one that was said.
     pub fn keep_as(name: &str, args: &Args<'_>) -> OwnedArgs {
         let mut owned = OwnedArgs::new([name]);
+        owned.said = Some(args[0].into());
         owned.keep_rest(args, 1);
         owned
     }
@@ -173,6 +183,7 @@ impl OwnedArgs {
         self.spans.clear();
         self.spans.shrink_to(KEPT / size_of::<Span>());
         self.large.clear();
+        self.said = None;
     }
 
     /// Bytes of memory that these arguments hold, themselves apart.
@@ -181,10 +192,12 @@ impl OwnedArgs {
             + self.spans.capacity() * size_of::<Span>()
             + self.large.capacity() * size_of::<Text>()
             + self.large.iter().map(Text::capacity).sum::<usize>()
+            + self.said.as_ref().map_or(0, |said| said.len())
     }
 
     pub fn args(&self) -> Args<'_> {
-        Args::new(&self.buf, &self.spans, &self.large, None)
+        let said = self.said.as_deref();
+        Args { said, ..Args::new(&self.buf, &self.spans, &self.large, None) }
     }
 }
 

@@ -195,7 +195,7 @@ impl Server {
         let shown = if args.len() > SLOW_ARGS { SLOW_ARGS - 1 } else { args.len() };
         let mut kept: Vec<Vec<u8>> = Vec::with_capacity(SLOW_ARGS);
         for i in 0..shown {
-            let arg = if call.secrets.contains(&i) { REDACTED } else { &args[i] };
+            let arg = shown_arg(call, args, i);
             let (head, rest) = arg.split_at(arg.len().min(SLOW_ARG));
             let mut arg = head.to_vec();
             if !rest.is_empty() {
@@ -244,9 +244,9 @@ impl Server {
         let (seconds, micros) = (us / 1_000_000, us % 1_000_000);
         let (db, peer) = (call.client.db, &call.client.peer);
         let mut line = format!("+{seconds}.{micros:06} [{db} {peer}]").into_bytes();
-        for (i, arg) in shown.iter().enumerate() {
+        for i in 0..shown.len() {
             line.extend_from_slice(b" \"");
-            escape(if call.secrets.contains(&i) { REDACTED } else { arg }, &mut line);
+            escape(shown_arg(call, shown, i), &mut line);
             line.push(b'"');
         }
         line.extend_from_slice(b"\r\n");
@@ -258,6 +258,15 @@ impl Server {
                 call.net.mark_dirty(id);
             }
         }
+    }
+}
+
+/// An argument as `MONITOR` and the slow log show it.
+fn shown_arg<'a>(call: &Call<'_>, args: &'a Args<'_>, i: usize) -> &'a [u8] {
+    match i {
+        _ if call.secrets.contains(&i) => REDACTED,
+        0 => args.said(),
+        _ => &args[i],
     }
 }
 

@@ -746,6 +746,46 @@ fn names_that_clients_are_given_are_not_in_the_log() {
     assert_eq!(first_difference(&dataset(&mut plain.client()), &held, 0), None);
 }
 
+/// They showed the command's own name, which no client of this server can say.
+#[test]
+fn monitor_and_slow_log_show_the_names_that_clients_say() {
+    let server = Server::varve()
+        .arg("--rename-command", "SET put")
+        .arg("--rename-command", "BLPOP await")
+        .arg("--rename-command", "CONFIG settings")
+        .arg("--slowlog-log-slower-than", "0")
+        .start();
+    let (mut monitor, mut client, mut waiting) =
+        (server.client(), server.client(), server.client());
+    monitor.ok(&["MONITOR"]);
+    let mut wait = Vec::new();
+    encode(&mut wait, &["Await", "list", "0"]);
+    waiting.send_raw(&wait);
+    assert!(eventually(PATIENCE, || server.info("blocked_clients") == "1"));
+    client.ok(&["SLOWLOG", "RESET"]);
+    client.ok(&["PUT", "k", "v"]);
+    client.ok(&["MULTI"]);
+    client.ok(&["Put", "k", "w"]);
+    client.ok(&["EXEC"]);
+    client.ok(&["Settings", "GET", "port"]);
+    client.ok(&["RPUSH", "list", "a"]);
+    waiting.recv();
+    let entries = client.ok(&["SLOWLOG", "GET", "-1"]).items().into_iter();
+    let name = |entry: Value| entry.items().remove(3).items().remove(0).text();
+    let slow: Vec<String> = entries.rev().map(name).collect();
+    for name in ["PUT", "Put", "Settings", "Await"] {
+        assert!(slow.iter().any(|slow| slow == name), "{name}: {slow:?}");
+    }
+    let mut lines = Vec::new();
+    while !lines.iter().any(|line: &String| line.contains("RPUSH")) {
+        lines.push(monitor.recv().text());
+    }
+    for name in ["Await", "PUT", "Put"] {
+        let shown = format!("\"{name}\"");
+        assert!(lines.iter().any(|line| line.contains(&shown)), "{name}: {lines:?}");
+    }
+}
+
 #[test]
 fn who_can_be_reached_by_nobody_does_not_start() {
     for args in [&["--port", "0"][..], &["--port", "0", "--bind", ""], &["--bind", ""]] {
