@@ -42,7 +42,7 @@ enum Memory {
     Own,
     /// `BLOCK_BYTES` of a pool, under a number.
     Pool(Arc<Pool>, usize),
-    /// A key's value, which the block was made full of.
+    /// A key's value, or a copy of a block, which the block was made full of.
     Text(Arc<Vec<u8>>),
     /// Another block's, whose piece of the history ended before them.
     Rest(Arc<Block>),
@@ -97,10 +97,15 @@ impl Block {
             }
     }
 
-    /// A block with the same bytes, in memory of its own.
+    /// A block with the same bytes, in memory of its own. That is no more than few bytes need: where segments begin
+    /// soon after each other, blocks hold no more.
     pub fn copy(&self) -> Arc<Block> {
+        let bytes = self.as_ref();
+        if bytes.len() <= BLOCK_BYTES / 2 {
+            return Block::of_text(self.start, Arc::new(bytes.to_vec()));
+        }
         let mut writer = BlockWriter::new(self.start, self.skip);
-        writer.push(self.as_ref());
+        writer.push(bytes);
         writer.block
     }
 

@@ -335,6 +335,21 @@ mod tests {
         assert!(seen.last().is_some_and(|(pooled, _)| (1..4).contains(pooled)), "{seen:?}");
     }
 
+    /// Each save begins a segment. What a server with few writes had of them took 64 KiB of memory for each.
+    #[test]
+    fn many_short_segments_take_little_memory() {
+        let mut tail = Tail::new(Offset(0), 1 << 20);
+        let pool = Pool::open(&*FakeDisk::new(1), Path::new("p"), 4, 7, Offset(0)).unwrap();
+        tail.set_pool(Some(pool), Offset(0), Offset(0));
+        for _ in 0..100 {
+            tail.append(&[b'x'; 30]);
+            tail.cut();
+            tail.relieve_pool(tail.end());
+        }
+        assert_eq!((tail.first(), tail.end()), (Offset(0), Offset(3000)));
+        assert!(tail.memory() < 2 * BLOCK_BYTES, "{}", tail.memory());
+    }
+
     /// The story: a file system that makes a copy of what is written is full, and has no room for that of the
     /// page that says what is safe.
     #[test]
