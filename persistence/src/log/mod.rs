@@ -632,7 +632,7 @@ impl Log {
     /// about ten times a second.
     pub fn tick(&mut self, now: Instant) {
         if let Some(disk) = &mut self.on_disk {
-            disk.tick(now, self.tail.end());
+            disk.tick(now, &mut self.tail);
         }
         self.hand_over();
     }

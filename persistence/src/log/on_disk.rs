@@ -22,7 +22,7 @@ const HAND_OVER: u64 = if cfg!(test) { 700 } else { 1 << 20 };
 /// How often it is seen to what memory holds: the system is asked to forget the segment that is written, and
 /// the pool's pages are made ready.
 const MEMORY_PERIOD: Duration = Duration::from_secs(1);
-/// How often the history is looked at for what has grown too old.
+/// How often the history is looked at for what has grown too old, and the disk for room for a pool.
 const HISTORY_PERIOD: Duration = Duration::from_secs(10);
 
 /// What is done in order, once the log is written so far.
@@ -191,7 +191,13 @@ impl OnDisk {
         }
     }
 
-    pub fn tick(&mut self, now: Instant, end: Offset) {
+    pub fn tick(&mut self, now: Instant, tail: &mut Tail) {
+        let end = tail.end();
+        let opened = lock(&self.writer.shared.opened).take();
+        if let Some((_, pool)) = opened.filter(|(epoch, _)| *epoch == self.epoch) {
+            tail.set_pool(Some(pool.clone()), self.segment_start, self.written());
+            self.pool = Some(pool);
+        }
         let shared = &self.writer.shared;
         if shared.failing.load(Ordering::Acquire) && self.writer.idle() {
             self.writer.write(WriteJob::Retry);
@@ -202,6 +208,10 @@ impl OnDisk {
         if now.saturating_duration_since(self.history_looked) >= HISTORY_PERIOD {
             self.history_looked = now;
             self.writer.shared.history_due();
+            if self.pool.is_none() && self.is_begun() {
+                let (blocks, epoch) = (self.options.pool_blocks, self.epoch);
+                self.writer.slow(SlowJob::OpenPool { blocks, epoch });
+            }
         }
         // Twice for each byte: the first time begins to write what only the page cache has.
         let written = self.written();

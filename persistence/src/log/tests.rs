@@ -842,11 +842,28 @@ fn a_start_on_a_full_disk_has_the_pools_room() {
     assert_eq!(log.written(), log.end());
     let disk = disk.after_kill(disk.ops());
     disk.set_space(Some(0));
+    let options = |disk: &Arc<FakeDisk>| Options { fsync: Fsync::EverySec, ..options(disk) };
     let found = recover(&options(&disk)).unwrap().unwrap();
     let mut again = Log::resume(found, Histories::new(id(1)), options(&disk), no_waker()).unwrap();
     assert_eq!(again.end(), log.end());
     assert_eq!(disk.contents(Path::new("d/a.aof.pool")), None);
     assert!(again.take_notes()[0].contains("The disk is full"));
+    // With room again there is a pool again, wherever it dies.
+    disk.set_space(None);
+    let (start, before) = (again.end(), disk.ops());
+    for seconds in [10, 11] {
+        again.tick(Instant::now() + Duration::from_secs(seconds));
+        again.append_command(0, &["SET", "a", "b"]);
+        again.flush();
+    }
+    assert_eq!(again.released(), again.end());
+    assert!(again.written() < again.end(), "it waits for the segment");
+    for ops in before..=disk.ops() {
+        let mut found = recover(&options(&disk.after_kill(ops))).unwrap().unwrap();
+        let end = found.replay::<Error>(&mut |_| Ok(())).unwrap().end;
+        assert!(found.is_lossless(), "after {ops} operations: {:?}", found.notes());
+        assert!(end >= start && (ops < disk.ops() || end == again.end()), "after {ops} operations");
+    }
 }
 
 /// Who looks on does not see it when the daemon goes on with another segment, cuts the one that was the last,

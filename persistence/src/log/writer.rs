@@ -73,6 +73,11 @@ pub enum SlowJob {
     Reserve,
     /// The system's copies in memory of what segments hold, and the pool's pages.
     Memory(Option<Arc<Pool>>),
+    /// A pool of so many blocks, for a log that has had no room for one.
+    OpenPool {
+        blocks: usize,
+        epoch: u64,
+    },
     Rotate {
         at: Offset,
         db: u32,
@@ -131,6 +136,8 @@ pub struct Shared {
     pub base_bytes: AtomicU64,
     pub base_path: Mutex<Option<PathBuf>>,
     pub retention: Retention,
+    /// A pool that the manifest has come to name, for the loop to take, and the epoch that it is of.
+    pub opened: Mutex<Option<(u64, Arc<Pool>)>>,
     /// What the daemon's log file should say.
     pub notes: Arc<Mutex<Vec<String>>>,
     /// A change that could not be made yet, and what must not overtake it.
@@ -179,6 +186,7 @@ impl Shared {
             base_bytes: AtomicU64::new(0),
             base_path: Mutex::new(None),
             retention,
+            opened: Mutex::new(None),
             notes: folder.notes.clone(),
             stuck: Mutex::new(VecDeque::new()),
             disk: folder.disk.clone(),
@@ -234,6 +242,27 @@ impl Shared {
         let size = base.as_ref().and_then(|path| folder.disk.open(path).ok()?.size().ok());
         *lock(&self.base_path) = base;
         self.base_bytes.store(size.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Opens a pool and has the manifest name it, if there is room, and the manifest names none: one that broke may
+    /// have what no segment has.
+    fn open_pool(&self, blocks: usize, epoch: u64) {
+        let mut folder = lock(&self.folder);
+        let mut manifest = folder.manifest.clone();
+        let Some(state) = manifest.state.as_mut().filter(|state| state.pool.is_none()) else {
+            return;
+        };
+        if folder.epoch != epoch {
+            return;
+        }
+        let (stream, path) = (pool::new_stream(), pool::path(&folder.dir, &folder.base_name));
+        state.pool = Some(stream);
+        // Nothing was appended in it: what a start finds in the segments is all, however much that is.
+        let opened = Pool::open(&*self.disk, &path, blocks, stream, Offset(0));
+        match opened.ok().filter(|_| folder.store(manifest).is_ok()) {
+            Some(pool) => *lock(&self.opened) = Some((epoch, pool)),
+            None => _ = self.disk.remove(&path),
+        }
     }
 
     /// Makes durable all that is written. Whatever the segment does meanwhile, `synced` only comes
@@ -393,6 +422,7 @@ impl Shared {
                     file.forget(bytes);
                 }
             }
+            SlowJob::OpenPool { blocks, epoch } => self.open_pool(blocks, epoch),
             SlowJob::Rotate { at, db, epoch } => {
                 let result = loop {
                     match self.rotate(at, db, epoch) {
