@@ -739,6 +739,28 @@ fn what_a_read_finds_expired_is_deleted_key_by_key() {
     assert!(!stream.contains("MULTI"), "{stream}");
 }
 
+/// It counted as online, and its old acknowledgements with it, until it would read.
+#[test]
+fn a_replica_that_reads_nothing_leaves_when_the_log_has_left_it_behind() {
+    let server = Server::varve()
+        .arg("--appendonly", "no")
+        .arg("--repl-backlog-size", "16kb")
+        .arg("--client-output-buffer-limit", "replica 1mb 0 0")
+        .start();
+    let mut replica = server.client();
+    replica.send_raw(b"PSYNC ? -1\r\n");
+    assert!(eventually(PATIENCE, || server.info("slave0").contains("state=online")));
+    let mut client = server.client();
+    let value = "x".repeat(100_000);
+    // More than sockets hold.
+    for _ in 0..300 {
+        client.ok(&["SET", "key", &value]);
+        let _ = replica.try_send_raw(b"REPLCONF ACK 1\r\n");
+    }
+    assert!(eventually(PATIENCE, || server.info("connected_slaves") == "0"), "{}", server.log());
+    assert!(server.log().contains("fell behind the start of the log"), "{}", server.log());
+}
+
 #[test]
 fn a_shutdown_that_waits_for_replicas_is_seen_and_may_be_aborted() {
     let server = Server::start();

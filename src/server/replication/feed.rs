@@ -209,10 +209,7 @@ impl Server {
             Some(Feeding::Log(_)) => self.feed_from_tail(conn),
             Some(Feeding::Disk { .. }) => self.feed_from_disk(conn),
             Some(Feeding::Lost(at)) => {
-                log_warning!(
-                    "Replica {} fell behind the start of the log (offset {at}): it must ask anew",
-                    conn.session.peer
-                );
+                tell_of_lost(&conn.session, *at);
                 conn.close_asap = true;
             }
         }
@@ -357,8 +354,23 @@ impl Server {
             return;
         }
         self.fed_to = self.log.released();
-        for id in self.repl.feeding.keys() {
-            net.mark_dirty(*id);
+        let first = self.log.first_in_memory();
+        for (id, feeding) in &self.repl.feeding {
+            match feeding {
+                // One that does not read would not be seen to have no place any more, as it is given nothing.
+                Feeding::Log(cursor) if cursor.offset < first && !self.log.is_on_disk() => {
+                    if let Some(conn) = net.conn(*id) {
+                        tell_of_lost(&conn.session, cursor.offset);
+                    }
+                    net.kill(*id);
+                }
+                _ => net.mark_dirty(*id),
+            }
         }
     }
+}
+
+fn tell_of_lost(replica: &Client, at: Offset) {
+    let peer = &replica.peer;
+    log_warning!("Replica {peer} fell behind the start of the log (offset {at}): it must ask anew");
 }
