@@ -85,7 +85,8 @@ struct State {
     short_writes: bool,
     /// Bytes that may still be written before the disk is full.
     space: Option<u64>,
-    syncs_fail: bool,
+    /// So many of the next syncs fail.
+    syncs_fail: u64,
     /// One operation in so many fails, and changes nothing; 0 for none.
     errors: u64,
     /// How much of files the system was last asked to forget.
@@ -95,6 +96,14 @@ struct State {
 impl State {
     fn below(&mut self, n: u64) -> u64 {
         below(&mut self.random, n)
+    }
+
+    fn try_sync(&mut self, op: Op) -> io::Result<()> {
+        if self.syncs_fail > 0 {
+            self.syncs_fail -= 1;
+            return Err(io::Error::other("the disk is broken"));
+        }
+        self.try_act(op)
     }
 
     /// As [`State::act`], if the disk does it.
@@ -159,7 +168,7 @@ impl FakeDisk {
             boot,
             short_writes: false,
             space: None,
-            syncs_fail: false,
+            syncs_fail: 0,
             errors: 0,
             forgotten: BTreeMap::new(),
         };
@@ -184,7 +193,11 @@ impl FakeDisk {
     }
 
     pub fn set_syncs_fail(&self, on: bool) {
-        self.state().syncs_fail = on;
+        self.state().syncs_fail = if on { u64::MAX } else { 0 };
+    }
+
+    pub fn set_next_sync_fails(&self) {
+        self.state().syncs_fail = 1;
     }
 
     pub fn set_errors(&self, one_in: u64) {
@@ -403,10 +416,7 @@ impl DiskFile for FakeFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        if state.syncs_fail {
-            return Err(io::Error::other("the disk is broken"));
-        }
-        state.try_act(Op::Sync(self.inode))
+        state.try_sync(Op::Sync(self.inode))
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
@@ -504,10 +514,7 @@ impl Disk for FakeDisk {
 
     fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
         let mut state = self.state();
-        if state.syncs_fail {
-            return Err(io::Error::other("the disk is broken"));
-        }
-        state.try_act(Op::SyncDir)
+        state.try_sync(Op::SyncDir)
     }
 
     fn create_dir(&self, _dir: &Path) -> io::Result<()> {

@@ -100,6 +100,9 @@ pub struct State {
     pub fsync: Fsync,
     /// The stream whose newest bytes are in the pool's file, if one is used.
     pub pool: Option<u64>,
+    /// Up to where all was synced when a segment began after a sync had failed: of what follows, nothing was promised,
+    /// and a power cut may have left any of it.
+    pub unsynced: Option<Offset>,
     /// Where the log ended when it was closed in good order.
     pub closed: Option<Offset>,
 }
@@ -218,6 +221,9 @@ impl Manifest {
             if let Some(stream) = state.pool {
                 let _ = writeln!(text, "# varve pool {stream:016x}");
             }
+            if let Some(at) = state.unsynced {
+                let _ = writeln!(text, "# varve unsynced {at}");
+            }
             if let Some(end) = state.closed {
                 let _ = writeln!(text, "# varve closed {end}");
             }
@@ -274,6 +280,7 @@ struct Comments {
     file: Option<u64>,
     fsync: Option<Fsync>,
     pool: Option<u64>,
+    unsynced: Option<Offset>,
     closed: Option<Offset>,
 }
 
@@ -301,6 +308,7 @@ impl Comments {
             ["pool", stream] => {
                 self.pool = Some(u64::from_str_radix(stream, 16).map_err(|_| bad())?);
             }
+            ["unsynced", at] => self.unsynced = Some(Offset(number(at)?)),
             ["closed", end] => self.closed = Some(Offset(number(end)?)),
             _ => {} // a later version's
         }
@@ -316,6 +324,7 @@ impl Comments {
             file: self.file,
             fsync: self.fsync.unwrap_or(Fsync::No),
             pool: self.pool,
+            unsynced: self.unsynced,
             closed: self.closed,
         })
     }
@@ -535,6 +544,7 @@ mod tests {
                     file: closed.map(|n| !n),
                     fsync: Fsync::Always,
                     pool: closed.map(|n| n.rotate_left(31)),
+                    unsynced: closed.map(|n| Offset(n / 2)),
                     closed: closed.map(Offset),
                 }),
             };

@@ -302,6 +302,7 @@ impl Log {
             file: None,
             fsync: options.fsync,
             pool: None,
+            unsynced: None,
             closed: None,
         });
         let last = manifest.segments().next_back().cloned();

@@ -251,6 +251,7 @@ impl Recovered {
             file: None,
             fsync: Fsync::No,
             pool: None,
+            unsynced: None,
             closed: Some(start),
         };
         let manifest = Manifest { entries: Vec::new(), state: Some(state) };
@@ -277,7 +278,13 @@ impl Recovered {
         let (disk, dir, manifest) = (&self.disk, &self.dir, &self.manifest_path);
         let last = self.manifest.segments().next_back().map(|entry| entry.seq);
         let mut next = self.base.as_ref().map(|base| base.offset);
+        let unsynced = self.manifest.state.as_ref().and_then(|state| state.unsynced);
+        let mut is_cut = false;
         for entry in self.manifest.entries.iter_mut().filter(|e| e.kind == FileType::Incr) {
+            if is_cut {
+                (entry.kind, entry.sealed_s) = (FileType::History, None);
+                continue;
+            }
             let path = dir.join(&entry.name);
             let is_last = Some(entry.seq) == last;
             let len = match disk.open(&path).and_then(|file| file.size()) {
@@ -295,6 +302,24 @@ impl Recovered {
                 let what = format!("it begins here, what is before it ends at offset {next}");
                 return damaged(0, start, what);
             }
+            let mut len = len;
+            if let (Some(end), Some(at)) =
+                (entry.end.filter(|end| !is_last && *end >= start), unsynced)
+                && at < end
+            {
+                let contents = disk.map(&path).map_err(Error::io("read", &path))?;
+                let bytes = without_zeros(&contents[..len.min(end - start) as usize]);
+                let there = start + bytes.len() as u64;
+                if at <= there && there < end {
+                    is_cut = true;
+                    len = len.min(end - start);
+                    self.notes.push(format!(
+                        "{path:?} ends at offset {there}, before {end}: a sync had failed, and a power cut took the \
+                         rest; what follows is left out"
+                    ));
+                }
+            }
+            let is_last = is_last || is_cut;
             let end = match (is_last, entry.end) {
                 (false, Some(end)) if end < start || end - start > len => {
                     let what = format!("the file ends here, expected bytes up to offset {end}");

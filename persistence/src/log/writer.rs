@@ -546,6 +546,9 @@ impl Shared {
             last.sealed_s = Some(now_s());
         }
         manifest.entries.push(entry.clone());
+        if let Some(state) = manifest.state.as_mut().filter(|_| self.needs_base()) {
+            state.unsynced.get_or_insert(Offset(self.synced.load(Ordering::Relaxed)));
+        }
         let prepared = folder.prepare(&mut manifest)?;
         let mut sink = lock(&self.sink);
         let is_current = sink.epoch == epoch;
@@ -622,6 +625,10 @@ impl Shared {
             old.sealed_s = keeps.then(|| old.sealed_s.unwrap_or_else(now_s));
         }
         manifest.entries.insert(0, entry);
+        let makes_good = failed_at == NEVER || failed_at <= at.0;
+        if let Some(state) = manifest.state.as_mut().filter(|_| makes_good) {
+            state.unsynced = None;
+        }
         // Nobody is to count on what a crash may now take.
         folder.unlist(&manifest);
         folder.store(manifest).inspect_err(|_| folder.publish())?;
@@ -629,7 +636,7 @@ impl Shared {
         superseded.iter().for_each(|name| folder.measure(name));
         self.measure_base(folder);
         folder.publish();
-        if failed_at != NEVER && failed_at <= at.0 {
+        if failed_at != NEVER && makes_good {
             self.sync_failed_at.store(NEVER, Ordering::Relaxed);
             self.recover_from_failure();
         }
@@ -655,6 +662,7 @@ impl Shared {
                     histories,
                     own: false,
                     pool,
+                    unsynced: None,
                     ..s
                 }),
             };
