@@ -7,6 +7,7 @@
 
 use super::index::{Record, crc32c};
 use crate::offset::Offset;
+use crate::rdb;
 use std::fmt;
 use std::path::Path;
 
@@ -178,9 +179,19 @@ impl<'a> Reading<'a> {
         let mut multi: Option<(usize, u32)> = None;
         let mut applying_until = 0;
         let mut args: Vec<&'a [u8]> = Vec::new();
+        // A base of commands says that its checksum is to come.
+        let mut is_sum_due = false;
         while at < self.bytes.len() {
             let len = match parse(&self.bytes[at..], &mut args) {
                 Parsed::Annotation(len) => {
+                    match &self.bytes[at..at + len] {
+                        rdb::SUMMED if at == 0 => is_sum_due = true,
+                        line if line.starts_with(rdb::SUM) => {
+                            self.check_sum(at, line)?;
+                            is_sum_due = false;
+                        }
+                        _ => {}
+                    }
                     at += len;
                     continue;
                 }
@@ -224,8 +235,23 @@ impl<'a> Reading<'a> {
         }
         match multi {
             Some((position, db)) => Err(Stop::Cut { position, db }),
+            None if is_sum_due => {
+                Err(Stop::Damaged { position: at, what: "expected its checksum".into() })
+            }
             None => Ok(db),
         }
+    }
+
+    /// Compares what comes before `at` with the checksum in the line there.
+    fn check_sum<E>(&self, at: usize, line: &[u8]) -> Result<(), Stop<E>> {
+        let found = rdb::sum_line(rdb::crc64(&self.bytes[..at]));
+        if line == found {
+            return Ok(());
+        }
+        let text = |line: &[u8]| line[rdb::SUM.len()..].trim_ascii().escape_ascii().to_string();
+        let what =
+            format!("the CRC-64 of what is before is {}, expected {}", text(&found), text(line));
+        Err(Stop::Damaged { position: at, what })
     }
 
     /// Compares the stretches that begin before `upto` with the index.
@@ -257,6 +283,9 @@ impl<'a> Reading<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::offset::HistoryId;
+    use varve_engine::Keyspace;
+    use varve_engine::entry::Payload;
 
     type Seen = Vec<(String, u32, u64)>;
 
@@ -285,6 +314,46 @@ mod tests {
         for len in 31..whole.len() {
             let (seen, end) = commands(&whole[..len]);
             assert_eq!((seen.len(), end), (0, Err(Stop::Cut { position: 30, db: 2 })), "{len}");
+        }
+    }
+
+    /// Where a flipped bit leaves commands, they were run; where a cut leaves them, the rest was missing.
+    #[test]
+    fn a_flipped_bit_or_a_cut_of_a_base_of_commands_is_noticed() {
+        let mut ks = Keyspace::new(2, 1);
+        for (db, key) in [(0, &b"a"[..]), (1, b"b")] {
+            ks.add(db, key, Payload::string(b"value"), Some(1 << 40));
+        }
+        let options = rdb::SaveOptions {
+            version: 10,
+            compress: false,
+            checksum: true,
+            now_ms: 0,
+            used_memory: 0,
+            history: HistoryId::from_random([7; 20]),
+            offset: Offset(0),
+            db: 0,
+            aof_base: true,
+            lfu: false,
+            evicts: false,
+        };
+        let mut whole = Vec::new();
+        let mut write = |part: &[u8]| {
+            whole.extend_from_slice(part);
+            Ok(())
+        };
+        let mut buffers = rdb::Buffers::new();
+        rdb::save_as_commands(&ks, &options, &mut buffers, &mut write, &mut |_| {}).unwrap();
+        let (seen, end) = commands(&whole);
+        assert_eq!((seen.len(), end), (4, Ok(1)));
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let (seen_now, end) = commands(&flipped);
+            assert!(end.is_err() || seen_now == seen, "bit {bit}: {seen_now:?}");
+        }
+        for len in 1..whole.len() {
+            assert!(commands(&whole[..len]).1.is_err(), "cut at {len}");
         }
     }
 

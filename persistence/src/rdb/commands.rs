@@ -4,28 +4,46 @@
 
 use super::encode::SaveOptions;
 use super::sink::{Buffers, Out, Sink};
-use std::io;
+use std::io::{self, Write};
 use varve_engine::Keyspace;
 use varve_engine::entry::{Entry, Str};
 use varve_engine::num::DoubleText;
 use varve_engine::value::Value;
 
+/// The line that such a file begins with if one with its checksum is to come. Readers of commands take a line that
+/// begins with `#` for an annotation.
+pub(crate) const SUMMED: &[u8] = b"#varve summed\r\n";
+/// What the line with the checksum, the CRC-64 of all before it, begins with.
+pub(crate) const SUM: &[u8] = b"#varve crc64 ";
+
+/// The line with the checksum.
+pub(crate) fn sum_line(crc: u64) -> [u8; SUM.len() + 18] {
+    let mut line = [0; SUM.len() + 18];
+    line[..SUM.len()].copy_from_slice(SUM);
+    let written = write!(&mut line[SUM.len()..], "{crc:016x}\r\n");
+    debug_assert!(written.is_ok());
+    line
+}
+
 /// Elements that one command adds at most, so that replaying is never one long stall.
 const BATCH: usize = 64;
 
 /// Writes the keyspace as commands through `write`; see [`super::save`], which takes the same. Of the
-/// options none applies.
+/// options only that of the checksum applies.
 ///
 /// # Errors
 /// Those of `write`.
 pub fn save_as_commands(
     ks: &Keyspace,
-    _options: &SaveOptions,
+    options: &SaveOptions,
     buffers: &mut Buffers,
     write: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     progress: &mut dyn FnMut(u64),
 ) -> io::Result<u64> {
-    let mut out = Out::new(buffers, false, false, write);
+    let mut out = Out::new(buffers, false, options.checksum, write);
+    if options.checksum {
+        out.put(SUMMED)?;
+    }
     let mut done = 0;
     for (i, db) in ks.dbs.iter().enumerate().filter(|(_, db)| !db.is_empty()) {
         out.begin(2)?;
@@ -36,6 +54,9 @@ pub fn save_as_commands(
             done += 1;
             progress(done);
         }
+    }
+    if let Some(crc) = out.checksum()? {
+        out.put(&sum_line(crc))?;
     }
     out.finish()
 }

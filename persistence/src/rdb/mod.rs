@@ -30,6 +30,7 @@ mod sink;
 mod values;
 
 pub use commands::save_as_commands;
+pub(crate) use commands::{SUM, SUMMED, sum_line};
 pub use crc64::{Crc64, crc64, last_checksum, verify_checksum};
 pub use decode::{Error, Item, Reader, verify};
 pub use dump::{dump, restore};

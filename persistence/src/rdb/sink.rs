@@ -207,10 +207,15 @@ impl<'a> Out<'a> {
         Ok(self.written)
     }
 
+    /// That of all so far, if there is to be one.
+    pub fn checksum(&mut self) -> io::Result<Option<u64>> {
+        self.flush()?;
+        Ok(self.crc.as_ref().map(Crc64::value))
+    }
+
     /// Writes what is left and then the checksum, 0 if there is none. The number of bytes in all.
     pub fn finish_with_checksum(mut self) -> io::Result<u64> {
-        self.flush()?;
-        let crc = self.crc.as_ref().map_or(0, Crc64::value);
+        let crc = self.checksum()?.unwrap_or(0);
         self.put(&crc.to_le_bytes())?;
         self.finish()
     }
