@@ -158,7 +158,7 @@ fn show(path: &Path, whole: bool, (from, to): (u64, u64)) -> Result<(), Failure>
     writeln!(out, "# {}: {what} after the command, database, command", path.display())?;
     let bytes = without_zeros(&file.bytes);
     let (start, records) = (file.start.unwrap_or_default(), &*file.records);
-    let reading = Reading { path, bytes, start, records, db: file.db };
+    let reading = Reading::new(path, bytes, start, records, file.db);
     let outcome = reading.replay(0, &mut |command| {
         if command.end.0 > from && command.end.0 <= to {
             print(&mut out, &command, whole)?;
@@ -352,7 +352,7 @@ fn check_kept(path: &Path, entry: &Entry) -> Result<String, Failure> {
         .filter(|record| record.start.0 + u64::from(record.len) <= start.0 + covers)
         .copied()
         .collect();
-    let reading = Reading { path, bytes, start, records: &records, db: file.db };
+    let reading = Reading::new(path, bytes, start, &records, file.db);
     let mut commands = 0;
     let outcome = reading.replay(0, &mut |_| {
         commands += 1;

@@ -167,7 +167,7 @@ impl Server {
         }
         if replayed.dropped > 0 {
             log_warning!(
-                "The log ended inside a command: its last {} bytes were cut off (aof-load-truncated is yes); it ends at offset {} now",
+                "The log did not end in a whole command: its last {} bytes were cut off (aof-load-truncated is yes); it ends at offset {} now",
                 replayed.dropped,
                 replayed.end
             );

@@ -10,7 +10,7 @@
 //! | `VARVE_SEED`, `VARVE_COMMANDS` | differential: one seed, commands in all | 4 seeds, 200000 |
 //! | `VARVE_KILLS` | crash: SIGKILLs per fsync policy | 10 |
 //! | `VARVE_POWER_CUTS` | powercut: power cuts per fsync policy | 5 |
-//! | `VARVE_POWER_FS` | powercut: the file system, `ext4` or `xfs` | `ext4` |
+//! | `VARVE_POWER_FS` | powercut: the file system, such as `xfs` or `btrfs` (its `mkfs` is needed) | `ext4` |
 //! | `VARVE_NO_MOUNT` | 1 leaves out powercut, which needs root and a loop device | |
 //! | `VARVE_REPLICATION_SECONDS` | replication: seconds of writes per topology | 10 |
 //! | `VARVE_RESYNC` | resync: the scenarios with this in their name | all |

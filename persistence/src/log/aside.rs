@@ -124,13 +124,8 @@ impl<'a> Target<'a> {
             bytes.resize(had + more as usize, 0);
             self.read(source, &mut bytes[had..])?;
             left -= more;
-            let reading = Reading {
-                path: self.dir,
-                bytes: &bytes,
-                start: Offset(self.from.0 - left - bytes.len() as u64),
-                records: &[],
-                db,
-            };
+            let start = Offset(self.from.0 - left - bytes.len() as u64);
+            let reading = Reading::new(self.dir, &bytes, start, &[], db);
             match reading.replay(0, &mut |_| Ok::<(), Infallible>(())) {
                 Ok(selected) => {
                     db = selected;
@@ -360,8 +355,7 @@ mod tests {
 
     fn read(disk: &FakeDisk, tail: &TailFile) -> Commands {
         let bytes = disk.contents(&tail.path).expect("the file is there");
-        let reading =
-            Reading { path: &tail.path, bytes: &bytes, start: START, records: &[], db: 99 };
+        let reading = Reading::new(&tail.path, &bytes, START, &[], 99);
         let mut seen = Commands::new();
         let read = reading.replay(0, &mut |command| {
             seen.push((command.db, command.args.concat()));

@@ -18,7 +18,7 @@ pub enum Error {
     Unnamed { path: PathBuf, manifest: PathBuf },
     /// A file's bytes are not what was written there.
     Damaged { path: PathBuf, position: u64, offset: Offset, what: String },
-    /// The last segment ends inside a command, and `aof-load-truncated` is no.
+    /// The last segment does not end in a whole command, and `aof-load-truncated` is no.
     Truncated { path: PathBuf, position: u64, dropped: u64 },
     /// Another process has the folder open.
     Locked { path: PathBuf },
@@ -49,7 +49,7 @@ impl fmt::Display for Error {
             }
             Error::Truncated { path, position, dropped } => write!(
                 f,
-                "{path:?} ends inside a command: its last {dropped} bytes, from byte {position} on, \
+                "{path:?} does not end in a whole command: its last {dropped} bytes, from byte {position} on, \
                  are incomplete, and aof-load-truncated is no"
             ),
             Error::Locked { path } => write!(f, "{path:?} is in use by another process"),

@@ -7,6 +7,7 @@
 
 use super::block::PAGE;
 use super::disk::{Contents, Disk, DiskFile, SharedMemory};
+use super::replay::HOLE;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -83,6 +84,7 @@ struct State {
     random: u64,
     boot: u64,
     short_writes: bool,
+    holes: bool,
     /// Bytes that may still be written before the disk is full.
     space: Option<u64>,
     /// So many of the next syncs fail.
@@ -167,6 +169,7 @@ impl FakeDisk {
             random: seed | 1,
             boot,
             short_writes: false,
+            holes: false,
             space: None,
             syncs_fail: 0,
             errors: 0,
@@ -253,6 +256,7 @@ impl FakeDisk {
             ops[..synced].iter().filter(of_file).for_each(|op| durable.apply(op));
             let later: Vec<&Op> = ops[synced..].iter().filter(of_file).collect();
             let kept = dice.below(later.len() as u64 + 1) as usize;
+            let before = durable.files.get(&inode).cloned().unwrap_or_default();
             for op in &later[..kept] {
                 durable.apply(op);
             }
@@ -264,6 +268,24 @@ impl FakeDisk {
             let also = dice.below((later.len() - kept) as u64 + 1) as usize;
             let direct = |op: &&&Op| matches!(op, Op::WriteDirect(..));
             later[kept..kept + also].iter().filter(direct).for_each(|op| durable.apply(op));
+            // A page that was written again, or newly, may be missing where later ones are there.
+            if let Some(file) =
+                durable.files.get_mut(&inode).filter(|_| state.holes && dice.below(2) == 0)
+            {
+                let pages = (before.len() / PAGE..file.len().div_ceil(PAGE)).collect::<Vec<_>>();
+                if let Some(nth) = dice.below(pages.len() as u64 + 1).checked_sub(1) {
+                    let lost = pages[nth as usize] * PAGE;
+                    let end = (lost + PAGE).min(file.len());
+                    let had = before.len().clamp(lost, end);
+                    if let Some(old) = before.get(lost..had) {
+                        file[lost..had].copy_from_slice(old);
+                    }
+                    // What is smaller is not taken for a hole.
+                    if end - had >= HOLE {
+                        file[had..end].fill(0);
+                    }
+                }
+            }
             let file = durable.files.entry(inode).or_default();
             if dice.below(4) == 0 && file.len() < live.len() {
                 file.resize(live.len(), 0);
@@ -284,6 +306,11 @@ impl FakeDisk {
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.state();
         Some(state.live.files[state.live.names.get(path)?].clone())
+    }
+
+    /// Whether a power cut may take pages that were not synced, and leave later ones.
+    pub fn set_holes(&self, on: bool) {
+        self.state().holes = on;
     }
 
     /// Makes a file with these bytes, durably.

@@ -4,7 +4,8 @@
 //! `<segment>.idx`: a header, then a record for every 64 KiB or so of the segment, with where it
 //! begins, when it was appended and its CRC-32C (`marks.rs` takes them). The index is written behind the
 //! log by a thread that nobody waits for, so it may end before the segment does, or be missing (folders made by
-//! Redis have none): that is never an error. `docs/design.md` has the byte tables.
+//! Redis have none): that is never an error. Where the log is synced, what has a record was synced before it, so a power cut
+//! can have left holes only behind the last. `docs/design.md` has the byte tables.
 
 use super::disk::{Disk, DiskFile, read_exact_at, write_all_at};
 use super::marks::Mark;
@@ -168,6 +169,11 @@ impl Indexer {
             }
         }
         self.write(&records)
+    }
+
+    /// Makes durable what was added.
+    pub fn sync(&self) -> io::Result<()> {
+        self.index.sync()
     }
 
     /// Adds the records up to `upto` from the segment's file, which must have reached it.

@@ -10,9 +10,7 @@ use crate::offset::Offset;
 use crc_fast::Digest;
 use std::collections::VecDeque;
 
-/// A stretch shorter than this waits for more, unless a segment ends.
-const SHORT_BYTES: u64 = 4096;
-/// A stretch that is not short ends when it is this old.
+/// A stretch ends when it is this old.
 const OLD_US: u64 = 1_000_000;
 /// More than this at once is not looked at here: the loop would be held up.
 const INLINE_BYTES: u64 = 1 << 20;
@@ -66,7 +64,12 @@ impl Marks {
                 }
             }
         }
-        if self.end - self.start >= SHORT_BYTES && now_us().saturating_sub(self.last_us) >= OLD_US {
+        self.cut_old();
+    }
+
+    /// Ends the stretch that is being gathered if it is old enough. To be called several times a second.
+    pub fn cut_old(&mut self) {
+        if now_us().saturating_sub(self.last_us) >= OLD_US {
             self.cut();
         }
     }
@@ -95,9 +98,9 @@ impl Marks {
         self.done.front().is_some_and(|mark| now_us().saturating_sub(mark.time_us) >= OLD_US)
     }
 
-    /// The stretches that segments have, which are written up to `written`.
-    pub fn take(&mut self, written: Offset) -> Vec<Mark> {
-        let ready = self.done.partition_point(|mark| mark.end <= written);
+    /// The stretches up to `upto`.
+    pub fn take(&mut self, upto: Offset) -> Vec<Mark> {
+        let ready = self.done.partition_point(|mark| mark.end <= upto);
         self.done.drain(..ready).collect()
     }
 }

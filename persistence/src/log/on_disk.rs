@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The index is brought up to date when this much was written, or a second has passed: a thread that
-/// is woken for each record costs more than the record.
+/// The index is brought up to date when a second has passed, or, where it does not wait for syncs, this much was
+/// written: a thread that is woken for each record costs more than the record.
 const INDEX_BYTES: u64 = 1 << 20;
 /// So much is given to the log thread at a time, if the pool has it meanwhile: in larger pieces the
 /// disk's work costs no less. The rest follows at the next [`super::Log::tick`].
@@ -140,7 +140,7 @@ impl OnDisk {
                 self.flushed = end;
             }
         }
-        if self.marks.bytes() >= INDEX_BYTES {
+        if self.options.fsync == Fsync::No && self.marks.bytes() >= INDEX_BYTES {
             self.index();
         }
         self.begin_wanted_sync();
@@ -156,8 +156,8 @@ impl OnDisk {
                     return self.cuts.push_front(cut);
                 }
                 Cut::Rotate { at, db } => {
-                    self.index();
-                    self.writer.slow(SlowJob::Rotate { at, db, epoch });
+                    let marks = self.marks.take(at);
+                    self.writer.slow(SlowJob::Rotate { at, db, marks, epoch });
                 }
                 Cut::Install(base) => self.writer.slow(SlowJob::Install { base, epoch }),
             }
@@ -183,11 +183,13 @@ impl OnDisk {
         }
     }
 
-    /// Has the index brought up to what is written.
-    pub fn index(&mut self) {
-        let marks = self.marks.take(self.written());
+    /// Has the index brought up to what is synced, or, where nothing is said to be, written.
+    fn index(&mut self) {
+        let is_synced = self.options.fsync != Fsync::No;
+        let upto = if is_synced { self.synced() } else { self.written() };
+        let marks = self.marks.take(upto);
         if !marks.is_empty() {
-            self.writer.slow(SlowJob::Index { marks, epoch: self.epoch });
+            self.writer.slow(SlowJob::Index { marks, is_synced, epoch: self.epoch });
         }
     }
 
@@ -202,6 +204,7 @@ impl OnDisk {
         if shared.failing.load(Ordering::Acquire) && self.writer.idle() {
             self.writer.write(WriteJob::Retry);
         }
+        self.marks.cut_old();
         if self.marks.is_due() {
             self.index();
         }

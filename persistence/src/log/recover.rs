@@ -8,12 +8,13 @@ use super::disk::{Contents, Disk, read_exact_at, write_all_at};
 use super::error::Error;
 use super::folder::Folder;
 use super::history::TEMPORARY;
+use super::index::{self, Record};
 use super::lz4::{self, Compressed};
 use super::manifest::{Entry, FileType, Manifest, State};
 use super::pool::{self, Found};
 use super::replay::{Command, Reading, Stop, without_zeros};
 use super::writer::lock;
-use super::{Fsync, Options, aside, index};
+use super::{Fsync, Options, aside};
 use crate::offset::{Histories, HistoryId, Offset};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -503,6 +504,20 @@ impl Recovered {
         !self.same_boot && !self.is_closed()
     }
 
+    /// Says what a power cut can have left of the last segment's bytes that were not synced: later ones without earlier
+    /// ones. All that the index has was synced before. With `always` nobody was told of what was not, but much of what
+    /// the index does not have was, so there zeros are not taken for a hole.
+    fn doubt(&self, reading: &mut Reading<'_>) {
+        let Some(state) = &self.manifest.state else { return };
+        if state.closed.is_none() && self.lost_power() {
+            let end = |last: &Record| (last.start - reading.start) as usize + last.len as usize;
+            reading.doubtful = reading.records.last().map_or(0, end);
+            if state.fsync != Fsync::Always {
+                reading.unsynced = reading.doubtful;
+            }
+        }
+    }
+
     /// Leaves the segments unread, if the log is as its process closed it at `end`: what they hold is
     /// known then.
     pub(super) fn skip_replay(&mut self, end: Offset) -> bool {
@@ -566,7 +581,7 @@ impl Recovered {
         let bytes = if alone { without_zeros(&contents) } else { &contents };
         let zeros = (contents.len() - bytes.len()) as u64;
         let path = &base.path;
-        let reading = Reading { path, bytes, start: base.offset, records: &[], db: 0 };
+        let reading = Reading::new(path, bytes, base.offset, &[], 0);
         let cut = alone.then_some(zeros);
         let replayed = self.read(&reading, position as usize, cut, apply)?;
         Ok(Replayed { end: base.offset, ..replayed })
@@ -597,7 +612,10 @@ impl Recovered {
             let zeros = len - bytes.len() as u64;
             let records = index::read(&*self.disk, &path, start, bytes.len() as u64);
             let (path, records) = (&*path, &*records);
-            let reading = Reading { path, bytes, start, records, db: entry.db };
+            let mut reading = Reading::new(path, bytes, start, records, entry.db);
+            if is_last {
+                self.doubt(&mut reading);
+            }
             let replayed = self.read(&reading, 0, is_last.then_some(zeros), apply)?;
             total.commands += replayed.commands;
             total.dropped += replayed.dropped;

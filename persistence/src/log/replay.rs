@@ -1,9 +1,9 @@
 //! Reading a segment back: command after command, strictly.
 //!
 //! What the log wrote is canonical RESP (arrays of bulk strings), beside it stand `#TS:` lines in
-//! files that Redis wrote. Anything else is damage and ends the reading with its place. Only two
-//! things are taken for a log that a crash cut short, and only where it ends: a command that the end
-//! of the file interrupts, and zeros up to that end.
+//! files that Redis wrote. Anything else is damage and ends the reading with its place. Only these
+//! are taken for a log that a crash cut short: a command that the end of the file interrupts, zeros up to that end, and,
+//! behind what was synced before the power was cut, whatever is no command, or may have a hole in it.
 
 use super::index::{Record, crc32c};
 use crate::offset::Offset;
@@ -149,6 +149,11 @@ pub fn without_zeros(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.iter().rposition(|&b| b != 0).map_or(0, |last| last + 1)]
 }
 
+/// What a disk writes whole, or not at all, in bytes: file systems' blocks are multiples of it.
+const SECTOR: usize = 512;
+/// So many zeros at a sector's end are taken for a hole: less would be found in values too often.
+pub(super) const HOLE: usize = 16;
+
 /// A file of commands, in memory.
 pub struct Reading<'a> {
     /// The file, for messages.
@@ -159,11 +164,27 @@ pub struct Reading<'a> {
     pub start: Offset,
     /// What the sidecar index says of it.
     pub records: &'a [Record],
+    /// From this byte on it may be what a power cut left of bytes that were not synced ...
+    pub doubtful: usize,
+    /// ... and from this byte on nothing is known to be synced, so that zeros may be a hole.
+    pub unsynced: usize,
     /// The database selected at `position`.
     pub db: u32,
 }
 
 impl<'a> Reading<'a> {
+    /// Of bytes that are to be as they were written.
+    pub fn new(
+        path: &'a Path,
+        bytes: &'a [u8],
+        start: Offset,
+        records: &'a [Record],
+        db: u32,
+    ) -> Reading<'a> {
+        let (doubtful, unsynced) = (bytes.len(), bytes.len());
+        Reading { path, bytes, start, records, doubtful, unsynced, db }
+    }
+
     /// Gives every command from `position` to the end to `apply`, except `SELECT`, `MULTI` and
     /// `EXEC`, which are told by [`Command::db`] and by giving a transaction only when its `EXEC`
     /// is there. Returns the database selected at the end.
@@ -182,7 +203,7 @@ impl<'a> Reading<'a> {
         // A base of commands says that its checksum is to come.
         let mut is_sum_due = false;
         while at < self.bytes.len() {
-            let len = match parse(&self.bytes[at..], &mut args) {
+            let len = match self.parse(at, &mut args) {
                 Parsed::Annotation(len) => {
                     match &self.bytes[at..at + len] {
                         rdb::SUMMED if at == 0 => is_sum_due = true,
@@ -254,6 +275,32 @@ impl<'a> Reading<'a> {
         Err(Stop::Damaged { position: at, what })
     }
 
+    /// Parses what stands at `at`. If that is no command, or may be one with a hole, a power cut may have left it where
+    /// it is doubtful: it is as if the file ended there.
+    fn parse(&self, at: usize, args: &mut Vec<&'a [u8]>) -> Parsed {
+        match parse(&self.bytes[at..], args) {
+            Parsed::Command(len) if self.may_have_hole(at, at + len) => Parsed::Incomplete,
+            Parsed::Bad(_) if self.is_doubtful(at) => Parsed::Incomplete,
+            other => other,
+        }
+    }
+
+    /// Whether what is certain ends before the command at `at`, or within it.
+    fn is_doubtful(&self, at: usize) -> bool {
+        let certain = &self.bytes[..self.doubtful];
+        self.doubtful < self.bytes.len()
+            && certain.get(at..).is_none_or(|command| {
+                command.is_empty() || parse(command, &mut Vec::new()) == Parsed::Incomplete
+            })
+    }
+
+    /// Whether a sector of this range that was not synced ends in zeros, as one does that was not written to its end.
+    fn may_have_hole(&self, from: usize, upto: usize) -> bool {
+        let first = from.max(self.unsynced) / SECTOR + 1;
+        let mut ends = (first..=upto / SECTOR).map(|sector| sector * SECTOR);
+        ends.any(|end| self.bytes[end - HOLE..end] == [0; HOLE])
+    }
+
     /// Compares the stretches that begin before `upto` with the index.
     pub(super) fn check<E>(
         &self,
@@ -292,7 +339,7 @@ mod tests {
     fn commands(bytes: &[u8]) -> (Seen, Result<u32, Stop<()>>) {
         let mut seen = Vec::new();
         let path = Path::new("a.aof");
-        let reading = Reading { path, bytes, start: Offset(100), records: &[], db: 0 };
+        let reading = Reading::new(path, bytes, Offset(100), &[], 0);
         let result = reading.replay(0, &mut |command| {
             let text = String::from_utf8_lossy(&command.args.join(&b' ')).into_owned();
             seen.push((text, command.db, command.end.0));
@@ -376,7 +423,7 @@ mod tests {
         let mut told = Vec::new();
         let path = Path::new("a.aof");
         let bytes = bytes.as_bytes();
-        let reading = Reading { path, bytes, start: Offset(100), records: &[], db: 0 };
+        let reading = Reading::new(path, bytes, Offset(100), &[], 0);
         let result = reading.replay(0, &mut |command| {
             told.push(command.to_string());
             assert_eq!(bytes[command.position as usize], b'*');
@@ -413,5 +460,53 @@ mod tests {
             let stop = matches!(end, Err(Stop::Damaged { position, .. }) if position == 20 + at);
             assert!(stop, "{end:?} {}", String::from_utf8_lossy(bad));
         }
+    }
+
+    /// The story: power fails, and a page is on disk that was written after one that is not.
+    #[test]
+    fn behind_what_was_synced_a_hole_ends_the_log() {
+        let set = |value: &[u8]| {
+            [
+                format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n${}\r\n", value.len()).as_bytes(),
+                value,
+                b"\r\n",
+            ]
+            .concat()
+        };
+        let first = set(b"synced");
+        let at = first.len();
+        let log = [first, set(&[b'x'; 1500]), set(b"last")].concat();
+        let replay = |hole: std::ops::Range<usize>, doubtful: usize, unsynced: usize| {
+            let mut bytes = log.clone();
+            bytes[hole].fill(0);
+            let mut reading = Reading::new(Path::new("a.aof"), &bytes, Offset(0), &[], 0);
+            (reading.doubtful, reading.unsynced) = (doubtful, unsynced);
+            let mut count = 0;
+            let result = reading.replay(0, &mut |_| {
+                count += 1;
+                Ok::<(), ()>(())
+            });
+            (count, result)
+        };
+        let (len, cut) = (log.len(), Err(Stop::Cut { position: at, db: 0 }));
+        assert_eq!(replay(0..0, at, at), (3, Ok(0)));
+        // In a value, up to a sector's end: a whole sector of it, or the end of one.
+        assert_eq!(replay(512..1024, at, at), (1, cut));
+        assert_eq!(replay(1024 - HOLE..1024, at, at), (1, Err(Stop::Cut { position: at, db: 0 })));
+        // Where it may be what was written: too few zeros, none at a sector's end, and what is known to be synced.
+        assert_eq!(replay(1024 - HOLE + 1..1024, at, at), (3, Ok(0)));
+        assert_eq!(replay(700..1000, at, at), (3, Ok(0)));
+        assert_eq!(replay(512..1024, at, 1024), (3, Ok(0)));
+        // Where it is no command any more.
+        for begin in [at, at + 1, at + 10, at + 20] {
+            let (count, result) = replay(begin..512, at, len);
+            assert_eq!((count, result), (1, Err(Stop::Cut { position: at, db: 0 })), "{begin}");
+            let (_, result) = replay(begin..512, 1024, 1024);
+            assert!(matches!(result, Err(Stop::Damaged { .. })), "{begin}: {result:?}");
+        }
+        // The command's beginning was synced, and its end was not.
+        let second_end = len - set(b"last").len();
+        let (count, result) = replay(1100..second_end, 1024, len);
+        assert_eq!((count, result), (1, Err(Stop::Cut { position: at, db: 0 })));
     }
 }

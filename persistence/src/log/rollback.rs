@@ -203,7 +203,7 @@ impl Way<'_> {
         };
         if kind != BaseKind::Rdb {
             let bytes = &contents[..];
-            let reading = Reading { path: &path, bytes, start: offset, records: &[], db: 0 };
+            let reading = Reading::new(&path, bytes, offset, &[], 0);
             parse(&reading, commands_at).map_err(|(position, what)| damaged(position, what))?;
         }
         Ok(())
@@ -253,7 +253,7 @@ impl Way<'_> {
         let len = (entry.end.unwrap_or(self.end) - start) as usize;
         let bytes = contents.get(..len).unwrap_or(&contents);
         let records = index::read(&*self.options.disk, &path, start, bytes.len() as u64);
-        let reading = Reading { path: &path, bytes, start, records: &records, db: 0 };
+        let reading = Reading::new(&path, bytes, start, &records, 0);
         let checked = reading.check::<Infallible>(bytes.len(), &mut records.iter());
         checked.map_err(|stop| {
             let (position, what) = told(stop);
@@ -275,7 +275,7 @@ impl Way<'_> {
             let what = format!("the file ends here, before offset {}", range.end);
             return Err(damaged(&named, start, contents.len(), what));
         };
-        let reading = Reading { path, bytes, start, records: &[], db: entry.db };
+        let reading = Reading::new(path, bytes, start, &[], entry.db);
         parse(&reading, 0).map_err(|(position, what)| match range.end == self.to {
             true => {
                 let what = format!("offset {} is no place between commands: {what}", self.to);
@@ -398,7 +398,7 @@ mod tests {
 
     fn read_tail(disk: &FakeDisk, path: &Path) -> Commands {
         let bytes = &disk.contents(path).unwrap()[..];
-        let reading = Reading { path, bytes, start: Offset(0), records: &[], db: 9 };
+        let reading = Reading::new(path, bytes, Offset(0), &[], 9);
         let mut aside = Vec::new();
         let replayed = reading.replay(0, &mut |command| {
             aside.push((command.db, command.args.concat()));

@@ -5,6 +5,7 @@
 //! histories change. Whatever the log had released by then must be there afterwards.
 
 use super::fake::FakeDisk;
+use super::recover::read_manifest;
 use super::writer::NEWEST;
 use super::*;
 use proptest::prelude::*;
@@ -250,14 +251,22 @@ impl Run {
 
     /// Recovers from what a crash after `ops` operations left, and compares.
     fn check(&self, ops: usize, crash: Crash) {
+        let at = self.promises.partition_point(|promise| promise.ops <= ops);
         let disk = match crash {
             Crash::Kill => self.disk.after_kill(ops),
             Crash::Restart => self.disk.after_restart(ops),
-            Crash::Power(seed) => self.disk.after_power_cut(ops, seed),
+            Crash::Power(seed) => {
+                self.disk.set_holes(false);
+                let disk = self.disk.after_power_cut(ops, seed);
+                let state = read_manifest(&options(&disk)).unwrap().and_then(|found| found.state);
+                // Under `always` a value that nobody was promised may have one, and after a sync that failed any segment.
+                let finds_holes = |s: State| s.fsync != Fsync::Always && s.unsynced.is_none();
+                self.disk.set_holes(state.is_some_and(finds_holes));
+                self.disk.after_power_cut(ops, seed)
+            }
         };
         let power = matches!(crash, Crash::Power(_));
         let what = format!("after {ops} of {} operations, {crash:?}", self.disk.ops());
-        let at = self.promises.partition_point(|promise| promise.ops <= ops);
         let promise = at.checked_sub(1).map(|at| &self.promises[at]);
         let fsync = if power { Fsync::EverySec } else { Fsync::Always };
         let options = Options { fsync, ..options(&disk) };
@@ -355,6 +364,7 @@ impl Run {
         if let Crash::Power(seed) = crash
             && seed % 4 == 1
         {
+            disk.set_holes(true);
             let power = disk.after_power_cut(disk.ops(), seed);
             for (disk, promised) in [(power, end), (disk.after_restart(disk.ops()), closed_at)] {
                 let options = Options { disk: disk.clone(), ..options.clone() };

@@ -81,6 +81,8 @@ pub enum SlowJob {
     Rotate {
         at: Offset,
         db: u32,
+        /// Stretches before `at` that the index does not have yet.
+        marks: Vec<Mark>,
         epoch: u64,
     },
     Install {
@@ -89,6 +91,8 @@ pub enum SlowJob {
     },
     Index {
         marks: Vec<Mark>,
+        /// They are on disk, and their records are to be too.
+        is_synced: bool,
         epoch: u64,
     },
 }
@@ -423,9 +427,9 @@ impl Shared {
                 }
             }
             SlowJob::OpenPool { blocks, epoch } => self.open_pool(blocks, epoch),
-            SlowJob::Rotate { at, db, epoch } => {
+            SlowJob::Rotate { at, db, marks, epoch } => {
                 let result = loop {
-                    match self.rotate(at, db, epoch) {
+                    match self.rotate(at, db, &marks, epoch) {
                         Err(Error::Io { source, .. }) if self.make_room(&source) => {}
                         other => break other.map_err(|error| error.to_string()),
                     }
@@ -442,11 +446,14 @@ impl Shared {
                 self.event(epoch, Event::BaseInstalled { at, result });
                 self.history_due();
             }
-            SlowJob::Index { marks, epoch } => {
+            SlowJob::Index { marks, is_synced, epoch } => {
                 let mut folder = lock(&self.folder);
                 if lock(&self.sink).epoch == epoch
                     && let Some(indexer) = &mut folder.indexer
-                    && indexer.add(&marks).is_err()
+                    && indexer
+                        .add(&marks)
+                        .and_then(|()| if is_synced { indexer.sync() } else { Ok(()) })
+                        .is_err()
                 {
                     folder.indexer = None;
                 }
@@ -470,7 +477,7 @@ impl Shared {
     /// they add after `at` is copied over, and only the last of it under the lock. So a rotation
     /// on a busy disk delays nobody. Until the old file is cut it holds bytes beyond its end; the
     /// manifest says where that is.
-    fn rotate(&self, at: Offset, db: u32, epoch: u64) -> Result<(), Error> {
+    fn rotate(&self, at: Offset, db: u32, marks: &[Mark], epoch: u64) -> Result<(), Error> {
         let mut folder = lock(&self.folder);
         let old = {
             let sink = lock(&self.sink);
@@ -498,8 +505,9 @@ impl Shared {
             lock(&self.sink).dir_dirty = false;
             let _ = old.file.set_len(at - old.start);
         }
-        if let Some(indexer) = &mut folder.indexer {
-            let _ = indexer.advance(at, now_us());
+        // The index tells of what was synced.
+        if let Some(indexer) = folder.indexer.as_mut().filter(|_| !self.needs_base()) {
+            let _ = indexer.add(marks).and_then(|()| indexer.advance(at, now_us()));
         }
         folder.begin_index(&entry, &file, at);
         folder.publish();
