@@ -711,7 +711,8 @@ impl Keyspace {
         d.expires = Table::new();
         let keys = std::mem::take(&mut d.keys);
         d.avg_ttl = 0;
-        if lazy && n > LAZY_EFFORT {
+        // A few keys may hold much.
+        if lazy && n > 0 {
             self.garbage.push(Garbage::Keys(keys));
         }
         n

@@ -185,11 +185,12 @@ impl OnDisk {
 
     /// Has the index brought up to what is synced, or, where nothing is said to be, written.
     fn index(&mut self) {
-        let is_synced = self.options.fsync != Fsync::No;
-        let upto = if is_synced { self.synced() } else { self.written() };
+        let upto = if self.options.fsync == Fsync::No { self.written() } else { self.synced() };
         let marks = self.marks.take(upto);
         if !marks.is_empty() {
-            self.writer.slow(SlowJob::Index { marks, is_synced, epoch: self.epoch });
+            // What has no record is looked at for holes, where zeros that were written would be taken for one.
+            let sync = self.options.fsync == Fsync::EverySec && self.syncs.is_quick();
+            self.writer.slow(SlowJob::Index { marks, sync, epoch: self.epoch });
         }
     }
 
@@ -237,8 +238,13 @@ impl OnDisk {
         }
         let syncing =
             self.sync_wanted.is_some() || self.writer.shared.syncing.load(Ordering::Acquire);
+        let delayed = self.syncs.delayed;
         if self.syncs.is_due(self.outlives(), self.synced(), syncing, now) {
             self.sync_wanted = Some(end);
+        }
+        if self.syncs.delayed > delayed {
+            let note = "Syncing the log takes longer than 2 seconds: the disk is slow or busy, and replies to writes wait";
+            lock(&self.writer.shared.notes).push(note.into());
         }
     }
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const PERIOD: Duration = Duration::from_secs(1);
 /// The age at which replies wait. With what passes between two looks it is less than two seconds.
 const HOLD: Duration = Duration::from_millis(1700);
+/// A disk that syncs within this, as far as is seen between two looks, is asked for more.
+const QUICK: Duration = Duration::from_millis(300);
 /// A sync that is in flight for this long counts as delayed (Redis's figure).
 const DELAYED: Duration = Duration::from_secs(2);
 
@@ -78,6 +80,11 @@ impl Syncs {
         self.took = None;
         self.delay_counted = false;
         true
+    }
+
+    /// Whether the last sync has ended, and did not take long.
+    pub fn is_quick(&self) -> bool {
+        self.took.is_some_and(|took| took < QUICK)
     }
 
     fn bound_loss(&mut self, acknowledged: Offset, synced: Offset, now: Instant) {

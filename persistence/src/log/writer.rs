@@ -91,8 +91,8 @@ pub enum SlowJob {
     },
     Index {
         marks: Vec<Mark>,
-        /// They are on disk, and their records are to be too.
-        is_synced: bool,
+        /// Whether their records are to be on disk at once.
+        sync: bool,
         epoch: u64,
     },
 }
@@ -446,13 +446,13 @@ impl Shared {
                 self.event(epoch, Event::BaseInstalled { at, result });
                 self.history_due();
             }
-            SlowJob::Index { marks, is_synced, epoch } => {
+            SlowJob::Index { marks, sync, epoch } => {
                 let mut folder = lock(&self.folder);
                 if lock(&self.sink).epoch == epoch
                     && let Some(indexer) = &mut folder.indexer
                     && indexer
                         .add(&marks)
-                        .and_then(|()| if is_synced { indexer.sync() } else { Ok(()) })
+                        .and_then(|()| if sync { indexer.sync() } else { Ok(()) })
                         .is_err()
                 {
                     folder.indexer = None;
