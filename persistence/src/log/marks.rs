@@ -9,6 +9,9 @@ use super::writer::now_us;
 use crate::offset::Offset;
 use crc_fast::Digest;
 use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A stretch ends when it is this old.
 const OLD_US: u64 = 1_000_000;
@@ -34,13 +37,36 @@ pub struct Marks {
     crc: Digest,
     last_us: u64,
     done: VecDeque<Mark>,
+    /// Bytes allocated for those that were taken and are not in the index yet.
+    taken_bytes: Arc<AtomicUsize>,
+}
+
+/// Stretches on their way to the index.
+pub struct Taken {
+    marks: Vec<Mark>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Deref for Taken {
+    type Target = [Mark];
+
+    fn deref(&self) -> &[Mark] {
+        &self.marks
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.bytes.fetch_sub(self.marks.capacity() * size_of::<Mark>(), Ordering::Relaxed);
+    }
 }
 
 impl Marks {
     /// For a log that is about to be appended to at `at`.
     pub fn new(at: Offset) -> Marks {
         let crc = Digest::new(CRC);
-        Marks { start: at, end: at, crc, last_us: now_us(), done: VecDeque::new() }
+        let (done, taken_bytes) = (VecDeque::new(), Arc::default());
+        Marks { start: at, end: at, crc, last_us: now_us(), done, taken_bytes }
     }
 
     /// Takes in what was appended up to the tail's end.
@@ -99,9 +125,16 @@ impl Marks {
     }
 
     /// The stretches up to `upto`.
-    pub fn take(&mut self, upto: Offset) -> Vec<Mark> {
+    pub fn take(&mut self, upto: Offset) -> Taken {
         let ready = self.done.partition_point(|mark| mark.end <= upto);
-        self.done.drain(..ready).collect()
+        let marks: Vec<Mark> = self.done.drain(..ready).collect();
+        self.taken_bytes.fetch_add(marks.capacity() * size_of::<Mark>(), Ordering::Relaxed);
+        Taken { marks, bytes: self.taken_bytes.clone() }
+    }
+
+    /// What is allocated for the stretches that the index does not have yet, in bytes.
+    pub fn memory(&self) -> usize {
+        self.done.capacity() * size_of::<Mark>() + self.taken_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -137,9 +170,13 @@ mod tests {
             }
             let half = start + log.len() as u64 / 2;
             marks.cut();
-            let mut taken = marks.take(half);
+            let mut taken = marks.take(half).to_vec();
             prop_assert!(taken.iter().all(|mark| mark.end <= half));
-            taken.extend(marks.take(tail.end()));
+            let rest = marks.take(tail.end());
+            prop_assert!(marks.memory() >= rest.len() * size_of::<Mark>());
+            taken.extend_from_slice(&rest);
+            drop(rest);
+            prop_assert_eq!(marks.memory(), marks.done.capacity() * size_of::<Mark>());
             prop_assert_eq!(marks.bytes(), 0);
             let mut at = start;
             for mark in &taken {

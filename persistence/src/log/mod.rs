@@ -903,10 +903,11 @@ impl Log {
         self.stop_disk()
     }
 
-    /// What is allocated for the tail, in bytes: its blocks, and the places where commands begin in them; and to
-    /// compress history with, while that goes on.
+    /// What is allocated for the tail, in bytes: its blocks, and the places where commands begin in them; for what the
+    /// index does not have yet; and to compress history with, while that goes on.
     pub fn memory(&self) -> usize {
-        let working = |disk: &OnDisk| disk.writer.shared.retention.working_bytes();
+        let working =
+            |disk: &OnDisk| disk.writer.shared.retention.working_bytes() + disk.marks.memory();
         self.tail.memory() + self.places.memory() + self.on_disk.as_ref().map_or(0, working)
     }
 

@@ -18,7 +18,7 @@ use super::error::Error;
 use super::folder::{Bases, Folder, NewBase, SegmentInfo};
 use super::history::{Retention, now_s};
 use super::manifest::{Entry, FileType, Manifest, State};
-use super::marks::Mark;
+use super::marks::{Mark, Taken};
 use super::pool::{self, Pool};
 use super::sink::{Open, Sink};
 use super::tail::Piece;
@@ -82,7 +82,7 @@ pub enum SlowJob {
         at: Offset,
         db: u32,
         /// Stretches before `at` that the index does not have yet.
-        marks: Vec<Mark>,
+        marks: Taken,
         epoch: u64,
     },
     Install {
@@ -90,7 +90,7 @@ pub enum SlowJob {
         epoch: u64,
     },
     Index {
-        marks: Vec<Mark>,
+        marks: Taken,
         /// Whether their records are to be on disk at once.
         sync: bool,
         epoch: u64,
