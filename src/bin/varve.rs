@@ -38,7 +38,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Print the commands of segments, compressed history, or tails that a replica set aside
+    /// Print the commands of segments, compressed history, or tails that were set aside
     Show {
         /// Whole arguments instead of their first 64 bytes
         #[arg(long)]

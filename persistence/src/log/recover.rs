@@ -4,6 +4,7 @@
 //! segments over it; [`super::Log::resume`] goes on from there. Folders that Redis made are taken
 //! as they are, single files from before Redis 7 too.
 
+use super::aside::{self, Target};
 use super::disk::{Contents, Disk, read_exact_at, write_all_at};
 use super::error::Error;
 use super::folder::Folder;
@@ -14,7 +15,7 @@ use super::manifest::{Entry, FileType, Manifest, State};
 use super::pool::{self, Found};
 use super::replay::{Command, Reading, Stop, without_zeros};
 use super::writer::lock;
-use super::{Fsync, Options, aside};
+use super::{Fsync, Options};
 use crate::offset::{Histories, HistoryId, Offset};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -52,7 +53,7 @@ pub struct Replayed {
     pub commands: u64,
     /// The database selected at the end.
     pub db: u32,
-    /// Bytes of an incomplete command that were cut off the last segment, for the log file.
+    /// Bytes that were cut off the last file, which ends in no whole command, for the log file.
     pub dropped: u64,
 }
 
@@ -60,6 +61,7 @@ pub struct Replayed {
 pub struct Recovered {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    base_name: OsString,
     manifest_path: PathBuf,
     pool_path: PathBuf,
     load_truncated: bool,
@@ -217,6 +219,7 @@ impl Recovered {
             pool_is_whole: true,
             disk: options.disk.clone(),
             dir: options.dir.clone(),
+            base_name: options.base_name.clone(),
             pool_path: pool::path(&options.dir, &options.base_name),
             manifest_path,
             load_truncated: options.load_truncated,
@@ -650,7 +653,7 @@ impl Recovered {
 
     /// Reads one file. If it may be cut, `may_be_cut` is how many zeros follow what is read.
     fn read<E: From<Error>>(
-        &self,
+        &mut self,
         reading: &Reading<'_>,
         position: usize,
         may_be_cut: Option<u64>,
@@ -685,6 +688,7 @@ impl Recovered {
                     let path = path.to_owned();
                     return Err(Error::Truncated { path, position, dropped }.into());
                 }
+                self.keep_what_is_cut(reading, position as usize, db);
                 let cut = || {
                     let file = self.disk.open(path)?;
                     file.set_len(position)?;
@@ -695,6 +699,27 @@ impl Recovered {
                 Ok(Replayed { end, commands, db, dropped })
             }
         }
+    }
+
+    /// Sets aside what is about to be cut off, as far as the disk takes it: it may be more than a crash's trace.
+    fn keep_what_is_cut(&mut self, reading: &Reading<'_>, position: usize, db: u32) {
+        let mut bytes = &reading.bytes[position..];
+        if bytes.is_empty() {
+            return;
+        }
+        let from = reading.start + position as u64;
+        let target = Target {
+            disk: &*self.disk,
+            dir: &self.dir,
+            base_name: &self.base_name,
+            history: self.histories().map(|histories| histories.current),
+            from,
+            to: from + bytes.len() as u64,
+        };
+        self.notes.push(match target.write(&mut bytes, from, db) {
+            Ok(tail) => format!("What is cut off the log is kept in {:?}", tail.path),
+            Err(error) => format!("What is cut off the log is not kept: {error}"),
+        });
     }
 
     fn damaged<E: From<Error>>(&self, reading: &Reading<'_>, position: usize, what: String) -> E {
