@@ -86,10 +86,14 @@ impl Retention {
         self.bytes.load(Ordering::Relaxed) > 0 && self.ttl_s.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether what comes before `at` is to be kept for now.
+    pub fn keeps_before(&self, at: Offset) -> bool {
+        self.is_on() || at.0 > self.protected.load(Ordering::Relaxed)
+    }
+
     /// Whether a segment is being read. Nobody reads old bases.
     fn is_protected(&self, entry: &Entry) -> bool {
-        self.is_on()
-            && entry.is_kept()
+        entry.is_kept()
             && entry.end.is_none_or(|end| end.0 > self.protected.load(Ordering::Relaxed))
     }
 
@@ -140,7 +144,8 @@ impl Shared {
                 self.trim(&mut folder, now_s, false);
                 folder.manifest.kept().rev().find(|entry| !lz4::is_name(&entry.name)).cloned()
             };
-            let Some(entry) = next else { break };
+            // What stays only until it is read is not worth it.
+            let Some(entry) = next.filter(|_| self.retention.is_on()) else { break };
             match self.compress(&entry) {
                 Ok(true) => {}
                 Ok(false) => return,
@@ -228,7 +233,7 @@ impl Shared {
                 "it ends before the log begins"
             } else if unreadable.contains(&folder.path(&entry.name)) {
                 "it can not be read"
-            } else if !retention.is_on() {
+            } else if !retention.is_on() && !retention.is_protected(entry) {
                 "no history is to be kept"
             } else if !retention.is_protected(entry) && age_s > ttl_s {
                 "it is older than repl-history-ttl"

@@ -322,6 +322,30 @@ fn what_somebody_reads_stays() {
     assert_eq!(bench.first(), None);
 }
 
+/// The story: a new base took from a replica that lagged what it was being sent, where no history is
+/// to be kept. Under steady writes each rewrite cost it a full sync.
+#[test]
+fn what_somebody_reads_stays_where_no_history_is_kept() {
+    for (bytes, ttl) in [(0, DAY), (1 << 30, Duration::ZERO)] {
+        let mut bench = Bench::new();
+        bench.log.set_history(bytes, ttl);
+        bench.write(20_000);
+        let at = bench.log.begin_rotation();
+        bench.write(20_000);
+        bench.log.protect(Some(Offset(777)));
+        bench.install(at);
+        assert_eq!(bench.first(), Some(Offset(0)));
+        bench.assert_reads_from(Offset(777), 500);
+        bench.log.protect(Some(at));
+        bench.look_at(now_s());
+        assert_eq!(bench.first(), None);
+        let next = bench.log.begin_rotation();
+        bench.log.protect(Some(next));
+        bench.install(next);
+        assert_eq!(bench.first(), None);
+    }
+}
+
 #[test]
 fn a_full_disk_takes_the_history_first_and_refuses_writes_last() {
     for pool_blocks in [0, 9] {

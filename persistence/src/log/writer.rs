@@ -614,7 +614,7 @@ impl Shared {
         }
         let failed_at = self.sync_failed_at.load(Ordering::Relaxed);
         // What may not have reached the disk is no history for anybody.
-        let keeps = self.retention.is_on() && failed_at == NEVER;
+        let keeps = self.retention.keeps_before(at) && failed_at == NEVER;
         // A log that began without a base began with nothing.
         let first = folder.manifest.segments().next().and_then(|entry| entry.start);
         let begun_at = first.filter(|_| keeps && folder.manifest.base().is_none());
