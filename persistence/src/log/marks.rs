@@ -90,7 +90,6 @@ impl Marks {
                 }
             }
         }
-        self.cut_old();
     }
 
     /// Ends the stretch that is being gathered if it is old enough. To be called several times a second.

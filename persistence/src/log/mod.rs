@@ -47,6 +47,7 @@ pub mod recover;
 pub mod replay;
 pub mod rollback;
 mod sink;
+mod strays;
 mod syncs;
 pub mod tail;
 #[cfg(test)]
@@ -357,7 +358,7 @@ impl Log {
         let records = index::read(&*disk, &path, start, end - start);
         let file_too = file.clone();
         folder.indexer = index::Indexer::resume(&*disk, &path, file_too, start, &records).ok();
-        recover::remove_strays(&folder);
+        strays::remove(&folder);
         folder.remove_dead()?;
 
         let log_start = folder.manifest.segments().next().and_then(|e| e.start).unwrap_or(end);
