@@ -11,7 +11,7 @@ use super::manifest::{Entry, FileType, Manifest};
 use super::writer::lock;
 use crate::offset::Offset;
 use crate::rdb;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -452,10 +452,12 @@ impl Folder {
     /// Takes from the readers' list what a manifest lacks that is about to be in force.
     /// [`Folder::publish`] brings it back, if it does not come to that.
     pub fn unlist(&self, coming: &Manifest) {
-        let names: Vec<PathBuf> =
-            coming.kept().chain(coming.segments()).map(|entry| self.path(&entry.name)).collect();
+        let coming = coming.kept().chain(coming.segments());
+        let names: HashSet<&OsStr> = coming.map(|entry| &*entry.name).collect();
+        let is_coming =
+            |info: &&SegmentInfo| info.path.file_name().is_some_and(|name| names.contains(name));
         let mut listed = lock(&self.listed);
-        let stay = listed.iter().filter(|info| names.contains(&info.path)).cloned().collect();
+        let stay = listed.iter().filter(is_coming).cloned().collect();
         *listed = Arc::new(stay);
     }
 

@@ -11,12 +11,14 @@
 //! Room on the disk goes to the log first: [`Folder::with_room`] and [`Shared::make_room`] give up
 //! history before a write is refused.
 
+use super::Options;
 use super::error::Error;
 use super::folder::{FULL, Folder, is_full};
 use super::lz4;
 use super::manifest::Entry;
 use super::writer::{NEVER, Shared, lock, now_us};
 use crate::offset::Offset;
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -39,6 +41,7 @@ const NICE: libc::c_int = 19;
 pub struct Retention {
     bytes: AtomicU64,
     ttl_s: AtomicU64,
+    segments: usize,
     /// Segments that end after this offset are being read; [`NEVER`] if none is.
     protected: AtomicU64,
     due: Mutex<bool>,
@@ -53,16 +56,17 @@ pub struct Retention {
 }
 
 impl Retention {
-    pub fn new(bytes: u64, ttl: Duration, threaded: bool) -> Retention {
+    pub fn new(options: &Options) -> Retention {
         Retention {
-            bytes: AtomicU64::new(bytes),
-            ttl_s: AtomicU64::new(ttl.as_secs()),
+            bytes: AtomicU64::new(options.history_bytes),
+            ttl_s: AtomicU64::new(options.history_ttl.as_secs()),
+            segments: options.history_segments,
             protected: AtomicU64::new(NEVER),
             due: Mutex::new(false),
             bell: Condvar::new(),
             stop: AtomicBool::new(false),
             working_bytes: AtomicUsize::new(0),
-            threaded,
+            threaded: options.threads,
             failed: Mutex::default(),
         }
     }
@@ -223,7 +227,9 @@ impl Shared {
         let (mut bytes, mut keep, mut why) = (0u64, 0, "");
         let mut has_size = all_sizes;
         let old_bases: Vec<Entry> = folder.manifest.old_bases().into_iter().cloned().collect();
-        let (mut kept_bases, mut bases_bytes) = (Vec::new(), 0u64);
+        let (mut kept_bases, mut bases_bytes) = (HashSet::new(), 0u64);
+        // Newest first, as the segments are gone through. Of two at one place the newer counts.
+        let mut bases = old_bases.iter().peekable();
         for entry in folder.manifest.kept().rev() {
             if lz4::is_name(&entry.name) || std::mem::replace(&mut has_size, true) {
                 bytes += folder.kept_bytes(entry);
@@ -239,13 +245,16 @@ impl Shared {
                 "it is older than repl-history-ttl"
             } else if bytes > most_bytes && !retention.is_protected(entry) {
                 "the history is larger than repl-history-size"
+            } else if keep >= retention.segments && !retention.is_protected(entry) {
+                "the history has too many segments"
             } else {
                 next = entry.start;
                 keep += 1;
-                if let Some(base) = old_bases.iter().find(|base| base.start == next) {
+                while bases.next_if(|base| base.start > next).is_some() {}
+                if let Some(base) = bases.next_if(|base| base.start == next) {
                     let size = folder.kept_bytes(base);
                     if bases_bytes + size <= most_bytes / BASES_PART && bytes + size <= most_bytes {
-                        kept_bases.push(&base.name);
+                        kept_bases.insert(&base.name);
                         (bytes, bases_bytes) = (bytes + size, bases_bytes + size);
                     }
                 }
@@ -256,7 +265,7 @@ impl Shared {
         let surplus = folder.manifest.kept().count() - keep;
         let segments: Vec<Entry> = folder.manifest.kept().take(surplus).cloned().collect();
         segments.iter().for_each(|entry| folder.remove_history(entry, Some(why)));
-        for base in old_bases.iter().filter(|base| !kept_bases.contains(&&base.name)) {
+        for base in old_bases.iter().filter(|base| !kept_bases.contains(&base.name)) {
             // Without the segment that goes on from it, it goes untold.
             let goes_on = folder.manifest.kept().any(|entry| entry.start == base.start);
             let why = goes_on.then_some("it takes too much of repl-history-size");

@@ -141,6 +141,9 @@ pub struct Options {
     pub history_bytes: u64,
     /// How old that may be: `repl-history-ttl`, in whole seconds; 0 for none.
     pub history_ttl: Duration,
+    /// How many segments of it, however small: each is a file or two, and a line of a manifest that every
+    /// snapshot writes anew.
+    pub history_segments: usize,
     /// How many blocks of 64 KiB the pool has; 0 for none.
     pub pool_blocks: usize,
     /// Whether this process has the folder to itself ([`lock_dir`]). If not, [`recover`] changes nothing,
@@ -163,6 +166,7 @@ impl Options {
             load_truncated: true,
             history_bytes: 1 << 30,
             history_ttl: Duration::from_secs(24 * 3600),
+            history_segments: 2048, // one a minute makes 1,440 in a day
             pool_blocks: pool::MOST_BLOCKS,
             alone: true,
             threads: true,
@@ -363,7 +367,7 @@ impl Log {
 
         let log_start = folder.manifest.segments().next().and_then(|e| e.start).unwrap_or(end);
         let sink = Sink::new(Some(Open { file, start }), end);
-        let retention = Retention::new(options.history_bytes, options.history_ttl, options.threads);
+        let retention = Retention::new(&options);
         let shared = Shared::new(folder, sink, options.fsync, end, retention, self.waker.clone());
         let base_size = shared.base_bytes.load(Ordering::Relaxed) + (end - log_start);
         let writer = Writer::start(shared, options.threads)
