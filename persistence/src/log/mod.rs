@@ -14,7 +14,7 @@
 //! | `block.rs`, `tail.rs` | the memory tail: blocks that one appends and many read |
 //! | `pool.rs`, `mapping.rs` | blocks of the tail that outlive the process, and their memory |
 //! | `on_disk.rs` | the loop's part of keeping it on disk: what is handed over, and when |
-//! | `writer.rs` | the log thread and the slow thread: writes, syncs, rotation, bases |
+//! | `writer.rs` | the log's threads: writes, syncs, rotation, bases |
 //! | `sink.rs` | from pieces of the tail to a segment's file, however writes end |
 //! | `marks.rs`, `index.rs` | the sidecar index: the loop's part, and the file |
 //! | `history.rs`, `lz4.rs` | segments older than the base: which are kept, in which form |

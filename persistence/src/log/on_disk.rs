@@ -179,7 +179,7 @@ impl OnDisk {
         if self.sync_wanted.is_some_and(|upto| upto <= self.written() || failing) {
             self.sync_wanted = None;
             self.writer.shared.syncing.store(true, Ordering::Release);
-            self.writer.slow(SlowJob::Sync);
+            self.writer.sync();
         }
     }
 

@@ -3,11 +3,12 @@
 //! The **loop** only hands over what was appended. The **log thread** writes it, under `always`
 //! syncs after each write (one sync serves everything
 //! written before it began), and makes the changes that must come between two bytes: another
-//! history's name, a reset, another fsync policy. The **slow thread** does what nobody waits for:
-//! `everysec`'s sync, new segments, new bases, the index and room ahead of the log's
-//! end. A fourth, the **history thread**, compresses and removes old segments (`history.rs`).
+//! history's name, a reset, another fsync policy. The **sync thread** makes `everysec`'s syncs: on a slow disk
+//! replies wait for them. The **slow thread** does what nobody waits for: new segments, new bases, the
+//! index and room ahead of the log's end. A fifth, the **history thread**, compresses and removes old
+//! segments (`history.rs`).
 //!
-//! They meet in [`Shared`]: two locks, taken in the order folder, sink. The loop takes neither.
+//! They meet in [`Shared`]: three locks, taken in the order folder, sync, sink. The loop takes none.
 //!
 //! With `threads: false` every job is done at once by who hands it over. A simulation is then
 //! reproduced by its seed.
@@ -38,7 +39,7 @@ pub const NEWEST: u64 = if cfg!(test) { 100 } else { 4 << 20 };
 /// How much of a segment is moved at a time into the one that replaces its end.
 const COPY_BYTES: usize = 256 * 1024;
 pub(super) const NEVER: u64 = u64::MAX;
-/// When the loop has not come round for so long, the slow thread begins `everysec`'s sync without it.
+/// When the loop has not come round for so long, the sync thread begins `everysec`'s sync without it.
 const HELD_UP: Duration = Duration::from_secs(1);
 
 /// What the log thread does, in the order given.
@@ -68,7 +69,6 @@ pub struct Reset {
 
 /// What the slow thread does, in the order given.
 pub enum SlowJob {
-    Sync,
     /// Space ahead of the log's end.
     Reserve,
     /// The system's copies in memory of what segments hold, and the pool's pages.
@@ -130,6 +130,9 @@ pub struct Shared {
     /// can not be trusted to reach the disk any more, so nothing counts as synced until a new base
     /// makes those bytes unnecessary.
     pub(super) sync_failed_at: AtomicU64,
+    /// Held for a sync of what was written until its outcome is noted: the kernel tells of a failure once, and
+    /// another sync that succeeds then is not to be believed.
+    syncs: Mutex<()>,
     pub error: Mutex<Option<String>>,
     /// The last, unless what it left to be synced has been.
     pub round: Mutex<Option<Round>>,
@@ -182,6 +185,7 @@ impl Shared {
             always: AtomicBool::new(fsync == Fsync::Always),
             failing: AtomicBool::new(false),
             sync_failed_at: AtomicU64::new(NEVER),
+            syncs: Mutex::new(()),
             error: Mutex::new(None),
             round: Mutex::new(None),
             events: Mutex::new(Vec::new()),
@@ -272,6 +276,7 @@ impl Shared {
     /// Makes durable all that is written. Whatever the segment does meanwhile, `synced` only comes
     /// to say what is on disk in files that the manifest on disk names.
     fn sync(&self) {
+        let _one_at_a_time = lock(&self.syncs);
         loop {
             let (open, epoch, written, dir_dirty, position) = {
                 let sink = lock(&self.sink);
@@ -409,11 +414,6 @@ impl Shared {
 
     fn slow(&self, job: SlowJob) {
         match job {
-            SlowJob::Sync => {
-                self.sync();
-                self.syncing.store(false, Ordering::Release);
-                (self.waker)();
-            }
             SlowJob::Reserve => self.reserve(),
             SlowJob::Memory(pool) => {
                 pool.iter().for_each(|pool| pool.warm());
@@ -461,6 +461,13 @@ impl Shared {
         }
     }
 
+    /// The sync that the loop asked for.
+    fn sync_for_all(&self) {
+        self.sync();
+        self.syncing.store(false, Ordering::Release);
+        (self.waker)();
+    }
+
     /// `everysec`'s sync for a loop that one command holds up: what it acknowledged before is not to grow
     /// older than two seconds. Of that, it cannot hand over any more what the pool alone has.
     fn sync_for_loop(&self) {
@@ -486,12 +493,14 @@ impl Shared {
                 _ => return Ok(()), // a reset came between, or a segment begins here already
             }
         };
-        // The kernel tells of it once. The new segment is begun all the same, for a new base to stand on.
+        // A failure is noted, and the new segment is begun all the same, for a new base to stand on.
+        let one_at_a_time = lock(&self.syncs);
         if let Err(error) = old.file.sync()
             && !self.needs_base()
         {
             self.sync_failed(at.0, error);
         }
+        drop(one_at_a_time);
         let (file, entry) = folder.create_segment(at, db)?;
         let path = folder.path(&entry.name);
         self.switch(&mut folder, &old, &file, &entry, epoch)
@@ -741,11 +750,17 @@ impl Shared {
     }
 
     fn run_slow_thread(&self, jobs: Receiver<SlowJob>) {
+        for job in jobs {
+            self.slow(job);
+        }
+    }
+
+    fn run_sync_thread(&self, asked: Receiver<()>) {
         loop {
             let since =
                 lock(&self.round).as_ref().map_or(Duration::ZERO, |round| round.at.elapsed());
-            match jobs.recv_timeout(HELD_UP.saturating_sub(since)) {
-                Ok(job) => self.slow(job),
+            match asked.recv_timeout(HELD_UP.saturating_sub(since)) {
+                Ok(()) => self.sync_for_all(),
                 Err(RecvTimeoutError::Timeout) => self.sync_for_loop(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -773,7 +788,7 @@ impl Shared {
     }
 }
 
-/// The way to the two threads, or, without threads, to the work itself.
+/// The way to the threads, or, without threads, to the work itself.
 pub struct Writer {
     pub shared: Arc<Shared>,
     threads: Option<Threads>,
@@ -783,7 +798,8 @@ pub struct Writer {
 struct Threads {
     log: Sender<WriteJob>,
     slow: Sender<SlowJob>,
-    handles: [JoinHandle<()>; 3],
+    sync: Sender<()>,
+    handles: [JoinHandle<()>; 4],
 }
 
 impl Writer {
@@ -792,15 +808,20 @@ impl Writer {
         let spawn = || -> io::Result<Threads> {
             let (log, log_jobs) = unbounded();
             let (slow, slow_jobs) = unbounded();
+            let (sync, sync_asked) = unbounded();
             let named = |name: &str| std::thread::Builder::new().name(name.into());
             let (for_log, for_slow) = (shared.clone(), shared.clone());
             let log_handle = named("log").spawn(move || for_log.run_log_thread(log_jobs))?;
             let slow_handle =
                 named("log-slow").spawn(move || for_slow.run_slow_thread(slow_jobs))?;
+            let for_sync = shared.clone();
+            let sync_handle =
+                named("log-sync").spawn(move || for_sync.run_sync_thread(sync_asked))?;
             let for_history = shared.clone();
             let history_handle =
                 named("log-history").spawn(move || for_history.run_history_thread())?;
-            Ok(Threads { log, slow, handles: [log_handle, slow_handle, history_handle] })
+            let handles = [log_handle, slow_handle, sync_handle, history_handle];
+            Ok(Threads { log, slow, sync, handles })
         };
         let threads = if threads { Some(spawn()?) } else { None };
         Ok(Writer { shared, threads, sent: 0 })
@@ -834,6 +855,16 @@ impl Writer {
         }
     }
 
+    /// Begins a sync of all that is written.
+    pub fn sync(&self) {
+        match &self.threads {
+            Some(threads) => {
+                let _ = threads.sync.send(());
+            }
+            None => self.shared.sync_for_all(),
+        }
+    }
+
     /// Lets the threads do all that they were given, and closes the files in good order.
     pub fn close(mut self) -> Result<(), Error> {
         self.join();
@@ -842,8 +873,8 @@ impl Writer {
 
     fn join(&mut self) {
         self.shared.retention.stop();
-        if let Some(Threads { log, slow, handles }) = self.threads.take() {
-            drop((log, slow));
+        if let Some(Threads { log, slow, sync, handles }) = self.threads.take() {
+            drop((log, slow, sync));
             for handle in handles {
                 let _ = handle.join();
             }

@@ -17,6 +17,9 @@ struct Failing {
     _folder: Folder,
 }
 
+/// How long a call takes that is not to end.
+const HOUR: &str = "delay_enter=3600000000";
+
 /// A call, how it fails, and which of a thread's: the first is 1.
 type Fault = (&'static str, &'static str, u32);
 
@@ -186,13 +189,14 @@ fn full_sync(primary: Builder, replica: Builder, at_primary: bool, fault: Fault)
     replica.client().ok(&["SET", "old", "data"]);
     let failing = Failing::begin(if at_primary { primary.pid() } else { replica.pid() }, fault);
     follow(&replica, &primary);
+    // Before it is up: each child is begun anew, and the calls of each are counted by themselves.
+    failing.end(|| keys.write(&primary, 3));
     let up = || info(&mut Client::connect(replica.port()), "master_link_status") == "up";
     let is_up = eventually(PATIENCE, || {
         keys.write(&primary, 3);
         up()
     });
     assert!(is_up, "{}", replica.log());
-    failing.end(|| keys.write(&primary, 1));
     come_to_the_same(&mut primary, &mut replica, keys);
 }
 
@@ -443,12 +447,26 @@ fn a_replica_that_holds_nothing_keeps_what_is_on_disk() {
 fn nobody_waits_while_the_name_of_the_primary_is_looked_up() {
     let (primary, replica) = (with_log().start(), with_log().start());
     primary.client().ok(&["SET", "key", "value"]);
-    let hour = "delay_enter=3600000000";
-    let _hangs = Failing::inject(replica.pid(), "openat", hour, &["-P", "/etc/hosts"]);
+    let _hangs = Failing::inject(replica.pid(), "openat", HOUR, &["-P", "/etc/hosts"]);
     replica.client().ok(&["REPLICAOF", "primary.invalid", "6379"]);
     replica.client().ok(&["PING"]);
     assert_eq!(replica.client().ok(&["ROLE"]).items()[3].text(), "connecting");
     follow(&replica, &primary);
     caught_up(&primary, &replica);
     assert_eq!(replica.client().ok(&["GET", "key"]).text(), "value");
+}
+
+/// A new segment is begun, and the disk takes its time for it: what is written meanwhile is synced each second
+/// all the same. Replies would wait for it after two.
+#[test]
+fn the_log_is_synced_while_a_segment_is_begun() {
+    let server = with_log().start();
+    let temp = server.dir().join("appendonlydir/temp_appendonly.aof.manifest");
+    let _hangs = Failing::inject(server.pid(), "fdatasync", HOUR, &["-P", text(&temp)]);
+    let mut client = server.client();
+    client.ok(&["BGREWRITEAOF"]);
+    assert!(eventually(PATIENCE, || temp.exists()), "{}", server.log());
+    client.ok(&["SET", "key", "value"]);
+    let synced = client.ok(&["WAITAOF", "1", "0", "20000"]);
+    assert_eq!(synced.items()[0], Value::Int(1), "{}", server.log());
 }
