@@ -5,6 +5,8 @@
 //! reports through.
 
 use crate::server::writeback::Writeback;
+use std::ffi::{CStr, CString};
+use std::io;
 use std::time::Duration;
 use varve_persistence::rdb;
 
@@ -46,11 +48,43 @@ fn copied_memory(room: &mut [u8]) -> u64 {
     kb * 1024
 }
 
+/// The names of a snapshot that becomes `dump.rdb`.
+pub(super) struct Names {
+    pub temp: CString,
+    /// The one under which it can become the log's base: until that is in force, `dump.rdb` may become another
+    /// snapshot's. Where a file can have but one name it stays away.
+    pub base: Option<CString>,
+    pub dump: CString,
+}
+
+impl Names {
+    /// Puts the finished file in its place, durably. Allocates nothing.
+    fn put_in_place(&self) -> io::Result<()> {
+        let call = |done: i32| match done {
+            -1 => Err(io::Error::last_os_error()),
+            done => Ok(done),
+        };
+        let at = CStr::as_ptr;
+        // SAFETY: the names are C strings, and the descriptor is ours.
+        unsafe {
+            if let Some(base) = &self.base {
+                libc::link(at(&self.temp), at(base));
+            }
+            call(libc::rename(at(&self.temp), at(&self.dump)))?;
+            let folder = call(libc::open(at(c"."), libc::O_RDONLY | libc::O_CLOEXEC))?;
+            call(libc::fsync(folder))?;
+        }
+        Ok(())
+    }
+}
+
 /// Where a child writes.
 pub(super) struct Child {
     pub out: i32,
     pub report: i32,
     pub is_file: bool,
+    /// `None` if the file keeps its name.
+    pub names: Option<Names>,
     pub incremental: bool,
     /// How long to wait after each key.
     pub key_delay: Duration,
@@ -107,6 +141,11 @@ impl Child {
             if unsafe { libc::fsync(self.out) } != 0 {
                 result = Err(std::io::Error::last_os_error());
             }
+        }
+        if let (Ok(_), Some(names)) = (&result, &self.names)
+            && let Err(e) = names.put_in_place()
+        {
+            result = Err(e);
         }
         self.say(SYNCED, writeback.pieces, 0);
         let copied = copied_memory(smaps);

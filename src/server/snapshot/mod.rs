@@ -69,6 +69,8 @@ pub struct Running {
     pub purpose: Purpose,
     /// Where it writes; a stream has no file.
     pub path: Option<PathBuf>,
+    /// What it calls the finished file, if not that: `dbfilename` may change meanwhile.
+    dump: Option<PathBuf>,
     /// Whether it writes commands rather than RDB: `aof-use-rdb-preamble` may change meanwhile.
     as_commands: bool,
     /// The state that it holds.
@@ -94,6 +96,25 @@ pub struct Running {
     /// Whether a new segment was begun for it, so that it can become the base.
     rotated: bool,
     exited: Option<bool>,
+}
+
+impl Running {
+    /// The name besides `dump.rdb`'s under which the file can become the log's base.
+    fn base(&self) -> Option<PathBuf> {
+        self.dump.as_ref()?;
+        self.path.as_ref().map(|path| base_of(path))
+    }
+
+    /// Removes what the child wrote, which is of no use.
+    fn remove_files(&self) {
+        for path in self.path.iter().chain(&self.base()) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn base_of(path: &Path) -> PathBuf {
+    path.with_extension("base.rdb")
 }
 
 /// Snapshots past, present and due.

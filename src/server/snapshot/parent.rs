@@ -2,10 +2,10 @@
 //! wrote where it belongs. The save that waits (`SAVE`) is here too, and the log that goes to disk
 //! with a child's snapshot as its base.
 
-use super::child::{Child, FAILED, PROGRESS, RECORD, REPORT_EVERY, SYNCED};
+use super::child::{Child, FAILED, Names, PROGRESS, RECORD, REPORT_EVERY, SYNCED};
 use super::due::REST;
 use super::unshare::Unshare;
-use super::{OnDisk, Purpose, Running, sync_dir};
+use super::{OnDisk, Purpose, Running, base_of, sync_dir};
 use crate::server::Server;
 use crate::server::client::{Client, Kind};
 use crate::server::progress::{Progress, Unit};
@@ -16,9 +16,11 @@ use crate::{log_notice, log_warning, service};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use std::cell::RefCell;
+use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use varve_engine::Error;
@@ -171,6 +173,19 @@ impl Server {
         // Everything that the log holds up to here is the snapshot's; what comes after continues it.
         let rotated = self.log.is_on_disk() && path.is_some();
         self.log.flush();
+        // As in Redis, what is saved for a replica is a save like any other.
+        let to_dump = matches!(purpose, Purpose::Save | Purpose::SyncDisk);
+        let dump = to_dump.then(|| PathBuf::from(&self.cfg.dbfilename));
+        let name =
+            |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(|e| ("name", e.into()));
+        let names = match (path, &dump) {
+            (Some(path), Some(dump)) => Some(Names {
+                temp: name(path)?,
+                base: rotated.then(|| name(&base_of(path))).transpose()?,
+                dump: name(dump)?,
+            }),
+            _ => None,
+        };
         let begins = self.snapshots.disk_begins.is_some();
         let at = if rotated || begins { self.log.begin_rotation() } else { self.log.end() };
         let mut options = self.save_options(self.cfg.rdb_version);
@@ -220,6 +235,7 @@ impl Server {
                     out,
                     report: pipes[0].write.as_raw_fd(),
                     is_file: path.is_some(),
+                    names,
                     incremental,
                     key_delay: Duration::from_micros(self.cfg.rdb_key_save_delay.into()),
                 };
@@ -249,6 +265,7 @@ impl Server {
             pid,
             purpose,
             path: path.map(Path::to_owned),
+            dump,
             as_commands,
             at,
             db: options.db,
@@ -456,9 +473,7 @@ impl Server {
             ),
             Err(why) => {
                 log_warning!("Background {name} error: {why}");
-                if let Some(path) = &running.path {
-                    let _ = std::fs::remove_file(path);
-                }
+                running.remove_files();
             }
         }
         let ok = finished.is_ok();
@@ -491,34 +506,21 @@ impl Server {
         self.sync_child_ended(net, &running.purpose, ok);
     }
 
-    /// Puts a finished snapshot where it belongs: `dump.rdb`, and the log's base.
+    /// Puts a finished snapshot to use: as the log's base, and for replicas.
     fn keep_snapshot(&mut self, path: &Path, running: &Running) -> std::io::Result<()> {
-        // As in Redis, what was saved for a replica is a save like any other.
-        let to_dump = matches!(running.purpose, Purpose::Save | Purpose::SyncDisk);
         let installs = running.rotated && self.log.is_on_disk();
         let rdb = !running.as_commands;
         let mut path = path.to_owned();
         let mut base = path.clone();
         let mut keep = false;
-        if to_dump {
-            let dump = PathBuf::from(&self.cfg.dbfilename);
-            if installs {
-                // The base takes a name of its own now: until it is in force, `dump.rdb` may
-                // become another snapshot's.
-                base.set_extension("base.rdb");
-                if std::fs::hard_link(&path, &base).is_err() {
-                    (base, keep) = (dump.clone(), true);
-                }
-            }
-            let renamed = std::fs::rename(&path, &dump).and_then(|()| sync_dir(Path::new(".")));
-            if let Err(error) = renamed {
-                if installs && !keep {
-                    let _ = std::fs::remove_file(&base);
-                }
-                return Err(error);
+        if let (Some(dump), Some(named)) = (&running.dump, running.base()) {
+            match named.exists() {
+                true if !installs => _ = std::fs::remove_file(named),
+                true => base = named,
+                false => (base, keep) = (dump.clone(), true),
             }
             self.snapshots.sync_file = running.purpose == Purpose::SyncDisk;
-            path = dump;
+            path.clone_from(dump);
         }
         if running.purpose == Purpose::Rewrite
             && let Some(histories) = self.snapshots.disk_begins
@@ -541,9 +543,7 @@ impl Server {
         if let Some(running) = self.snapshots.running.take() {
             let _ = nix::sys::signal::kill(running.pid, nix::sys::signal::Signal::SIGKILL);
             let _ = waitpid(running.pid, None);
-            if let Some(path) = &running.path {
-                let _ = std::fs::remove_file(path);
-            }
+            running.remove_files();
             self.ks.child_alive = false;
             set_resize_policy(ResizePolicy::Allow);
             self.apply_fsync();

@@ -456,6 +456,18 @@ fn nobody_waits_while_the_name_of_the_primary_is_looked_up() {
     assert_eq!(replica.client().ok(&["GET", "key"]).text(), "value");
 }
 
+/// A snapshot has its name, and the disk takes its time to make that durable: nobody waits for it but the child.
+#[test]
+fn nobody_waits_while_the_name_of_a_snapshot_is_synced() {
+    let server = with_log().start();
+    server.client().ok(&["SET", "key", "value"]);
+    let _hangs = Failing::inject(server.pid(), "fsync", HOUR, &["-P", text(&server.dir())]);
+    server.client().ok(&["BGSAVE"]);
+    assert!(eventually(PATIENCE, || server.dir().join("dump.rdb").exists()), "{}", server.log());
+    assert_eq!(server.client().ok(&["GET", "key"]).text(), "value");
+    assert_eq!(server.info("rdb_bgsave_in_progress"), "1");
+}
+
 /// A new segment is begun, and the disk takes its time for it: what is written meanwhile is synced each second
 /// all the same. Replies would wait for it after two.
 #[test]
