@@ -15,6 +15,7 @@ use memmap2::{Advice, Mmap};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use varve_engine::command::Ctx;
 use varve_engine::entry::Entry;
@@ -41,6 +42,8 @@ pub struct Loading {
 
 /// Work between two turns of the event loop.
 const TURN_EVERY: Duration = Duration::from_millis(5);
+/// Who connects while a log is opened waits for so long before it hears `LOADING`: mostly the disk is quicker.
+const OPENING: Duration = Duration::from_secs(1);
 /// Items or commands between two looks at the clock.
 const STEP: u64 = 256;
 /// Entries that are decoded before the first of them is put in its place.
@@ -125,6 +128,7 @@ impl Server {
             self.load_dump(net)?;
         }
         self.loading = None;
+        self.apply_fsync(); // a client may have set it meanwhile
         if self.stopping {
             return Ok(());
         }
@@ -180,8 +184,10 @@ impl Server {
         };
         log_notice!("The log ends at offset {} of history {}", replayed.end, histories.current);
         self.repl.end_is_unshared = recovered.owns_name() && !recovered.is_closed();
-        self.log = Log::resume(recovered, histories, options, self.waker.clone())
-            .map_err(|e| e.to_string())?;
+        let waker = self.waker.clone();
+        let open = move || Log::resume(recovered, histories, options, waker);
+        let opened = self.off_the_loop(net, "log-open", OPENING, open)?;
+        self.log = opened.map_err(|e| e.to_string())?;
         self.log.set_current_db(replayed.db);
         self.histories = histories;
         self.repl.set_histories(histories);
@@ -211,8 +217,10 @@ impl Server {
     fn begin_log(&mut self, net: &mut Net<Client>, options: log::Options) -> Result<(), String> {
         let dump = PathBuf::from(&self.cfg.dbfilename);
         if !dump.exists() {
-            self.log = Log::create(options, self.histories, Offset(0), self.waker.clone())
-                .map_err(|e| e.to_string())?;
+            let (histories, waker) = (self.histories, self.waker.clone());
+            let create = move || Log::create(options, histories, Offset(0), waker);
+            let created = self.off_the_loop(net, "log-open", OPENING, create)?;
+            self.log = created.map_err(|e| e.to_string())?;
             return Ok(());
         }
         // Turning the log on must not lose what was saved without it.
@@ -480,26 +488,31 @@ impl Server {
     }
 
     /// Has a thread do what waits for the disk, and runs turns of the event loop until that is done.
-    /// Clients hear `LOADING` meanwhile: nothing is written, and the role stays what it is.
+    /// Clients hear `LOADING` meanwhile, after `patience`: nothing is written, and the role stays what it is.
     pub fn off_the_loop<T: Send + 'static>(
         &mut self,
         net: &mut Net<Client>,
         name: &str,
+        patience: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, String> {
         let waker = self.waker.clone();
+        let (ended, end) = mpsc::channel::<()>();
         let worker = std::thread::Builder::new().name(name.into()).spawn(move || {
             let result = work();
+            drop(ended);
             waker();
             result
         });
         let worker = worker.map_err(|e| format!("Can't start a thread: {e}"))?;
-        self.loading = Some(Loading::new(0, self.clock.now_ms(), false));
-        while !worker.is_finished() {
+        let waits = end.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout);
+        let is_loading = self.loading.is_some();
+        self.loading.get_or_insert_with(|| Loading::new(0, self.clock.now_ms(), false));
+        while waits && !worker.is_finished() {
             self.clock.sync();
             let _ = varve_net::turn(net, self, Some(TURN_EVERY));
         }
-        self.loading = None;
+        self.loading = self.loading.take().filter(|_| is_loading);
         worker.join().map_err(|_| "the thread that did it panicked".to_owned())
     }
 

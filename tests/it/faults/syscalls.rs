@@ -456,6 +456,48 @@ fn nobody_waits_while_the_name_of_the_primary_is_looked_up() {
     assert_eq!(replica.client().ok(&["GET", "key"]).text(), "value");
 }
 
+/// A start on a disk that takes its time for the name of the log's folder.
+fn start_waits(folder: &Folder, delay: &str) -> Attempt {
+    let mut strace = Command::new("strace");
+    let inject = format!("inject=fsync:{delay}");
+    strace.args(["-D", "-f", "-qq", "-e", "signal=none", "-e", "trace=fsync", "-o", "/dev/null"]);
+    strace.args(["-e", &inject, "-P", text(folder.path())]).arg(Server::program());
+    Attempt::of(strace, &["--dir", text(folder.path()), "--appendonly", "yes"])
+}
+
+/// Clients hear that it loads, rather than nothing.
+#[test]
+fn clients_are_answered_while_a_start_waits_for_the_disk() {
+    let folder = Folder::new();
+    let server = start_waits(&folder, HOUR);
+    let listens = || Client::try_connect(server.port).is_ok();
+    assert!(eventually(PATIENCE, listens), "{}", server.log());
+    let reply = Client::connect(server.port).try_cmd(&["PING"]);
+    // Until the tracer has gone, the server could not be ended.
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:\t"));
+    // SAFETY: it traces the server, so it runs.
+    unsafe { libc::kill(tracer.unwrap().parse().unwrap(), libc::SIGKILL) };
+    assert!(matches!(&reply, Ok(Value::Error(why)) if why.starts_with("LOADING")), "{reply:?}");
+}
+
+/// What is set while the log is opened counts for it.
+#[test]
+fn a_policy_that_is_set_during_a_start_is_the_log_s() {
+    let folder = Folder::new();
+    let mut server = start_waits(&folder, "delay_enter=3000000");
+    let set = ["CONFIG", "SET", "appendfsync", "always"];
+    let is_set = || {
+        let client = Client::try_connect(server.port);
+        client.is_ok_and(|mut client| client.try_cmd(&set).is_ok_and(|reply| !reply.is_error()))
+    };
+    assert!(eventually(PATIENCE, is_set), "{}", server.log());
+    server.serving();
+    let manifest = folder.path().join("appendonlydir/appendonly.aof.manifest");
+    let says = || fs::read_to_string(&manifest).is_ok_and(|text| text.contains("fsync always"));
+    assert!(eventually(PATIENCE, says), "{}", server.log());
+}
+
 /// A snapshot has its name, and the disk takes its time to make that durable: nobody waits for it but the child.
 #[test]
 fn nobody_waits_while_the_name_of_a_snapshot_is_synced() {

@@ -4,6 +4,7 @@
 use crate::server::Server;
 use crate::server::client::Client;
 use crate::{log_notice, log_warning, service};
+use std::time::Duration;
 use varve_net::Net;
 use varve_persistence::log::{self, Ending, Left, NotRolledBack, TailFile};
 use varve_persistence::offset::Offset;
@@ -67,7 +68,7 @@ impl Server {
         let (options, waker) = (self.log_options(), self.waker.clone());
         let surplus = ending.bytes();
         let work = move || left.roll_back(to, options, &ending, waker);
-        let result = match self.off_the_loop(net, "rollback", work) {
+        let result = match self.off_the_loop(net, "rollback", Duration::ZERO, work) {
             Ok(Ok(tail)) => {
                 log_warning!(
                     "The primary's history shares ours up to offset {} only: the {} bytes after it are set aside in {}",
@@ -106,7 +107,7 @@ impl Server {
             return false;
         };
         service::status("Loading the old data");
-        let closed = self.off_the_loop(net, "restore", move || left.close());
+        let closed = self.off_the_loop(net, "restore", Duration::ZERO, move || left.close());
         if self.stopping {
             return false;
         }
@@ -154,7 +155,8 @@ impl Server {
         let options = log::Options { dir: ".".into(), ..self.log_options() };
         let surplus = ending.bytes();
         let work = move || ending.set_aside(&options).map_err(|error| error.to_string());
-        let aside = self.off_the_loop(net, "rollback", work).and_then(|aside| aside);
+        let aside =
+            self.off_the_loop(net, "rollback", Duration::ZERO, work).and_then(|aside| aside);
         say_what_became(to, surplus, aside);
     }
 }
