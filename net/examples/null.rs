@@ -30,10 +30,6 @@ impl Service for Null {
     fn closed(&mut self, _: &mut Net<()>, _: Box<Conn<()>>, _: Closed) {}
     fn drained(&mut self, _: &mut Net<()>, _: &mut Conn<()>) {}
     fn turn_end(&mut self, _: &mut Net<()>) {}
-    fn is_behind(&self) -> bool {
-        false
-    }
-
     fn woken(&mut self, _: &mut Net<()>) {}
     fn external(&mut self, _: &mut Net<()>, _: External, _: bool, _: bool) {}
     fn tick(&mut self, _: &mut Net<()>) {}

@@ -141,8 +141,6 @@ pub struct Conn<S> {
     pub(crate) sent: u64,
     /// Output up to these positions (in the measure of `sent`) waits for these offsets.
     pub(crate) marks: VecDeque<Mark>,
-    /// It is not served until some of that has left: [`crate::Service::is_behind`].
-    pub(crate) waits: bool,
     pub(crate) over_soft_since: Option<Instant>,
 }
 

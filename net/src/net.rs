@@ -156,7 +156,6 @@ pub struct Net<S> {
     pub(crate) soft: Vec<u32>,
     pub(crate) closing: Vec<u32>,
     pub(crate) last_released: u64,
-    pub(crate) was_behind: bool,
     /// The list that is being sent; empty between turns.
     pub(crate) sending: Vec<u32>,
     spare: Vec<Vec<u8>>,
@@ -199,7 +198,6 @@ impl<S> Net<S> {
             soft: Vec::new(),
             closing: Vec::new(),
             last_released: 0,
-            was_behind: false,
             sending: Vec::new(),
             spare: Vec::new(),
             pool: None,
@@ -375,7 +373,6 @@ impl<S> Net<S> {
             in_dirty: false,
             in_gated: false,
             in_soft: false,
-            waits: false,
             received: false,
             transmitted: false,
             budget: 0,

@@ -12,8 +12,7 @@ use std::time::Instant;
 impl<S> Conn<S> {
     /// Whether a read may be made before anything else is done with it.
     pub(crate) fn wants_read(&self) -> bool {
-        let held_up =
-            self.hold || self.pause_read || self.waits || self.connecting || self.attempted;
+        let held_up = self.hold || self.pause_read || self.connecting || self.attempted;
         self.readable && !self.received && !held_up && !self.ending() && self.input.waiting() == 0
     }
 

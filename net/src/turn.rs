@@ -74,10 +74,6 @@ pub trait Service: Sized {
     /// The offset up to which replies may leave. It goes back when the rule becomes stricter.
     fn released(&self) -> u64;
 
-    /// Whether so much waits for [`Service::released`] that no more requests are taken from those whose output
-    /// does.
-    fn is_behind(&self) -> bool;
-
     /// A [`crate::Waker`] was used.
     fn woken(&mut self, net: &mut Net<Self::Session>);
 
@@ -321,10 +317,6 @@ fn serve<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
     }
     let mut later = false;
     while !conn.close_asap {
-        conn.waits = !conn.marks.is_empty() && !conn.feeds && service.is_behind();
-        if conn.waits {
-            break; // sending goes on with it
-        }
         // All of a request counts, whether its end came with the last bytes or not.
         if conn.input.next_len() > conn.query_limit {
             conn.why = Some(Closed::QueryLimit);
@@ -349,7 +341,7 @@ fn serve<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
     }
     // A blocked client that has gone is not waited for; one that only said that it will send no
     // more gets its replies.
-    if conn.eof && !later && !conn.waits && !conn.ending() {
+    if conn.eof && !later && !conn.ending() {
         conn.why = Some(Closed::Eof);
         match conn.hold && conn.output.is_empty() {
             true => conn.close_asap = true,
@@ -457,9 +449,8 @@ fn close_killed<T: Service>(net: &mut Net<T::Session>, service: &mut T) {
 /// Sends what may leave.
 fn send_all<T: Service>(net: &mut Net<T::Session>, service: &mut T) {
     send_list(net, service, |net| &mut net.dirty, |_| true);
-    let (released, behind) = (service.released(), service.is_behind());
-    let caught_up = std::mem::replace(&mut net.was_behind, behind) && !behind;
-    if released > net.last_released || caught_up {
+    let released = service.released();
+    if released > net.last_released {
         net.last_released = released;
         send_list(net, service, |net| &mut net.gated, |conn| take(&mut conn.in_gated));
     }
@@ -569,12 +560,6 @@ fn send<T: Service>(net: &mut Net<T::Session>, service: &mut T, slot: u32) {
     net.apply_notes(&mut conn);
     if conn.close_asap || conn.close_after_reply && conn.output.is_empty() {
         return end(net, service, conn);
-    }
-    if conn.waits && (conn.marks.is_empty() || !service.is_behind()) {
-        conn.waits = false;
-        if !std::mem::replace(&mut conn.in_ready, true) {
-            net.later.push(slot);
-        }
     }
     net.reclaim(&mut conn);
     net.put(conn);

@@ -16,10 +16,6 @@ use varve_net::{Closed, Conn, ConnId, External, Net, OutputLimit, Peer, Service}
 /// How much may wait to be read by a client that has not shown the password: error replies, no more.
 const UNAUTHENTICATED_OUTPUT: usize = 16 << 10;
 
-/// How much of the log may wait for the disk before those whose replies wait with it are held back: more than a disk that
-/// keeps up ever owes.
-const BEHIND_BYTES: u64 = 64 << 20;
-
 /// How much of what waits to be read no limit counts: what Redis has a fixed buffer for.
 const UNCOUNTED_OUTPUT: usize = 16 << 10;
 
@@ -208,12 +204,6 @@ impl Service for Server {
 
     fn released(&self) -> u64 {
         self.log.released().0
-    }
-
-    /// A disk that is slower than its writers must not gather what they send in memory. While it takes nothing at all,
-    /// writes are refused.
-    fn is_behind(&self) -> bool {
-        !self.log.is_failing() && self.log.end() - self.log.released() > BEHIND_BYTES
     }
 
     fn woken(&mut self, net: &mut Net<Client>) {

@@ -15,9 +15,6 @@ use varve_net::{Closed, Conn, ConnId, External, Net, Peer, Service, Waker, run};
 /// What a test tells the service; carried out on the loop's thread.
 pub type Job = Box<dyn FnOnce(&mut Net<Session>, &mut Echo) + Send>;
 
-/// How many writes may wait to be released before the service is behind.
-pub const BEHIND: u64 = 1000;
-
 #[derive(Default)]
 pub struct Session {
     pub name: String,
@@ -162,10 +159,6 @@ impl Service for Echo {
 
     fn released(&self) -> u64 {
         self.released.load(Ordering::SeqCst)
-    }
-
-    fn is_behind(&self) -> bool {
-        self.writes.saturating_sub(self.released()) > BEHIND
     }
 
     fn woken(&mut self, net: &mut Net<Session>) {
