@@ -268,10 +268,13 @@ impl Server {
         self.ks.held = self.in_exec.is_none() && (self.pause.is_some() || self.holds_writes());
     }
 
-    /// Whether commands with these flags are held, by that or by `CLIENT PAUSE`.
+    /// Whether commands with these flags are held, by that, by a disk that is slower than they are, or by
+    /// `CLIENT PAUSE`.
     pub fn is_paused(&self, flags: u32) -> bool {
         let writes = flags & (flag::WRITE | flag::MAY_REPLICATE) != 0;
-        if writes && self.holds_writes() {
+        // While the disk takes nothing they are refused.
+        let waits_for_log = self.log_behind && !self.log_failing;
+        if writes && (waits_for_log || self.holds_writes()) {
             return true;
         }
         // Its time may be over: until `end_pause` nothing that is held changes all the same.

@@ -114,6 +114,8 @@ pub struct Server {
     pub insisted: bool,
     /// Whether the log could not be written when it was last looked at.
     pub log_failing: bool,
+    /// The log was found behind: writes wait, and so does the primary's stream.
+    pub log_behind: bool,
     /// How many clients there are: replicas, the primary and children are not among them.
     pub clients: usize,
     process: Option<start::Process>,

@@ -164,7 +164,9 @@ impl Service for Server {
 
     fn turn_end(&mut self, net: &mut Net<Client>) {
         self.continue_failover(net);
-        if self.let_go_due {
+        let caught_up = self.log_behind && !self.log.is_behind();
+        self.log_behind &= !caught_up;
+        if self.let_go_due || caught_up {
             self.let_go(net);
         }
         if !self.ks.events.is_empty() {
@@ -182,6 +184,7 @@ impl Service for Server {
             self.log.append(varve_replication::wire::GETACK);
         }
         self.log.flush();
+        self.log_behind |= self.log.is_behind();
         self.log.rotate_if_large();
         self.log_turn(net);
         self.feed_replicas(net);

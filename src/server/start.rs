@@ -372,6 +372,7 @@ impl Server {
             stopping: false,
             insisted: false,
             log_failing: false,
+            log_behind: false,
             clients: 0,
             process: None,
             replayed: 0,

@@ -95,6 +95,8 @@ pub type Waker = Arc<dyn Fn() + Send + Sync>;
 const SELECT_EVERY: u64 = 4 << 20;
 /// An argument up to this long is copied once more before it is appended with what surrounds it.
 const SMALL_PART: usize = 1024;
+/// With more than this to be written, the log is behind: a pool does not hold it.
+const MOST_UNWRITTEN: u64 = (pool::MOST_BLOCKS * block::BLOCK_BYTES) as u64;
 /// More than this at once is added in pieces.
 const LONG: usize = 1024 * 1024;
 
@@ -566,6 +568,16 @@ impl Log {
         self.on_disk.as_ref().map_or(self.tail.end(), OnDisk::written)
     }
 
+    fn unwritten(&self) -> u64 {
+        self.tail.end().0.saturating_sub(self.written().0)
+    }
+
+    /// Whether so much waits to be written that no more should be appended: what the disk does not take
+    /// stays in memory.
+    pub fn is_behind(&self) -> bool {
+        self.unwritten() > MOST_UNWRITTEN
+    }
+
     /// Up to where the disk has the log's bytes. Without files, nothing is ever synced, and nothing is while
     /// they are those of before a [`Log::reset`].
     pub fn synced(&self) -> Option<Offset> {
@@ -931,7 +943,7 @@ impl Log {
         Stats {
             current_bytes,
             base_bytes: disk.base_size.unwrap_or(current_bytes),
-            unwritten_bytes: self.tail.end().0.saturating_sub(disk.written().0),
+            unwritten_bytes: self.unwritten(),
             pending_syncs: u64::from(shared.syncing.load(Ordering::Relaxed)),
             delayed_syncs: disk.syncs.delayed,
             first_in_memory,

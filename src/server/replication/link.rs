@@ -298,11 +298,13 @@ impl Server {
         }
     }
 
-    /// What `CLIENT PAUSE` holds back of the primary's stream.
+    /// What `CLIENT PAUSE`, or a log that is behind, holds back of the primary's stream.
     fn stream_hold(&self) -> Hold {
         match self.pause.as_ref().filter(|pause| pause.until_ms > self.clock.steady_ms()) {
             Some(pause) if pause.all => Hold::All,
             Some(_) => Hold::Writes,
+            // The primary's log has it meanwhile.
+            None if self.log_behind => Hold::Writes,
             None => Hold::Nothing,
         }
     }

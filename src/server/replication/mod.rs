@@ -256,6 +256,7 @@ impl Server {
             // What replies wait for is another matter now.
             let all: Vec<ConnId> = net.iter().map(|conn| conn.id).collect();
             all.into_iter().for_each(|id| net.mark_dirty(id));
+            self.let_go_due = true;
         }
         if self.waiters.any_on_replicas() {
             self.serve_replica_waiters(net);

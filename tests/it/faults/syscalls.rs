@@ -6,8 +6,9 @@
 //! `strace` is what makes them fail.
 
 use super::*;
-use crate::support::caught_up;
+use crate::support::client::encode;
 use crate::support::server::{Builder, info};
+use crate::support::{assert_same_data, caught_up};
 use std::time::Duration;
 
 /// Calls that one server's threads make, of which one fails.
@@ -523,4 +524,28 @@ fn the_log_is_synced_while_a_segment_is_begun() {
     client.ok(&["SET", "key", "value"]);
     let synced = client.ok(&["WAITAOF", "1", "0", "20000"]);
     assert_eq!(synced.items()[0], Value::Int(1), "{}", server.log());
+}
+
+/// The story: the disk was slower than one client that did not wait for replies, or a replica's than its
+/// primary. All that came was taken and waited in memory, gigabytes of it, until the system ended the process.
+#[test]
+fn what_a_slow_disk_has_not_taken_yet_does_not_pile_up() {
+    const SETS: usize = 250;
+    const MOST: u64 = 100 << 20;
+    let (primary, replica) = (with_log().start(), with_log().start());
+    follow(&replica, &primary);
+    caught_up(&primary, &replica);
+    let mut set = Vec::new();
+    encode(&mut set, &["SET".into(), "key".into(), vec![b'x'; 1 << 20]]);
+    for slow in [&primary, &replica] {
+        let slowly = Failing::inject(slow.pid(), "pwritev", "delay_enter=150000", &[]);
+        let mut client = primary.client();
+        (0..SETS).for_each(|_| client.send_raw(&set));
+        (0..SETS).for_each(|_| assert_eq!(client.recv().text(), "OK"));
+        caught_up(&primary, &replica);
+        drop(slowly);
+        let peak = slow.number("used_memory_peak");
+        assert!(peak < MOST, "{peak} bytes were in use");
+    }
+    assert_same_data(&mut primary.client(), &mut replica.client());
 }
