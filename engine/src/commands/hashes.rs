@@ -46,9 +46,9 @@ fn bounds(ctx: &Ctx) -> Bounds {
 
 // Setting.
 
-/// Sets all fields; how many are new.
-fn set_all(ctx: &mut Ctx, args: &mut Args, name: &str) -> Result<i64, Error> {
-    if args.len() % 2 == 1 {
+/// Sets the fields from argument `first` on, each before its value; how many are new.
+fn set_all(ctx: &mut Ctx, args: &mut Args, first: usize, name: &str) -> Result<i64, Error> {
+    if (args.len() - first) % 2 == 1 {
         return Err(Error::arity(name));
     }
     let bounds = bounds(ctx);
@@ -56,10 +56,10 @@ fn set_all(ctx: &mut Ctx, args: &mut Args, name: &str) -> Result<i64, Error> {
         Some(hash) => hash,
         None => new_hash(ctx.ks, ctx.db, &args[1]),
     };
-    let pairs = (args.len() - 2) / 2;
+    let pairs = (args.len() - first) / 2;
     hash.make_room(pairs, bounds);
     let mut added = 0;
-    for i in (2..args.len()).step_by(2) {
+    for i in (first..args.len()).step_by(2) {
         added += hash.set(&args[i], &args[i + 1], bounds) as i64;
     }
     ctx.ks.dirty += pairs as u64 - 1;
@@ -68,13 +68,13 @@ fn set_all(ctx: &mut Ctx, args: &mut Args, name: &str) -> Result<i64, Error> {
 }
 
 fn hset(ctx: &mut Ctx, args: &mut Args) -> Done {
-    let added = set_all(ctx, args, "hset")?;
+    let added = set_all(ctx, args, 2, "hset")?;
     ctx.reply.int(added);
     Ok(())
 }
 
 fn hmset(ctx: &mut Ctx, args: &mut Args) -> Done {
-    set_all(ctx, args, "hmset")?;
+    set_all(ctx, args, 2, "hmset")?;
     ctx.reply.ok();
     Ok(())
 }
@@ -91,6 +91,46 @@ fn hsetnx(ctx: &mut Ctx, args: &mut Args) -> Done {
     };
     hash.set(&args[2], &args[3], bounds);
     ctx.changed(&args[1], event::HASH, "hset");
+    ctx.reply.int(1);
+    Ok(())
+}
+
+/// `HSETEX` as far as fields do not expire, so `KEEPTTL` asks for nothing: Redis 8's log says the
+/// outcome of `HINCRBYFLOAT` with it. Ours says `HSET`, which every version knows.
+fn hsetex(ctx: &mut Ctx, args: &mut Args) -> Done {
+    let (mut must_exist, mut at) = (None, 2);
+    loop {
+        match &args[at] {
+            w if is(w, "fields") => break,
+            w if is(w, "fnx") && must_exist.is_none() => must_exist = Some(false),
+            w if is(w, "fxx") && must_exist.is_none() => must_exist = Some(true),
+            w if is(w, "keepttl") => {}
+            w if ["ex", "px", "exat", "pxat"].iter().any(|unit| is(w, unit)) => {
+                return Err(Error::new(
+                    "ERR fields of a hash do not expire in this version of Varve",
+                ));
+            }
+            _ => return Err(Error::SYNTAX),
+        }
+        at += 1;
+        if at + 1 >= args.len() {
+            return Err(Error::SYNTAX);
+        }
+    }
+    let first = at + 2;
+    let count = int(&args[at + 1])?;
+    if count < 1 || count.checked_mul(2) != Some((args.len() - first) as i64) {
+        return Err(Error::arity("hsetex"));
+    }
+    let hash = write_hash(ctx.ks, ctx.db, &args[1])?;
+    let exists = |field| hash.as_ref().is_some_and(|hash| hash.get(field).is_some());
+    if must_exist.is_some_and(|must| args.rest(first).step_by(2).any(|f| exists(f) != must)) {
+        ctx.reply.int(0);
+        return Ok(());
+    }
+    set_all(ctx, args, first, "hsetex")?;
+    let parts: Vec<&[u8]> = [&b"HSET"[..], &args[1]].into_iter().chain(args.rest(first)).collect();
+    ctx.effect(parts);
     ctx.reply.int(1);
     Ok(())
 }
@@ -361,6 +401,7 @@ const fn spec(name: &'static str, arity: i32, flags: u32) -> Spec {
 pub const COMMANDS: &[Command<Handler>] = &[
     Command { run: hset, spec: spec("hset", -4, WRITE | DENYOOM | FAST).key(RW | UPDATE).doc("hash", "2.0.0", "O(1) for each field", "Sets fields of a hash, which is made if need be.", "key (field value)...") },
     Command { run: hsetnx, spec: spec("hsetnx", 4, WRITE | DENYOOM | FAST).key(RW | INSERT).doc("hash", "2.0.0", "O(1)", "Sets a field of a hash if the hash does not have it.", "key field value") },
+    Command { run: hsetex, spec: spec("hsetex", -6, WRITE | DENYOOM | FAST).key(RW | UPDATE).doc("hash", "8.0.0", "O(N) in the fields", "Sets fields of a hash, if all or none of them are there.", "key condition=[FNX|FXX] [KEEPTTL] FIELDS (numfields (field value)...)") },
     Command { run: hget, spec: spec("hget", 3, READONLY | FAST).doc("hash", "2.0.0", "O(1)", "Gives the value of a field.", "key field") },
     Command { run: hmset, spec: spec("hmset", -4, WRITE | DENYOOM | FAST).key(RW | UPDATE).doc("hash", "2.0.0", "O(1) for each field", "Sets fields of a hash; HSET can do the same.", "key (field value)...").deprecated("4.0.0", "`HSET`") },
     Command { run: hmget, spec: spec("hmget", -3, READONLY | FAST).doc("hash", "2.0.0", "O(N) in the fields asked for", "Gives the values of several fields.", "key field...") },
@@ -397,6 +438,39 @@ mod tests {
         assert_eq!(b.run("HDEL h a b c"), ":2|");
         assert_eq!(b.run("EXISTS h"), ":0|");
         assert!(b.run("HSET h a 1 b").starts_with("-ERR wrong number of arguments for 'hset'"));
+    }
+
+    /// Redis 8 sends the outcome of `HINCRBYFLOAT` as the first of these.
+    #[test]
+    fn fields_that_keep_their_time_are_set() {
+        let mut b = Bench::new();
+        assert_eq!(b.run("HSETEX h KEEPTTL FIELDS 1 a 1.5"), ":1|");
+        assert_eq!(b.effects, ["HSET h a 1.5"]);
+        assert_eq!(b.run("HSETEX h fields 2 a 2 b 3"), ":1|");
+        assert_eq!(b.effects, ["HSET h a 2 b 3"]);
+        assert_eq!(b.ks.dirty, 3);
+        assert_eq!(b.run("HSETEX h FXX FIELDS 2 b 4 c 5"), ":0|");
+        assert_eq!(b.run("HSETEX h FNX FIELDS 2 c 5 b 4"), ":0|");
+        assert!(b.effects.is_empty());
+        assert_eq!(b.run("HSETEX h FXX FIELDS 1 b 4"), ":1|");
+        assert_eq!(b.run("HSETEX h FNX KEEPTTL FIELDS 1 c 5"), ":1|");
+        assert_eq!(b.run("HGETALL h"), "*6|$1|a|$1|2|$1|b|$1|4|$1|c|$1|5|");
+        assert_eq!(b.run("HSETEX no FXX FIELDS 1 a 1"), ":0|");
+        assert_eq!(b.run("EXISTS no"), ":0|");
+        for wrong in [
+            "EX 5 FIELDS 1 a 1",
+            "FIELDS 2 a 1 b",
+            "FIELDS 1 a 1 b 2",
+            "KEEPTTL FXX FIELDS 0",
+            "FIELDS x a 1",
+            "FXX FNX FIELDS 1 a 1",
+            "KEEPTTL FXX KEEPTTL FIELDS",
+            "a 1 b 2",
+        ] {
+            assert!(b.run(&format!("HSETEX h {wrong}")).starts_with("-ERR "), "{wrong}");
+        }
+        b.run("SET s x");
+        assert!(b.run("HSETEX s FIELDS 1 a 1").starts_with("-WRONGTYPE"));
     }
 
     #[test]
