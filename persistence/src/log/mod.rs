@@ -20,6 +20,7 @@
 //! | `history.rs`, `lz4.rs` | segments older than the base: which are kept, in which form |
 //! | `folder.rs`, `manifest.rs`, `lock.rs` | the folder and the formats in it |
 //! | `recover.rs`, `replay.rs` | what a folder holds at start |
+//! | `strays.rs` | files in it that belong to no log |
 //! | `reader.rs` | segments, read by offset, for a replica that the tail has left behind |
 //! | `disk.rs`, `error.rs` | the file system behind a trait; what can go wrong |
 
