@@ -389,6 +389,7 @@ impl Log {
             epoch: 0,
             epoch_start: end,
             segment_start: start,
+            is_rotating: false,
             cuts: VecDeque::new(),
             marks: Marks::new(end),
             syncs: Syncs::new(Instant::now()),
@@ -670,9 +671,13 @@ impl Log {
             disk.base_size = Some(base_bytes());
         }
         for event in &events {
-            if let Event::BaseInstalled { at, result: Ok(()) } = event {
-                disk.log_start = *at;
-                disk.base_size = Some(base_bytes() + self.tail.end().0.saturating_sub(at.0));
+            match event {
+                Event::BaseInstalled { at, result: Ok(()) } => {
+                    disk.log_start = *at;
+                    disk.base_size = Some(base_bytes() + self.tail.end().0.saturating_sub(at.0));
+                }
+                Event::BaseInstalled { .. } => {}
+                Event::Rotated { at, .. } => disk.is_rotating &= *at != disk.segment_start,
             }
         }
         events
@@ -782,11 +787,17 @@ impl Log {
             disk.flush(&mut self.tail, true);
             self.tail.cut();
             disk.marks.cut(); // no record spans two segments
-            disk.segment_start = end;
+            (disk.segment_start, disk.is_rotating) = (end, true);
             disk.cuts.push_back(Cut::Rotate { at: end, db });
         }
         self.hand_over();
         end
+    }
+
+    /// Whether the segment that was asked for last is still to begin. Until then its file lacks what was written
+    /// since, which is copied when it does.
+    pub fn is_rotating(&self) -> bool {
+        self.on_disk.as_ref().is_some_and(|disk| disk.is_rotating)
     }
 
     /// Begins a segment if the present one has grown to `max_segment_bytes`: to be called between
@@ -828,6 +839,7 @@ impl Log {
         if let Some(disk) = &mut self.on_disk {
             disk.refuse_bases();
             disk.epoch += 1;
+            disk.is_rotating = false;
             disk.epoch_start = offset;
             disk.syncs = Syncs::new(Instant::now());
             (disk.flushed, disk.safe, disk.sync_wanted) = (offset, offset, None);

@@ -52,6 +52,8 @@ pub struct OnDisk {
     pub epoch_start: Offset,
     /// Where the newest segment began or will begin.
     pub segment_start: Offset,
+    /// Whether that is still to come.
+    pub is_rotating: bool,
     /// Rotations that wait for all before them to be written, and bases that wait for those.
     pub cuts: VecDeque<Cut>,
     pub marks: Marks,

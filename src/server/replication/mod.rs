@@ -223,8 +223,11 @@ impl Server {
     pub fn log_turn(&mut self, net: &mut Net<Client>) {
         for event in self.log.take_events() {
             match event {
-                log::Event::Rotated { result: Err(why), at } => {
-                    log_warning!("A new segment could not be begun at offset {at}: {why}");
+                log::Event::Rotated { at, result } => {
+                    if let Err(why) = result {
+                        log_warning!("A new segment could not be begun at offset {at}: {why}");
+                    }
+                    self.reap(net); // its child may have ended before
                 }
                 log::Event::BaseInstalled { at, result } => {
                     self.snapshots.installing = false;
@@ -242,7 +245,6 @@ impl Server {
                         }
                     }
                 }
-                log::Event::Rotated { .. } => {}
             }
         }
         if self.log.is_failing() != self.log_failing {

@@ -437,6 +437,11 @@ impl Server {
         if !running.stream_ended || !running.reports_ended {
             return;
         }
+        // Another that began before this one's segment would have as much to copy once more, and so on: the log's
+        // threads would never catch up.
+        if ok && running.rotated && self.log.is_rotating() && !self.log.is_failing() {
+            return;
+        }
         let Some(running) = self.snapshots.running.take() else { return };
         net.kill(running.reports);
         self.ks.child_alive = false;
@@ -541,8 +546,10 @@ impl Server {
     /// Ends the child where nobody waits for it, or all ends.
     pub fn kill_child(&mut self) {
         if let Some(running) = self.snapshots.running.take() {
-            let _ = nix::sys::signal::kill(running.pid, nix::sys::signal::Signal::SIGKILL);
-            let _ = waitpid(running.pid, None);
+            if running.exited.is_none() {
+                let _ = nix::sys::signal::kill(running.pid, nix::sys::signal::Signal::SIGKILL);
+                let _ = waitpid(running.pid, None);
+            }
             running.remove_files();
             self.ks.child_alive = false;
             set_resize_policy(ResizePolicy::Allow);

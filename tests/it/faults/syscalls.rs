@@ -526,6 +526,28 @@ fn the_log_is_synced_while_a_segment_is_begun() {
     assert_eq!(synced.items()[0], Value::Int(1), "{}", server.log());
 }
 
+/// The story: saves one after the other under heavy writes. Each new segment was copied what had been written since it
+/// was asked for, the next was asked for meanwhile, and in the end a gigabyte was copied for each.
+#[test]
+fn a_snapshot_ends_when_its_segment_has_begun() {
+    let server = with_log().start();
+    let temp = server.dir().join("appendonlydir/temp_appendonly.aof.manifest");
+    let hangs = Failing::inject(server.pid(), "fdatasync", HOUR, &["-P", text(&temp)]);
+    let mut client = server.client();
+    client.ok(&["SET", "key", "value"]);
+    client.ok(&["BGSAVE"]);
+    let pid = server.pid();
+    let children = || fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    assert!(eventually(PATIENCE, || server.dir().join("dump.rdb").exists()), "{}", server.log());
+    assert!(eventually(PATIENCE, || children().is_empty()), "{}", server.log());
+    assert_eq!(server.info("rdb_bgsave_in_progress"), "1");
+    assert!(client.cmd(&["BGSAVE"]).is_error());
+    drop(hangs);
+    let ended = || server.info("rdb_bgsave_in_progress") == "0";
+    assert!(eventually(PATIENCE, ended), "{}", server.log());
+    assert_eq!(server.info("rdb_last_bgsave_status"), "ok");
+}
+
 /// The story: the disk was slower than one client that did not wait for replies, or a replica's than its
 /// primary. All that came was taken and waited in memory, gigabytes of it, until the system ended the process.
 #[test]
