@@ -68,8 +68,15 @@ fn topology(kinds: &[(Kind, Option<usize>)]) -> Vec<Node> {
     nodes
 }
 
+/// Whether a server tells its replicas all that the command does. Redis 7.0 keeps to itself the zeros that `BITFIELD`
+/// makes of a missing key when all its changes fail (they are in no log either).
+fn is_told(head: Kind, command: &Command) -> bool {
+    let has = |word: &str| command.0.iter().any(|part| part.eq_ignore_ascii_case(word.as_bytes()));
+    head == Kind::Varve || !(has("BITFIELD") && has("FAIL"))
+}
+
 /// Writes at random until told to stop, with sums across keys moved in transactions.
-fn write(port: u16, seed: u64, stop: &AtomicBool, written: &AtomicU64) {
+fn write(head: Kind, port: u16, seed: u64, stop: &AtomicBool, written: &AtomicU64) {
     let mut client = Client::connect(port);
     let mut grammar = crate::differential::grammar::Grammar { random: Random::new(seed) };
     while !stop.load(Relaxed) {
@@ -77,6 +84,7 @@ fn write(port: u16, seed: u64, stop: &AtomicBool, written: &AtomicU64) {
         for _ in 0..20 {
             random_write(&mut grammar, &mut batch);
         }
+        batch.retain(|command| is_told(head, command));
         written.fetch_add(batch.len() as u64, Relaxed);
         client.pipeline(&batch);
         // Keeps the history of a run within the backlogs on a machine of any speed.
@@ -147,7 +155,7 @@ fn converges_while_links_break(kinds: &[(Kind, Option<usize>)]) {
     let cuts = thread::scope(|scope| {
         for writer in 0..WRITERS {
             let (stop, written, port) = (&stop, &written, nodes[0].server.port());
-            scope.spawn(move || write(port, seed * 100 + writer, stop, written));
+            scope.spawn(move || write(kinds[0].0, port, seed * 100 + writer, stop, written));
         }
         let disturbing = scope.spawn(|| disturb(&nodes, Random::new(seed), &stop));
         let end = Instant::now() + Duration::from_secs(seconds);
