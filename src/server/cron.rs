@@ -167,10 +167,32 @@ impl Server {
                 "Memory overcommit must be enabled! Without it, a background save or replication may fail under low memory condition. To fix this, set vm.overcommit_memory = 1 now with sysctl, and for good in a file like Varve's 60-varve.conf in /etc/sysctl.d."
             );
         }
-        if read("/sys/kernel/mm/transparent_hugepage/enabled").contains("[always]") {
+        let enabled = read("/sys/kernel/mm/transparent_hugepage/enabled");
+        if has_huge_pages(&enabled, &read("/proc/self/status")) {
             log_warning!(
                 "Transparent huge pages are set to 'always': after a fork the first write to a page copies 2 MiB. Set them to 'madvise'."
             );
         }
+    }
+}
+
+/// Whether the kernel backs this process with huge pages unasked, by what it says of the system and of the
+/// process, for which `disable-thp` turns them off.
+fn has_huge_pages(enabled: &str, status: &str) -> bool {
+    let off = |line: &str| line.split_whitespace().eq(["THP_enabled:", "0"]);
+    enabled.contains("[always]") && !status.lines().any(off)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It warned where `disable-thp` had seen to it already.
+    #[test]
+    fn huge_pages_that_are_off_for_the_process_are_nothing_to_warn_of() {
+        let (always, asked) = ("[always] madvise never\n", "always [madvise] never\n");
+        assert!(has_huge_pages(always, "Name:\tvarved\nTHP_enabled:\t1\n"));
+        assert!(!has_huge_pages(always, "Name:\tvarved\nTHP_enabled:\t0\n"));
+        assert!(!has_huge_pages(asked, "Name:\tvarved\nTHP_enabled:\t1\n"));
     }
 }
