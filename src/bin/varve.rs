@@ -30,7 +30,7 @@ const LOOKS: u32 = 5;
 const BETWEEN: Duration = Duration::from_secs(1);
 
 #[derive(Parser)]
-#[command(version, about = "Looks at the files of a Varve log. Changes nothing.")]
+#[command(name = "varve", version, about = "Looks at the files of a Varve log. Changes nothing.")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,

@@ -40,6 +40,13 @@ fn the_help_says_what_each_argument_is() {
     }
 }
 
+/// It called itself by the package's name, which is the daemon's.
+#[test]
+fn the_version_names_the_tool() {
+    let (good, text) = varve(&["--version"]);
+    assert!(good && text.starts_with("varve 0."), "{text}");
+}
+
 #[test]
 fn varve_looks_at_a_log_and_changes_nothing() {
     let mut server = Server::varve().arg("--appendonly", "yes").start();
