@@ -50,8 +50,10 @@ conf:
 	$(TARGET)/debug/varved --print-default-config > packaging/varve.conf
 	$(TARGET)/debug/varved --print-config-manual > docs/configuration.md
 
+# What `make build` made: root, who installs, need not have cargo, and should not write to the target folder.
 # An existing configuration is the administrator's: the new default goes beside it.
-install: build
+install:
+	@test -e $(TARGET)/release/varved || { echo "There is no $(TARGET)/release/varved: \`make build\` comes first." >&2; exit 1; }
 	install -D -m 755 $(TARGET)/release/varved $(DESTDIR)$(BINDIR)/varved
 	install -D -m 755 $(TARGET)/release/varve $(DESTDIR)$(BINDIR)/varve
 	install -d -m 755 $(DESTDIR)$(UNITDIR)

@@ -257,7 +257,8 @@ fn an_installation_leaves_the_configuration_alone() {
     std::fs::create_dir(&built).unwrap();
     ["varved", "varve"].iter().for_each(|name| std::fs::write(built.join(name), "").unwrap());
     let mut install = Command::new("make");
-    install.args(["-s", "install", "CARGO=true"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    // Root, who installs, may have no cargo.
+    install.args(["-s", "install", "CARGO=false"]).current_dir(env!("CARGO_MANIFEST_DIR"));
     for (name, path) in [("TARGET", folder.path()), ("DESTDIR", &root)] {
         install.arg(format!("{name}={}", text(path)));
     }
