@@ -43,6 +43,7 @@ Usage: varved [/path/to/varve.conf] [options] [-]
        varved - (read the configuration from standard input)
        varved -v or --version
        varved -h or --help
+       varved --print-default-config (a configuration file with comments)
 
 Every directive of the configuration file is an option.
 
