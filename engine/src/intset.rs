@@ -69,7 +69,7 @@ fn decode<const W: usize>(raw: &[u8; W]) -> i64 {
 pub struct Intset(Thin<Bytes>);
 
 impl Intset {
-    /// As [`Thin::address`].
+    /// As `Thin::address`.
     #[inline]
     pub fn address(&self) -> *const u8 {
         self.0.address()

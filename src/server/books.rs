@@ -56,7 +56,7 @@ pub struct SlowLog {
     next: u64,
 }
 
-/// Arguments that the slow log keeps, each as [`Args::head`].
+/// Arguments that the slow log keeps.
 const SLOW_ARGS: usize = 32;
 /// And so many bytes of each.
 const SLOW_ARG: usize = 128;

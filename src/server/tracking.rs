@@ -409,7 +409,7 @@ impl Server {
         }
     }
 
-    /// As [`Server::limit_read_keys`], while a client's command runs.
+    /// As `limit_read_keys`, while a client's command runs.
     pub fn forget_surplus(&mut self, call: &mut Call<'_>, most: usize) {
         let mut own = call.reply.alike();
         self.limit_read_keys(call.net, Some((call.client, &mut own)), most);

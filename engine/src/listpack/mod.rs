@@ -154,7 +154,7 @@ impl From<Deque> for Listpack {
 }
 
 impl<G: Gap> Owned<G> {
-    /// As [`Thin::address`].
+    /// As `Thin::address`.
     #[inline]
     pub fn address(&self) -> *const u8 {
         self.0.address()

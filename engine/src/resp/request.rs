@@ -1,6 +1,6 @@
 //! Requests, found in the bytes as they arrive.
 //!
-//! A [`Framer`] walks over one request, a multibulk (`*2\r\n$3\r\nGET\r\n…`) or an inline command,
+//! A `Framer` walks over one request, a multibulk (`*2\r\n$3\r\nGET\r\n…`) or an inline command,
 //! and marks its arguments as [`Span`]s; nothing is copied. It remembers where it stands, so a
 //! request that arrives a byte at a time is still read once. [`Input`] is a connection's read side:
 //! the buffer, the framer, and the queue of complete requests. [`Frame`] is the same framer over

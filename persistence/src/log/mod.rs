@@ -149,7 +149,7 @@ pub struct Options {
     pub history_segments: usize,
     /// How many blocks of 64 KiB the pool has; 0 for none.
     pub pool_blocks: usize,
-    /// Whether this process has the folder to itself ([`lock_dir`]). If not, [`recover`] changes nothing,
+    /// Whether this process has the folder to itself ([`lock_dir`]). If not, [`recover()`] changes nothing,
     /// and reads what a daemon may be writing as it is at one moment.
     pub alone: bool,
     /// Without threads every job is done by the call that asks for it: for simulations.

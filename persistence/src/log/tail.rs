@@ -2,7 +2,7 @@
 //! from.
 //!
 //! A queue of blocks. A reader keeps an offset, not a block: one that lags costs nothing and holds
-//! nothing back. With the log on disk the newest blocks are a pool's ([`super::pool`]), as long as it
+//! nothing back. With the log on disk the newest blocks are a pool's (`pool.rs`), as long as it
 //! has any, so that what is appended is safe from the process's end at once.
 
 use super::block::{Block, BlockWriter, PAGE};

@@ -245,7 +245,7 @@ impl Zset {
         }
     }
 
-    /// To be called before [`Zset::update`] where the new score is known: see [`Large::prefetch`].
+    /// To be called before [`Zset::update`] where the new score is known: see `Large::prefetch`.
     #[inline]
     pub fn prefetch(&self, score: f64) {
         if let Zset::Large(large) = self {
