@@ -9,13 +9,12 @@ use crate::config::directives::find;
 use crate::config::types::AppendFsync;
 use crate::config::{Config, failed};
 use crate::server::Server;
-use crate::server::client::Kind;
+use crate::server::client::{BlockedOn, Kind};
 use crate::server::dispatch::{Call, STILL_LOADING};
 use crate::server::registry::ServerHandler;
 use crate::server::start::raise_file_limit;
 use crate::{log_notice, log_warning, logger};
 use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
 use varve_engine::command::{Command, Keys, Spec, flag::*};
 use varve_engine::{Args, Error};
 
@@ -47,7 +46,12 @@ fn set(s: &mut Server, call: &mut Call, args: &mut Args) -> Done {
     }
     let (new, changed) = s.cfg.updated(&pairs, call.is_local())?;
     s.reconfigure(call, new, &changed)?;
-    call.reply.ok();
+    // That the log is off is said when its files are whole.
+    let closes = changed.contains(&"appendonly") && s.files_are_open();
+    match closes && s.in_exec.is_none() {
+        true => s.block(call, BlockedOn::Files, None),
+        false => call.reply.ok(),
+    }
     Ok(())
 }
 
@@ -108,7 +112,7 @@ impl Server {
                 }
             }
             "dir" => {
-                if self.log.is_on_disk() || self.snapshots.running() {
+                if self.uses_files() || self.snapshots.running() {
                     return Err("the folder is in use by the log or by a snapshot".into());
                 }
                 self.change_dir()?;
@@ -131,7 +135,7 @@ impl Server {
         logger::set_level(self.cfg.loglevel);
         crate::crash::set_enabled(self.cfg.crash_log_enabled);
         self.show_title();
-        self.apply_fsync();
+        self.apply_log_config();
         if self.cfg.appendfsync != old.appendfsync
             && self.cfg.appendfsync == AppendFsync::Always
             && !self.log.is_on_disk()
@@ -140,11 +144,6 @@ impl Server {
         }
         if self.cfg.repl_backlog_size != old.repl_backlog_size && !self.disk_is_due() {
             self.log.set_tail_bytes(self.cfg.repl_backlog_size);
-        }
-        let history = |cfg: &Config| (cfg.repl_history_size, cfg.repl_history_ttl);
-        if history(&self.cfg) != history(old) {
-            let ttl = Duration::from_secs(self.cfg.repl_history_ttl.into());
-            self.log.set_history(self.cfg.repl_history_size, ttl);
         }
         self.replication_config_changed();
         self.slowlog.entries.truncate(self.cfg.slowlog_max_len as usize);

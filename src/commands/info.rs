@@ -11,7 +11,6 @@ use crate::server::client::{Client, Kind};
 use crate::server::dispatch::Call;
 use crate::server::progress::Progress;
 use crate::server::registry::ServerHandler;
-use crate::server::snapshot::Purpose;
 use crate::{allocator, service};
 use nix::sys::resource::{UsageWho, getrusage};
 use std::fmt::{Display, Write};
@@ -315,7 +314,7 @@ impl Server {
         t.add("current_save_keys_total", total);
         t.add("current_save_keys_per_sec", running.map_or(0, |r| r.progress.per_second()));
         t.add("current_save_eta_seconds", running.map_or(-1, |r| r.progress.left_s()));
-        let rewriting = s.running_for(&Purpose::Rewrite);
+        let rewriting = self.is_rewriting();
         let seconds = |is: bool| match running {
             Some(r) if is => r.started.elapsed().as_secs() as i64,
             _ => -1,

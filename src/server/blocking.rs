@@ -27,6 +27,8 @@ pub struct Waiters {
     limits: std::collections::BTreeSet<(i64, ConnId)>,
     /// Clients in `WAIT` and `WAITAOF`.
     on_replicas: Vec<ConnId>,
+    /// Clients that wait for the log's files to be closed.
+    on_files: Vec<ConnId>,
     blocked: usize,
 }
 
@@ -52,6 +54,10 @@ impl Waiters {
 
     pub fn any_on_replicas(&self) -> bool {
         !self.on_replicas.is_empty()
+    }
+
+    pub fn any_on_files(&self) -> bool {
+        !self.on_files.is_empty()
     }
 }
 
@@ -84,8 +90,12 @@ impl Server {
         if let Some(at) = until_ms {
             self.waiters.limits.insert((at, call.id));
         }
-        if matches!(on, BlockedOn::Replicas { .. } | BlockedOn::Disks { .. }) {
-            self.waiters.on_replicas.push(call.id);
+        match on {
+            BlockedOn::Replicas { .. } | BlockedOn::Disks { .. } => {
+                self.waiters.on_replicas.push(call.id);
+            }
+            BlockedOn::Files => self.waiters.on_files.push(call.id),
+            _ => {}
         }
         self.waiters.blocked += 1;
         call.client.blocked = Some(Blocked { on, until_ms });
@@ -120,6 +130,7 @@ impl Server {
             BlockedOn::Replicas { .. } | BlockedOn::Disks { .. } => {
                 self.waiters.on_replicas.retain(|&w| w != id);
             }
+            BlockedOn::Files => self.waiters.on_files.retain(|&w| w != id),
             BlockedOn::Shutdown | BlockedOn::Migration => {}
         }
         self.waiters.blocked -= 1;
@@ -228,10 +239,18 @@ impl Server {
                     call.reply.int(s.synced_here(offset) as i64);
                     call.reply.int(s.replica_disks_at(offset) as i64);
                 }
+                (Some(BlockedOn::Files), None) => call.reply.ok(),
                 _ => {}
             }
         });
         true
+    }
+
+    /// Answers the clients that waited for the log's files to be closed.
+    pub fn serve_files_waiters(&mut self, net: &mut Net<Client>) {
+        for id in self.waiters.on_files.clone() {
+            self.release(net, id, None);
+        }
     }
 
     /// Answers the clients in `WAIT` and `WAITAOF` whose condition now holds.

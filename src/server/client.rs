@@ -49,6 +49,8 @@ pub enum BlockedOn {
     Migration,
     /// `SHUTDOWN` that waits for replicas.
     Shutdown,
+    /// `CONFIG SET appendonly no`: the log's files are to be closed.
+    Files,
 }
 
 pub struct Blocked {

@@ -128,7 +128,7 @@ impl Server {
             self.load_dump(net)?;
         }
         self.loading = None;
-        self.apply_fsync(); // a client may have set it meanwhile
+        self.apply_log_config();
         if self.stopping {
             return Ok(());
         }
@@ -231,8 +231,12 @@ impl Server {
         }
         let at = self.log.end();
         let base = log::NewBase { path: dump, at, rdb: true, keep: true };
-        let db = self.log.current_db();
-        self.log.start_disk(options, base, db).map_err(|e| e.to_string())
+        let (db, histories) = (self.log.current_db(), *self.log.histories());
+        let waker = self.waker.clone();
+        let make = move || Log::make_files(options, base, db, histories, waker);
+        let files = self.off_the_loop(net, "log-open", OPENING, make)?;
+        let begun = self.log.go_to_disk(files.map_err(|e| e.to_string())?);
+        begun.map_err(|_| "the data was replaced meanwhile".to_owned())
     }
 
     /// Loads the base, and says where it stands if it is an RDB that tells.

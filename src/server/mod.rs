@@ -30,6 +30,7 @@ pub mod clock;
 pub mod cron;
 pub mod dispatch;
 pub mod load;
+pub mod log_files;
 pub mod memory;
 pub mod progress;
 pub mod pubsub;
@@ -104,6 +105,7 @@ pub struct Server {
     pub in_exec: Option<Reply>,
     pub loading: Option<load::Loading>,
     pub snapshots: snapshot::Snapshots,
+    pub files: Option<log_files::FilesWork>,
     pub repl: replication::Replication,
     pub memory: memory::Memory,
     pub client_eviction: client_eviction::ClientEviction,

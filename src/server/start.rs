@@ -131,7 +131,10 @@ pub fn run(loaded: Loaded) -> Result<ExitCode, String> {
         &mut server.log,
         Log::in_memory(server.histories, Offset(0), 1, Arc::new(|| {})),
     );
-    log.close().map_err(|e| format!("The log could not be closed in good order: {e}"))?;
+    let files = server.end_files_work();
+    log.close()
+        .and(files)
+        .map_err(|e| format!("The log could not be closed in good order: {e}"))?;
     // Not before: to whoever sent SHUTDOWN the end of the connection says that the files are whole.
     drop(net);
     if server.insisted {
@@ -339,6 +342,7 @@ impl Server {
             repl,
             snapshots: snapshot::Snapshots::new(clock.now_ms()),
             loading: None::<load::Loading>,
+            files: None,
             cfg,
             origin,
             ks,

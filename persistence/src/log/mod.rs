@@ -68,14 +68,10 @@ pub use tail::{Cursor, Piece};
 
 use crate::offset::{Histories, HistoryId, Offset};
 use aside::Places;
-use folder::{Folder, is_full};
-use history::Retention;
-use manifest::{FileType, Manifest, State};
+use folder::Folder;
+use manifest::{FileType, Manifest};
 use marks::Marks;
 use on_disk::{Cut, OnDisk};
-use pool::Pool;
-use sink::{Open, Sink};
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -86,7 +82,7 @@ use std::time::{Duration, Instant};
 use syncs::Syncs;
 use tail::Tail;
 use varve_engine::effects::Part;
-use writer::{Reset, Shared, WriteJob, Writer, lock};
+use writer::{Reset, WriteJob, lock};
 
 /// Called, from another thread, when the log has got further or something happened to it.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -293,112 +289,13 @@ impl Log {
         // Under a name whose end was lost, this node too may not go on: others may hold that end.
         log.own = recovered.histories() != Some(histories)
             || (recovered.owns_name() && recovered.is_lossless());
-        log.attach(recovered, options)?;
+        log.attach(OnDisk::open(recovered, options, (histories, log.own), log.waker.clone())?);
         Ok(log)
     }
 
-    fn attach(&mut self, recovered: Recovered, options: Options) -> Result<(), Error> {
-        let disk = options.disk.clone();
-        let end = recovered.end();
-        let mut manifest = recovered.manifest();
-        let identity = disk.dir_identity(&options.dir);
-        manifest.state = Some(State {
-            histories: self.histories,
-            own: self.own,
-            boot: disk.boot_id(),
-            folder: identity.map_err(Error::io("stat", &options.dir))?,
-            file: None,
-            fsync: options.fsync,
-            pool: None,
-            unsynced: None,
-            closed: None,
-        });
-        let last = manifest.segments().next_back().cloned();
-        let mut folder =
-            Folder::new(disk.clone(), &options.dir, &options.base_name, manifest.clone());
-        let (entry, file) = match last {
-            Some(entry) => {
-                let path = folder.path(&entry.name);
-                let file = disk.open(&path).map_err(Error::io("open", &path))?;
-                // Behind the file's end, in its last block and in those set aside, may be what the power cut
-                // left of writes that are lost. The next cut could leave a longer file and that in it, in
-                // place of what goes on here. This removes it, though the length stays.
-                if recovered.lost_power()
-                    && let Some(start) = entry.start
-                {
-                    file.set_len(end - start).map_err(Error::io("cut", &path))?;
-                }
-                // What was read back must be on disk before it is called recovered again.
-                file.sync().map_err(Error::io("sync", &path))?;
-                (entry, file)
-            }
-            None => {
-                let (file, entry) = folder.create_segment(end, 0)?;
-                manifest.entries.push(entry.clone());
-                (entry, file)
-            }
-        };
-        // From here on the file says that the segments have all, as they do: of the stream that the
-        // manifest on disk names, and of the one that it will name.
-        let (before, stream) = (recovered.pool_stream().unwrap_or_default(), pool::new_stream());
-        let pool_path = pool::path(&options.dir, &options.base_name);
-        let mut pool = Pool::open(&*disk, &pool_path, options.pool_blocks, before, end).ok();
-        pool.iter().for_each(|pool| pool.begin_stream(stream, end));
-        manifest.state.iter_mut().for_each(|state| state.pool = pool.as_ref().map(|_| stream));
-        let stored = match folder.store(manifest.clone()) {
-            // The segments have all that the pool had: its room is what there is.
-            Err(Error::Io { source, .. }) if is_full(&source) && pool.take().is_some() => {
-                let _ = disk.remove(&pool_path);
-                let note = format!("The disk is full: {pool_path:?} makes room for the manifest");
-                lock(&folder.notes).push(note);
-                manifest.state.iter_mut().for_each(|state| state.pool = None);
-                folder.store(manifest)
-            }
-            other => other,
-        };
-        stored?;
-        if pool.is_none() {
-            let _ = disk.remove(&pool_path);
-        }
-        let start = entry.start.unwrap_or(end);
-        let path = folder.path(&entry.name);
-        let records = index::read(&*disk, &path, start, end - start);
-        let file_too = file.clone();
-        folder.indexer = index::Indexer::resume(&*disk, &path, file_too, start, &records).ok();
-        strays::remove(&folder);
-        folder.remove_dead()?;
-
-        let log_start = folder.manifest.segments().next().and_then(|e| e.start).unwrap_or(end);
-        let sink = Sink::new(Some(Open { file, start }), end);
-        let retention = Retention::new(&options);
-        let shared = Shared::new(folder, sink, options.fsync, end, retention, self.waker.clone());
-        let base_size = shared.base_bytes.load(Ordering::Relaxed) + (end - log_start);
-        let writer = Writer::start(shared, options.threads)
-            .map_err(Error::io("start threads for", &options.dir))?;
-        writer.shared.history_due();
-        self.tail.set_pool(pool.clone(), start, end);
-        self.on_disk = Some(OnDisk {
-            writer,
-            options,
-            pool,
-            flushed: end,
-            safe: end,
-            changes: 0,
-            changed_at: end,
-            sync_wanted: None,
-            epoch: 0,
-            epoch_start: end,
-            segment_start: start,
-            is_rotating: false,
-            cuts: VecDeque::new(),
-            marks: Marks::new(end),
-            syncs: Syncs::new(Instant::now()),
-            seen_to_memory: (Instant::now(), [end; 2]),
-            history_looked: Instant::now(),
-            log_start,
-            base_size: Some(base_size),
-        });
-        Ok(())
+    fn attach(&mut self, disk: OnDisk) {
+        self.tail.set_pool(disk.pool.clone(), disk.segment_start, disk.flushed);
+        self.on_disk = Some(disk);
     }
 
     /// Adds bytes to the history: one or more whole RESP commands, or, on a replica, what its
@@ -727,7 +624,9 @@ impl Log {
 
     /// Changes how much history is kept: `CONFIG SET repl-history-size` and `repl-history-ttl`.
     pub fn set_history(&mut self, bytes: u64, ttl: Duration) {
-        if let Some(disk) = &mut self.on_disk {
+        if let Some(disk) = &mut self.on_disk
+            && (disk.options.history_bytes, disk.options.history_ttl) != (bytes, ttl)
+        {
             (disk.options.history_bytes, disk.options.history_ttl) = (bytes, ttl);
             disk.writer.shared.retention.set(bytes, ttl);
             disk.writer.shared.history_due();
@@ -843,7 +742,7 @@ impl Log {
             disk.epoch_start = offset;
             disk.syncs = Syncs::new(Instant::now());
             (disk.flushed, disk.safe, disk.sync_wanted) = (offset, offset, None);
-            disk.changed_at = offset;
+            (disk.changed_at, disk.leaves_at) = (offset, None);
             disk.segment_start = offset;
             disk.marks = Marks::new(offset);
             disk.log_start = offset;
@@ -873,22 +772,18 @@ impl Log {
         }
     }
 
-    /// `CONFIG SET appendonly yes`: goes on in a folder, from the finished snapshot `base`, which
-    /// stands at `base.at`, where database `db` is selected. The tail must still reach back to there. What the folder held of
-    /// another time is removed.
-    ///
-    /// Opens and syncs files: takes as long as the disk does.
-    pub fn start_disk(
-        &mut self,
+    /// Makes the files that a log in memory is to go on in, in a folder whose files of another time become history: the
+    /// finished snapshot `base`, and behind it what was appended since `base.at`, where database `db` is selected.
+    /// Takes as long as the disk does, and is no part of the log before [`Log::go_to_disk`]: until then a start that
+    /// finds the files goes on under another name than `histories`.
+    pub fn make_files(
         options: Options,
         mut base: NewBase,
         db: u32,
-    ) -> Result<(), Error> {
+        histories: Histories,
+        waker: Waker,
+    ) -> Result<Files, Error> {
         let at = base.at;
-        if at < self.tail.first() || at > self.tail.end() {
-            let what = "the memory tail does not reach back to the snapshot";
-            return Err(Error::io("use", &base.path)(io::Error::other(what)));
-        }
         let (disk, dir) = (options.disk.clone(), options.dir.clone());
         disk.create_dir(&dir).map_err(Error::io("create", &dir))?;
         let old = recover::read_manifest(&options)?.unwrap_or_default();
@@ -900,31 +795,59 @@ impl Log {
             (entry.kind, entry.sealed_s) = (FileType::History, None);
             manifest.entries.push(entry);
         }
-        self.attach(Recovered::from_parts(&options, manifest, at)?, options)
+        let recovered = Recovered::from_parts(&options, manifest, at)?;
+        let disk = OnDisk::open(recovered, options, (histories, false), waker)?;
+        Ok(Files { disk: Box::new(disk), end: at, db })
     }
 
-    /// Closes the files in good order and goes on in memory.
-    pub fn stop_disk(&mut self) -> Result<(), Error> {
-        self.leave_disk().map_or(Ok(()), Left::close)
+    /// Goes on in the files, which get what was appended since they begin. They come back if the memory tail does not
+    /// reach back to there.
+    pub fn go_to_disk(&mut self, files: Files) -> Result<(), Files> {
+        if files.end < self.tail.first() || files.end > self.tail.end() {
+            return Err(files);
+        }
+        self.attach(*files.disk);
+        self.rename(self.histories, self.own);
+        Ok(())
     }
 
-    /// `CONFIG SET appendonly no`: as [`Log::stop_disk`]. What others are given from here on, the files do not
-    /// have: a start that finds them goes on under another name.
-    pub fn turn_off_disk(&mut self) -> Result<(), Error> {
-        let own = self.own;
-        self.rename(self.histories, false);
-        self.own = own;
-        self.stop_disk()
+    /// `CONFIG SET appendonly no`: once all that was appended before the first call is as safe as it was to be, gives
+    /// the files away, to be closed beside the loop. What others are given from then on the files do not have: a
+    /// start that finds them goes on under another name. `None` until then, and for a log in memory.
+    pub fn leave_in_good_order(&mut self) -> Option<Files> {
+        if self.on_disk.as_ref()?.leaves_at.is_none() {
+            let (own, end) = (self.own, self.end());
+            self.rename(self.histories, false);
+            self.own = own;
+            self.on_disk.as_mut()?.leaves_at = Some(end);
+        }
+        let disk = self.on_disk.as_ref()?;
+        let is_safe = Some(disk.released()) >= disk.leaves_at && !disk.is_change_pending();
+        if is_safe || self.is_failing() { self.leave_disk() } else { None }
     }
 
-    /// As [`Log::stop_disk`], and leaves to the caller what waits for the disk.
-    pub fn leave_disk(&mut self) -> Option<Left> {
+    /// Takes [`Log::leave_in_good_order`] back, if the log is on disk still: whether it is.
+    pub fn stay_on_disk(&mut self) -> bool {
+        let left = self.on_disk.as_mut().and_then(|disk| disk.leaves_at.take());
+        if left.is_some() {
+            self.rename(self.histories, self.own);
+        }
+        self.is_on_disk()
+    }
+
+    /// Goes on in memory, and gives away the files as they are.
+    pub fn leave_disk(&mut self) -> Option<Files> {
         self.hand_over();
         let (end, db) = (self.end(), self.db);
         let mut disk = self.on_disk.take()?;
         disk.refuse_bases();
         self.tail.set_pool(None, end, end);
-        Some(Left { disk, end, db })
+        Some(Files { disk: Box::new(disk), end, db })
+    }
+
+    /// Closes the files in good order and goes on in memory.
+    pub fn stop_disk(&mut self) -> Result<(), Error> {
+        self.leave_disk().map_or(Ok(()), Files::close)
     }
 
     /// Writes and syncs everything, and notes that the log ends here: a start in any boot may go on
@@ -971,15 +894,22 @@ impl Log {
     }
 }
 
-/// The files of a log that went on in memory, still to be closed.
-pub struct Left {
-    disk: OnDisk,
+/// Open files of a log that is in memory: it has left them, or is to go on in them.
+pub struct Files {
+    disk: Box<OnDisk>,
+    /// Where the log left them, or they begin, and the database selected there.
     end: Offset,
     db: u32,
 }
 
-impl Left {
-    /// Closes the files in good order: takes as long as the disk does.
+impl Files {
+    /// Whether the manifest says that the log goes on elsewhere: a start that finds the files then does so under
+    /// another name.
+    pub fn are_renamed(&self) -> bool {
+        !self.disk.is_change_pending()
+    }
+
+    /// Writes and syncs everything, and closes them in good order: takes as long as the disk does.
     pub fn close(self) -> Result<(), Error> {
         self.disk.writer.close()
     }

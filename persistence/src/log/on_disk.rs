@@ -1,13 +1,18 @@
 //! The loop thread's part of keeping the log on disk: what is handed to the threads, and when.
 
-use super::folder::NewBase;
+use super::error::Error;
+use super::folder::{Folder, NewBase, is_full};
+use super::history::Retention;
+use super::manifest::State;
 use super::marks::Marks;
 use super::pool::{self, Pool};
+use super::recover::Recovered;
+use super::sink::{Open, Sink};
 use super::syncs::Syncs;
 use super::tail::Tail;
-use super::writer::{Round, SlowJob, WriteJob, Writer, lock};
-use super::{Fsync, Options};
-use crate::offset::Offset;
+use super::writer::{Round, Shared, SlowJob, WriteJob, Writer, lock};
+use super::{Fsync, Options, Waker, index, strays};
+use crate::offset::{Histories, Offset};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,9 +71,121 @@ pub struct OnDisk {
     pub log_start: Offset,
     /// `None` until the log's threads have begun anew after a [`super::Log::reset`].
     pub base_size: Option<u64>,
+    /// The log leaves the disk once that has what was appended before.
+    pub leaves_at: Option<Offset>,
 }
 
 impl OnDisk {
+    /// Opens the files of a log that was recovered, for what is named `histories` from here on; whether this node
+    /// took the current name itself is what the manifest says of it.
+    pub fn open(
+        recovered: Recovered,
+        options: Options,
+        (histories, own): (Histories, bool),
+        waker: Waker,
+    ) -> Result<OnDisk, Error> {
+        let disk = options.disk.clone();
+        let end = recovered.end();
+        let mut manifest = recovered.manifest();
+        let identity = disk.dir_identity(&options.dir);
+        manifest.state = Some(State {
+            histories,
+            own,
+            boot: disk.boot_id(),
+            folder: identity.map_err(Error::io("stat", &options.dir))?,
+            file: None,
+            fsync: options.fsync,
+            pool: None,
+            unsynced: None,
+            closed: None,
+        });
+        let last = manifest.segments().next_back().cloned();
+        let mut folder =
+            Folder::new(disk.clone(), &options.dir, &options.base_name, manifest.clone());
+        let (entry, file) = match last {
+            Some(entry) => {
+                let path = folder.path(&entry.name);
+                let file = disk.open(&path).map_err(Error::io("open", &path))?;
+                // Behind the file's end, in its last block and in those set aside, may be what the power cut
+                // left of writes that are lost. The next cut could leave a longer file and that in it, in
+                // place of what goes on here. This removes it, though the length stays.
+                if recovered.lost_power()
+                    && let Some(start) = entry.start
+                {
+                    file.set_len(end - start).map_err(Error::io("cut", &path))?;
+                }
+                // What was read back must be on disk before it is called recovered again.
+                file.sync().map_err(Error::io("sync", &path))?;
+                (entry, file)
+            }
+            None => {
+                let (file, entry) = folder.create_segment(end, 0)?;
+                manifest.entries.push(entry.clone());
+                (entry, file)
+            }
+        };
+        // From here on the file says that the segments have all, as they do: of the stream that the
+        // manifest on disk names, and of the one that it will name.
+        let (before, stream) = (recovered.pool_stream().unwrap_or_default(), pool::new_stream());
+        let pool_path = pool::path(&options.dir, &options.base_name);
+        let mut pool = Pool::open(&*disk, &pool_path, options.pool_blocks, before, end).ok();
+        pool.iter().for_each(|pool| pool.begin_stream(stream, end));
+        manifest.state.iter_mut().for_each(|state| state.pool = pool.as_ref().map(|_| stream));
+        let stored = match folder.store(manifest.clone()) {
+            // The segments have all that the pool had: its room is what there is.
+            Err(Error::Io { source, .. }) if is_full(&source) && pool.take().is_some() => {
+                let _ = disk.remove(&pool_path);
+                let note = format!("The disk is full: {pool_path:?} makes room for the manifest");
+                lock(&folder.notes).push(note);
+                manifest.state.iter_mut().for_each(|state| state.pool = None);
+                folder.store(manifest)
+            }
+            other => other,
+        };
+        stored?;
+        if pool.is_none() {
+            let _ = disk.remove(&pool_path);
+        }
+        let start = entry.start.unwrap_or(end);
+        let path = folder.path(&entry.name);
+        let records = index::read(&*disk, &path, start, end - start);
+        let file_too = file.clone();
+        folder.indexer = index::Indexer::resume(&*disk, &path, file_too, start, &records).ok();
+        strays::remove(&folder);
+        folder.remove_dead()?;
+
+        let log_start = folder.manifest.segments().next().and_then(|e| e.start).unwrap_or(end);
+        let sink = Sink::new(Some(Open { file, start }), end);
+        let retention = Retention::new(&options);
+        let shared = Shared::new(folder, sink, options.fsync, end, retention, waker);
+        let base_size = shared.base_bytes.load(Ordering::Relaxed) + (end - log_start);
+        let writer = Writer::start(shared, options.threads)
+            .map_err(Error::io("start threads for", &options.dir))?;
+        writer.shared.history_due();
+        Ok(OnDisk {
+            writer,
+            options,
+            pool,
+            flushed: end,
+            safe: end,
+            changes: 0,
+            changed_at: end,
+            sync_wanted: None,
+            epoch: 0,
+            epoch_start: end,
+            segment_start: start,
+            is_rotating: false,
+            cuts: VecDeque::new(),
+            marks: Marks::new(end),
+            syncs: Syncs::new(Instant::now()),
+            seen_to_memory: (Instant::now(), [end; 2]),
+            history_looked: Instant::now(),
+            log_start,
+            base_size: Some(base_size),
+            leaves_at: None,
+        })
+    }
+
     /// Whether the files are those of the present log, and not yet of the one before a reset.
     pub fn is_begun(&self) -> bool {
         self.writer.shared.epoch.load(Ordering::Acquire) == self.epoch

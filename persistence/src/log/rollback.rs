@@ -18,7 +18,7 @@ use super::lz4;
 use super::manifest::{Entry, FileType, Manifest};
 use super::recover::{BaseKind, base_kind, recover};
 use super::replay::{Reading, Stop};
-use super::{Left, Log, Options, Waker, disk};
+use super::{Files, Log, Options, Waker, disk};
 use crate::offset::Offset;
 use crate::rdb;
 use std::convert::Infallible;
@@ -60,7 +60,7 @@ pub fn roll_back(options: &Options, to: Offset) -> Result<TailFile, Error> {
     Ok(tail)
 }
 
-impl Left {
+impl Files {
     /// Closes the files and brings the log back to `to`: [`roll_back`]. If that can not be, `ending`,
     /// which is what follows `to`, is set aside all the same, as far as it can be had.
     ///

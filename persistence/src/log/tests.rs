@@ -5,6 +5,7 @@
 //! histories change. Whatever the log had released by then must be there afterwards.
 
 use super::fake::FakeDisk;
+use super::manifest::State;
 use super::recover::read_manifest;
 use super::writer::NEWEST;
 use super::*;
@@ -774,7 +775,8 @@ fn a_base_that_waits_when_the_log_leaves_the_disk_leaves_no_file() {
     let at = log.begin_rotation();
     log.install_base(NewBase { path: "new.rdb".into(), at, rdb: true, keep: false });
     assert!(disk.contents(Path::new("new.rdb")).is_some());
-    assert!(log.turn_off_disk().is_err());
+    let files = log.leave_in_good_order().expect("it does not wait for a disk that takes nothing");
+    assert!(!files.are_renamed() && files.close().is_err());
     assert_eq!(disk.contents(Path::new("new.rdb")), None);
 }
 
@@ -1139,12 +1141,19 @@ fn the_log_goes_to_disk_and_back_to_memory_while_it_runs() {
     log.append_command(3, shared());
     disk.put(Path::new("new.rdb"), b"REDIS");
     let base = NewBase { path: "new.rdb".into(), at, rdb: true, keep: false };
-    log.start_disk(options(&disk), base, 0).unwrap();
+    let (histories, waker) = (*log.histories(), no_waker());
+    let files = Log::make_files(options(&disk), base, 0, histories, waker).unwrap();
+    log.append_command(3, &["SET", "c", "e"]);
+    // Until the log goes on in them others have what the files have not.
+    let found = || recover(&options(&disk)).unwrap().unwrap();
+    assert_eq!(found().histories_after_restart(id(2)).current, id(2));
+    assert!(log.go_to_disk(files).is_ok());
     log.flush();
+    assert_eq!(found().histories_after_restart(id(2)).current, id(1));
     assert_eq!(log.released(), log.end());
     log.append_command(3, &["SET", "a", "d"]);
     log.append_command(3, shared());
-    log.turn_off_disk().unwrap();
+    log.leave_in_good_order().unwrap().close().unwrap();
     let mut seen = Vec::new();
     let mut recovered = recover(&options(&disk)).unwrap().unwrap();
     // Others are given what follows in memory, which a start that finds this does not have.
@@ -1158,7 +1167,8 @@ fn the_log_goes_to_disk_and_back_to_memory_while_it_runs() {
     assert_eq!(replayed.unwrap().end, log.end());
     let large = [&b"SETb"[..], &value].concat();
     let small = |command: &[u8]| (3, command.to_vec());
-    assert!(seen == [small(b"SETac"), small(&large), small(b"SETad"), small(&large)]);
+    let (first, second) = ([small(b"SETac"), small(&large)], [small(b"SETad"), small(&large)]);
+    assert!(seen == [&first[..], &[small(b"SETce")], &second].concat());
 }
 
 #[test]

@@ -260,6 +260,7 @@ impl Server {
             all.into_iter().for_each(|id| net.mark_dirty(id));
             self.let_go_due = true;
         }
+        self.files_turn(net);
         if self.waiters.any_on_replicas() {
             self.serve_replica_waiters(net);
         }

@@ -75,7 +75,7 @@ impl Server {
 
     /// `BGREWRITEAOF`: a new base for the log.
     pub fn bgrewriteaof(&mut self, net: &mut Net<Client>) -> Result<&'static str, Error> {
-        if self.snapshots.running_for(&Purpose::Rewrite) {
+        if self.is_rewriting() {
             return Err(Error::new(
                 "ERR Background append only file rewriting already in progress",
             ));
@@ -94,7 +94,7 @@ impl Server {
         self.start_rewrite(net).map(|_| "Background append only file rewriting started")
     }
 
-    pub(super) fn start_rewrite(&mut self, net: &mut Net<Client>) -> Result<Offset, Error> {
+    pub fn start_rewrite(&mut self, net: &mut Net<Client>) -> Result<Offset, Error> {
         self.snapshots.rewrites += 1;
         self.start_child(net, Purpose::Rewrite).inspect_err(|_| self.rewrite_failed())
     }

@@ -151,7 +151,7 @@ pub struct Snapshots {
     pub installing: bool,
     /// A child writes the first base of a log that is to be on disk from then on: the histories at
     /// its start.
-    disk_begins: Option<Histories>,
+    pub disk_begins: Option<Histories>,
     rewrite_failed_at_ms: i64,
     /// Until when no rewrite begins for the log's size alone.
     rests_until_ms: i64,

@@ -27,7 +27,7 @@ use varve_engine::Error;
 use varve_engine::table::{ResizePolicy, set_resize_policy};
 use varve_net::{Conn, ConnId, Mode, Net};
 use varve_persistence::log::{Fsync, NewBase};
-use varve_persistence::offset::{Histories, Offset};
+use varve_persistence::offset::Offset;
 use varve_persistence::rdb;
 
 /// How far a child that nobody waits for stands back where it would share the loop's core: it gets a
@@ -306,44 +306,19 @@ impl Server {
         self.log.set_fsync(if held { Fsync::No } else { fsync(self.cfg.appendfsync) });
     }
 
+    /// Tells the log what the configuration says: a client may have set it while the files were opened.
+    pub fn apply_log_config(&mut self) {
+        self.apply_fsync();
+        let ttl = Duration::from_secs(self.cfg.repl_history_ttl.into());
+        self.log.set_history(self.cfg.repl_history_size, ttl);
+    }
+
     /// A fresh mark for the end of a streamed RDB.
     pub fn stream_mark(&mut self) -> [u8; 40] {
         self.snapshots.next_mark += 1;
         let mut mark = [0u8; 40];
         mark.iter_mut().for_each(|c| *c = b"0123456789abcdef"[self.ks.random_below(16)]);
         mark
-    }
-
-    /// `CONFIG SET appendonly yes`: a child writes the base that the log on disk begins with. If
-    /// there is another child, this one comes after it, and so it does after a full sync into memory.
-    pub fn begin_disk(&mut self, net: &mut Net<Client>) -> Result<(), Error> {
-        if self.snapshots.running() || self.in_exec.is_some() || self.receives_into_memory() {
-            return Ok(());
-        }
-        // The tail must reach back to the base when that is finished.
-        self.log.set_tail_bytes(u64::MAX);
-        self.snapshots.disk_begins = Some(*self.log.histories());
-        if let Err(error) = self.start_rewrite(net) {
-            self.snapshots.disk_begins = None;
-            self.log.set_tail_bytes(self.cfg.repl_backlog_size);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// `CONFIG SET appendonly no`.
-    pub fn end_disk(&mut self, net: &mut Net<Client>) {
-        self.abandon_child(net, &Purpose::Rewrite);
-        self.snapshots.disk_begins = None;
-        self.snapshots.rewrite_scheduled = false;
-        self.snapshots.installing = false;
-        if let Err(why) = self.log.turn_off_disk() {
-            log_warning!("The log could not be closed in good order: {why}");
-            if self.is_primary() {
-                self.take_another_name(net);
-            }
-        }
-        self.log.set_tail_bytes(self.cfg.repl_backlog_size);
     }
 
     /// Ends a child whose work nobody wants any more.
@@ -363,20 +338,6 @@ impl Server {
         net.child_lives = false;
         self.kill_child();
         self.sync_child_ended(net, &purpose, false);
-    }
-
-    /// Goes on on disk from the base that a child has finished.
-    fn start_disk(&mut self, base: NewBase, db: u32, histories: Histories) -> std::io::Result<()> {
-        if *self.log.histories() != histories {
-            return Err(std::io::Error::other("the data was replaced meanwhile"));
-        }
-        let at = base.at;
-        self.log
-            .start_disk(self.log_options(), base, db)
-            .map_err(|e| std::io::Error::other(e.to_string()))?;
-        self.serve_base(at);
-        log_notice!("The log is on disk from offset {} on", self.log.end());
-        Ok(())
     }
 
     /// Bytes from a child: reports, or the RDB that it streams.
@@ -492,8 +453,8 @@ impl Server {
                 }
             }
             Purpose::Rewrite => {
-                if self.snapshots.disk_begins.take().is_some() {
-                    self.log.set_tail_bytes(self.cfg.repl_backlog_size);
+                if self.snapshots.disk_begins.take().is_some() && !ok {
+                    self.keep_backlog_only();
                 }
                 self.snapshots.last_rewrite_time_s = seconds;
                 let rest = running.started.elapsed() * REST;
@@ -502,7 +463,9 @@ impl Server {
                 match ok {
                     false => self.rewrite_failed(),
                     // Else that is known when the base is in force.
-                    true if !self.snapshots.installing => self.snapshots.rewrite_failures = 0,
+                    true if !self.snapshots.installing && self.files.is_none() => {
+                        self.snapshots.rewrite_failures = 0;
+                    }
                     true => {}
                 }
             }
@@ -531,7 +494,7 @@ impl Server {
             && let Some(histories) = self.snapshots.disk_begins
         {
             let base = NewBase { path, at: running.at, rdb, keep: false };
-            return self.start_disk(base, running.db, histories);
+            return self.make_files(base, running.db, histories);
         }
         if running.purpose != Purpose::Rewrite {
             self.snapshots.base = Some(OnDisk::new(path, running.at));

@@ -81,6 +81,12 @@ impl Drop for Failing {
     }
 }
 
+fn encoded(args: &[&str]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(&mut bytes, args);
+    bytes
+}
+
 /// Whether all threads of a process are traced.
 fn is_traced(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the server runs");
@@ -570,4 +576,91 @@ fn what_a_slow_disk_has_not_taken_yet_does_not_pile_up() {
         assert!(peak < MOST, "{peak} bytes were in use");
     }
     assert_same_data(&mut primary.client(), &mut replica.client());
+}
+
+fn has_left_disk(server: &Server) -> bool {
+    server.info("aof_enabled") == "0" && server.info("aof_current_size").is_empty()
+}
+
+/// `CONFIG SET appendonly no`, and the disk takes its time to close the files: who asked waits, as the answer says that they
+/// are whole, and nobody else does.
+#[test]
+fn nobody_waits_while_the_log_leaves_the_disk() {
+    let mut server = with_log().arg("--appendfsync", "no").start();
+    let name = server.info("master_replid");
+    let segment = server.dir().join("appendonlydir/appendonly.aof.1.incr.aof");
+    let hangs = Failing::inject(server.pid(), "fdatasync", HOUR, &["-P", text(&segment)]);
+    let (mut client, mut asks) = (server.client(), server.client());
+    client.ok(&["SET", "key", "before"]);
+    asks.send_raw(&encoded(&["CONFIG", "SET", "appendonly", "no"]));
+    assert!(eventually(PATIENCE, || has_left_disk(&server)), "{}", server.log());
+    client.ok(&["SET", "key", "after"]);
+    assert_eq!(client.ok(&["GET", "key"]).text(), "after");
+    assert_eq!(server.info("aof_enabled"), "0");
+    // It is turned on again when that is done, and not before.
+    client.ok(&["CONFIG", "SET", "appendonly", "yes"]);
+    assert_eq!(asks.recv().text(), "OK");
+    assert_eq!(server.info("aof_rewrite_in_progress"), "0");
+    drop(hangs);
+    assert_eq!(client.ok(&["WAITAOF", "1", "0", "20000"]).items()[0], Value::Int(1));
+    // What was written in memory others may have: a start that does not find it takes another name.
+    client.ok(&["SET", "key", "before"]);
+    let segment = server.dir().join("appendonlydir/appendonly.aof.2.incr.aof");
+    let hangs = Failing::inject(server.pid(), "fdatasync", HOUR, &["-P", text(&segment)]);
+    asks.send_raw(&encoded(&["CONFIG", "SET", "appendonly", "no"]));
+    assert!(eventually(PATIENCE, || has_left_disk(&server)), "{}", server.log());
+    client.ok(&["SET", "key", "after"]);
+    assert_eq!(server.info("master_replid"), name);
+    server.signal(libc::SIGKILL); // which the tracer lets through when it goes
+    drop(hangs);
+    server.kill9();
+    server.restart();
+    assert_eq!(server.client().ok(&["GET", "key"]).text(), "before");
+    assert_ne!(server.info("master_replid"), name);
+}
+
+/// It is turned on again while the disk still takes its time to be told that the log leaves it.
+#[test]
+fn a_log_that_was_about_to_leave_the_disk_stays() {
+    let mut server = with_log().start();
+    let name = server.info("master_replid");
+    let temp = server.dir().join("appendonlydir/temp_appendonly.aof.manifest");
+    let hangs = Failing::inject(server.pid(), "fdatasync", HOUR, &["-P", text(&temp)]);
+    let (mut client, mut asks) = (server.client(), server.client());
+    asks.send_raw(&encoded(&["CONFIG", "SET", "appendonly", "no"]));
+    assert!(eventually(PATIENCE, || server.info("blocked_clients") == "1"), "{}", server.log());
+    client.ok(&["CONFIG", "SET", "appendonly", "yes"]);
+    assert_eq!(asks.recv().text(), "OK");
+    drop(hangs);
+    client.ok(&["SET", "key", "value"]);
+    assert_eq!(server.info("aof_rewrites"), "0");
+    server.kill9();
+    server.restart();
+    assert_eq!(server.client().ok(&["GET", "key"]).text(), "value");
+    assert_eq!(server.info("master_replid"), name);
+}
+
+/// `CONFIG SET appendonly yes`: the base is there, and the disk takes its time for the log's files.
+#[test]
+fn nobody_waits_while_the_log_goes_to_disk() {
+    let server = Server::varve().arg("--appendonly", "no").arg("--save", "").start();
+    let (name, dir) = (server.info("master_replid"), server.dir());
+    let mut client = server.client();
+    client.ok(&["SET", "first", "1"]);
+    let temp = dir.join("appendonlydir/temp_appendonly.aof.manifest");
+    let hangs = Failing::inject(server.pid(), "fdatasync", HOUR, &["-P", text(&temp)]);
+    client.ok(&["CONFIG", "SET", "appendonly", "yes"]);
+    assert!(eventually(PATIENCE, || temp.exists()), "{}", server.log());
+    client.ok(&["SET", "second", "2"]);
+    assert_eq!(server.info("aof_rewrite_in_progress"), "1");
+    assert!(client.cmd(&["BGREWRITEAOF"]).is_error());
+    drop(hangs);
+    assert_eq!(client.ok(&["WAITAOF", "1", "0", "20000"]).items()[0], Value::Int(1));
+    assert_eq!(server.info("aof_rewrite_in_progress"), "0");
+    client.ok(&["SET", "third", "3"]);
+    let mut server = server;
+    server.kill9();
+    let again = Server::varve().arg("--appendonly", "yes").in_dir(&dir).start();
+    assert_eq!(again.client().ok(&["DBSIZE"]), Value::Int(3));
+    assert_eq!(again.info("master_replid"), name);
 }

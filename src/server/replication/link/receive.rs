@@ -57,7 +57,7 @@ impl Server {
     ) {
         // A log on disk needs the file as its base.
         let in_memory = !self.cfg.appendonly
-            && !self.log.is_on_disk()
+            && !self.uses_files()
             && match self.cfg.repl_diskless_load {
                 DisklessLoad::Disabled => false,
                 DisklessLoad::OnEmptyDb => self.ks.dbs.iter().all(|db| db.is_empty()),

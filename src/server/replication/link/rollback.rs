@@ -6,7 +6,7 @@ use crate::server::client::Client;
 use crate::{log_notice, log_warning, service};
 use std::time::Duration;
 use varve_net::Net;
-use varve_persistence::log::{self, Ending, Left, NotRolledBack, TailFile};
+use varve_persistence::log::{self, Ending, Files, NotRolledBack, TailFile};
 use varve_persistence::offset::Offset;
 use varve_replication::node::Followers;
 use varve_replication::replica;
@@ -32,9 +32,6 @@ impl Server {
         };
         if self.stopping {
             return;
-        }
-        if !self.cfg.appendonly && self.log.is_on_disk() {
-            self.end_disk(net); // a client said so meanwhile
         }
         let (history, end) = self.repl.node.place(self.log.end());
         let now = self.now_u64();
@@ -123,7 +120,7 @@ impl Server {
     /// Ends the use of the log's files, which are about to be read, by a child and by this server's own
     /// replicas too: where the history goes on they learn when they come back. What is to be closed,
     /// if there are files.
-    fn leave_log(&mut self, net: &mut Net<Client>) -> Option<Left> {
+    fn leave_log(&mut self, net: &mut Net<Client>) -> Option<Files> {
         self.end_child(net);
         self.snapshots.installing = false;
         self.drop_followers(net, Followers::Drop);
