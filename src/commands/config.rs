@@ -148,12 +148,18 @@ impl Server {
         self.replication_config_changed();
         self.slowlog.entries.truncate(self.cfg.slowlog_max_len as usize);
         let opened = self.cfg.requirepass.is_empty();
+        let mut unread = Vec::new();
         for conn in call.net.iter_mut() {
             if matches!(conn.session.kind, Kind::Normal | Kind::Replica) {
                 conn.session.authenticated |= opened;
                 self.configure_conn(conn);
+                if !conn.output.is_empty() {
+                    unread.push(conn.id);
+                }
             }
         }
+        // A limit that was lowered counts for what waits already.
+        unread.into_iter().for_each(|id| call.net.mark_dirty(id));
         call.client.authenticated |= opened;
         call.client.reconfigure = true;
         if self.cfg.maxmemory != old.maxmemory && self.cfg.maxmemory > 0 {

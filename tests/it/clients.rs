@@ -459,6 +459,22 @@ fn a_subscriber_that_does_not_read_is_closed_by_the_limit_of_its_class() {
     assert_eq!(server.info("client_output_buffer_limit_disconnections"), "1");
 }
 
+/// Nothing more is written to it: the limit must come to it, not it to the limit.
+#[test]
+fn a_lowered_limit_closes_who_is_past_it_already() {
+    for limit in ["pubsub 200000 0 0", "pubsub 0 200000 1"] {
+        let server = Server::varve().arg("--client-output-buffer-limit", "pubsub 0 0 0").start();
+        let mut lazy = server.client();
+        lazy.ok(&["SUBSCRIBE", "news"]);
+        let mut client = server.client();
+        let text = "x".repeat(1_000_000);
+        (0..30).for_each(|_| assert_eq!(client.ok(&["PUBLISH", "news", &text]).int(), 1));
+        client.ok(&["CONFIG", "SET", "client-output-buffer-limit", limit]);
+        let gone = || server.info("client_output_buffer_limit_disconnections") == "1";
+        assert!(eventually(PATIENCE, gone), "{limit}");
+    }
+}
+
 #[test]
 fn subscriptions_are_confirmed_where_replies_are_off() {
     let server = Server::start();
