@@ -3,7 +3,7 @@
 
 use crate::faults::{Attempt, text};
 use crate::support::client::encode;
-use crate::support::server::free_port;
+use crate::support::server::{free_port, listen};
 use crate::support::{
     Client, Folder, PATIENCE, Server, Value, caught_up, dataset, eventually, first_difference,
 };
@@ -644,6 +644,23 @@ fn a_bind_that_fails_opens_nothing() {
     client.ok(&["CONFIG", "SET", "port", &port.to_string()]);
     Client::connect(port).ok(&["PING"]);
     assert!(Client::try_connect(server.port()).is_err(), "the old port is open");
+}
+
+/// The log was turned off, and then begun anew with a base of its own, when the port could not be had.
+#[test]
+fn a_change_that_is_refused_leaves_the_log_on() {
+    let server = Server::varve().arg("--appendonly", "yes").start();
+    let mut client = server.client();
+    client.ok(&["SET", "k", "v"]);
+    let manifest = || fs::read(server.dir().join("appendonlydir/appendonly.aof.manifest")).unwrap();
+    let before = manifest();
+    let busy = listen();
+    let port = busy.local_addr().unwrap().port().to_string();
+    let reply = client.cmd(&["CONFIG", "SET", "appendonly", "no", "port", &port]);
+    assert!(reply.is_error(), "{reply:?}");
+    no_child(&server);
+    assert_eq!(server.info("aof_enabled"), "1");
+    assert_eq!(manifest(), before);
 }
 
 /// It was made anew with the port: who had moved it or waited at it was cut off, and where that could not
