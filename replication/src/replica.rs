@@ -596,8 +596,15 @@ impl Replica {
         self.connect(now_ms, out);
     }
 
-    /// Changes credentials, announcements and times without cutting the link.
+    /// Changes credentials, announcements and times without cutting the link. If there is none, the
+    /// next [`Replica::tick`] tries again: what was changed may be what it lacked.
     pub fn set_config(&mut self, config: Config) {
+        if config != self.config {
+            self.attempts = 0;
+            if let State::Waiting { until_ms } = &mut self.state {
+                *until_ms = 0;
+            }
+        }
         self.config = config;
     }
 

@@ -615,6 +615,27 @@ fn pauses_double_up_to_a_bound_and_start_anew_after_a_link_that_stood() {
 }
 
 #[test]
+fn a_password_set_right_ends_the_pause() {
+    let mut caller = Caller::new(Config::new("p", 1, 2), Some((id(1), Offset(0))));
+    for _ in 0..7 {
+        caller.tick(caller.now_ms + 30_000);
+        caller.connected();
+        caller.feed(b"-NOAUTH Authentication required.\r\n");
+        caller.closed();
+    }
+    caller.events();
+    caller.tick(caller.now_ms + 1);
+    caller.replica.set_config(caller.replica.config().clone());
+    caller.tick(caller.now_ms + 1);
+    assert_eq!(caller.events(), "", "nothing was changed");
+    let mut config = caller.replica.config().clone();
+    config.password = Some(b"right".to_vec());
+    caller.replica.set_config(config);
+    caller.tick(caller.now_ms + 1);
+    assert_eq!(caller.events(), "connect p 1");
+}
+
+#[test]
 fn another_primary_and_the_end() {
     let mut caller = Caller::streaming();
     caller.run(|replica, _, now, out| {
