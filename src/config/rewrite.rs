@@ -6,6 +6,7 @@
 //! added at the end. The result is loaded again, because a file that is included further down can
 //! win over a line replaced in place; such directives move to the end, where they win.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -67,7 +68,7 @@ impl Config {
             match directive_of(line).filter(|d| touched.iter().any(|t| same(t, d))) {
                 None => out.extend_from_slice(line),
                 Some(directive) if in_place && !written.contains(&directive.name) => {
-                    self.write_lines(directive, &mut out);
+                    self.write_lines(directive, false, &mut out);
                     written.push(directive.name);
                 }
                 Some(_) => {}
@@ -81,13 +82,18 @@ impl Config {
             if !signed {
                 out.extend_from_slice(format!("\n{SIGNATURE}\n").as_bytes());
             }
-            missing.iter().for_each(|d| self.write_lines(d, &mut out));
+            missing.iter().for_each(|d| self.write_lines(d, !in_place, &mut out));
         }
         out
     }
 
-    fn write_lines(&self, directive: &Directive, out: &mut Vec<u8>) {
-        for value in directive.lines(self) {
+    /// `over_others` says that lines of an included file come before, which may add up with these:
+    /// an empty value, where the directive takes one, does away with them.
+    fn write_lines(&self, directive: &Directive, over_others: bool, out: &mut Vec<u8>) {
+        let empty = over_others && directive.repeated;
+        let empty = empty && directive.set(&mut self.clone(), &[OsString::new()], false).is_ok();
+        let emptied = empty.then(|| parse::quote(""));
+        for value in emptied.into_iter().chain(directive.lines(self)) {
             out.extend_from_slice(format!("{} {value}\n", directive.name).as_bytes());
         }
     }
@@ -244,6 +250,15 @@ mod tests {
         assert!(text.starts_with("include inc.conf\nport 1\n"), "{text}");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "no temporary file is left");
+
+        // Save points add up with the included ones, and must not.
+        fs::write(folder.join("inc.conf"), "hz 77\nmaxclients 500\nsave 900 1\n").unwrap();
+        for points in ["60 5 10 50", "", "1 1"] {
+            let set: [(&[u8], &[u8]); 1] = [(b"save", points.as_bytes())];
+            let config = load().updated(&set, true).unwrap().0;
+            config.rewrite(&origin).unwrap();
+            assert_eq!(load(), config, "save {points}");
+        }
 
         // A file that became unreadable in the meantime is left alone.
         fs::write(&path, "foo bar\n").unwrap();
