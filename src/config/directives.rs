@@ -418,7 +418,8 @@ directives! {
         repl_history_size: u64 = 1 << 30, "repl-history-size", memory(0);
         /// Seconds for which that stays; 0 keeps none. Redis has no such directive.
         repl_history_ttl: u32 = 86400, "repl-history-ttl", int(0, INT_MAX);
-        /// Seconds after which a primary without replicas frees that memory; 0 never does.
+        /// Seconds after which a primary without replicas frees that memory. No effect: it stays for
+        /// those who come back late.
         repl_backlog_ttl: u32 = 3600, "repl-backlog-ttl", int(0, INT_MAX);
         /// Which replica Sentinel prefers: the lowest number; 0 is never promoted.
         replica_priority: u32 = 100, "replica-priority", int(0, INT_MAX), alias("slave-priority");
