@@ -365,8 +365,28 @@ impl Set {
 
     /// Takes `n` members out, or all if there are fewer; all choices are as likely.
     pub fn pop_some(&mut self, n: usize, random: &mut impl FnMut() -> u64) -> Vec<Popped> {
-        if self.is_large() {
-            return (0..n).map_while(|_| self.pop(random)).collect();
+        /// Drawing a member of a large table misses the cache some ten times as often as walking past it does.
+        const WALK: usize = 8;
+        if let Set::Large(table) = self {
+            if n < table.len() / WALK {
+                return (0..n).map_while(|_| self.pop(random)).collect();
+            }
+            // One walk, in which each member is taken with the chance that is left to it.
+            let mut left = table.len();
+            let mut wanted = n.min(left);
+            let mut popped = Vec::with_capacity(wanted);
+            let mut kept = table_for(left - wanted);
+            for member in table.drain() {
+                if below(random, left) < wanted {
+                    wanted -= 1;
+                    popped.push(Popped::Member(member));
+                } else {
+                    kept.insert_new(hash(member.bytes()), member);
+                }
+                left -= 1;
+            }
+            **table = kept;
+            return popped;
         }
         // One walk chooses and copies, so that no member is looked for from the start again.
         let len = self.len();
