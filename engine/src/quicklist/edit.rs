@@ -67,6 +67,7 @@ impl Quicklist {
     pub(super) fn remove_in_node(&mut self, at: usize, within: usize, n: usize) {
         if self.nodes[at].count() == n {
             self.nodes.remove(at);
+            self.shrink_ring();
         } else {
             self.nodes[at].remove(within, n);
         }
@@ -100,6 +101,7 @@ impl Quicklist {
         if at > 0 {
             self.merge(at - 1);
         }
+        self.shrink_ring();
         n
     }
 
@@ -160,6 +162,7 @@ impl Quicklist {
                 _ => self.nodes.push_back(node),
             }
         }
+        self.shrink_ring();
     }
 }
 

@@ -211,6 +211,15 @@ impl Quicklist {
         self.pop_back_with(|entry| entry.to_vec())
     }
 
+    /// Gives back what the ring has from when there were far more nodes. It keeps room for as many again, so
+    /// that a list that swings does not move it each time.
+    fn shrink_ring(&mut self) {
+        const KEPT: usize = 64;
+        if self.nodes.capacity() > KEPT && self.nodes.len() < self.nodes.capacity() / 4 {
+            self.nodes.shrink_to(2 * self.nodes.len());
+        }
+    }
+
     // Finding.
 
     /// `index` as a place from the front, if there is an element; -1 is the last.

@@ -273,3 +273,26 @@ fn a_large_element_keeps_its_allocation() {
     let Some(Container::Plain(stored)) = list.nodes().next() else { panic!("it is not plain") };
     assert_eq!(stored.as_ptr(), address);
 }
+
+/// A list that had had three million nodes kept 72 MB for the 1800 that were left.
+#[test]
+fn a_list_that_shrinks_gives_back_the_room_of_its_nodes() {
+    const ALL: usize = 20_000;
+    let shrinks: [fn(&mut Quicklist); 4] = [
+        |list| while list.len() > 9 && list.pop_front().is_some() {},
+        |list| while list.len() > 9 && list.pop_back().is_some() {},
+        |list| list.trim(ALL / 2, 9),
+        |list| _ = list.remove_equal(b"often", 0),
+    ];
+    let filled = |n: usize| {
+        let mut list = Quicklist::new(1);
+        (0..n).for_each(|i| list.push_back(if i < 9 { &b"seldom"[..] } else { b"often" }));
+        list
+    };
+    for shrink in shrinks {
+        let mut list = filled(ALL);
+        shrink(&mut list);
+        assert_eq!(list.len(), 9);
+        assert!(list.memory() < 10 * filled(9).memory(), "{}", list.memory());
+    }
+}
