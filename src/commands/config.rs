@@ -59,10 +59,9 @@ impl Server {
     /// Puts a configuration in force; `changed` names the directives whose value is another now.
     fn reconfigure(&mut self, call: &mut Call<'_>, new: Config, changed: &[&str]) -> Done {
         let old = std::mem::replace(&mut self.cfg, new);
-        // What is costly to take back comes when the rest has not failed, in the order that was given:
-        // the folder can be changed once the log has left it.
+        // What is costly to take back comes when the rest has not failed.
         let mut changed = changed.to_vec();
-        changed.sort_by_key(|name| matches!(*name, "appendonly" | "dir"));
+        changed.sort_by_key(|name| *name == "appendonly");
         let mut done = Vec::new();
         for name in changed {
             match self.follows_from(call, name, &old) {
