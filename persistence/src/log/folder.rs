@@ -200,7 +200,19 @@ impl Folder {
         let file = self.with_room(|| disk.create(&path)).map_err(Error::io("create", &path))?;
         let seq = self.last_segment;
         let kind = FileType::Incr;
-        Ok((file, Entry { name, seq, kind, start: Some(start), end: None, db, sealed_s: None }))
+        Ok((
+            file,
+            Entry {
+                name,
+                seq,
+                kind,
+                start: Some(start),
+                end: None,
+                db,
+                sealed_s: None,
+                size: None,
+            },
+        ))
     }
 
     /// Begins the index of `entry`. That it can not be made does not stop the log.
@@ -234,7 +246,8 @@ impl Folder {
         self.sync_dir()?;
         let (seq, kind) = (self.last_base, FileType::Base);
         let start = Some(base.at);
-        Ok(Entry { name, seq, kind, start, end: None, db: 0, sealed_s: None })
+        let size = file.size().ok();
+        Ok(Entry { name, seq, kind, start, end: None, db: 0, sealed_s: None, size })
     }
 
     /// Makes a base for a log that began without one, with nothing in it at `at`. The entry is not in
@@ -247,14 +260,16 @@ impl Folder {
         let write = || {
             let file = self.disk.create(&path)?;
             super::disk::write_all_at(&*file, &rdb::empty(), 0)?;
-            file.sync()
+            file.sync()?;
+            file.size()
         };
-        if let Err(error) = write() {
+        let size = write().map_err(|error| {
             let _ = self.disk.remove(&path);
             self.last_base = before;
-            return Err(Error::io("write", &path)(error));
-        }
-        Ok(Entry { name, seq, kind, start: Some(at), end: None, db: 0, sealed_s: None })
+            Error::io("write", &path)(error)
+        })?;
+        let (start, size) = (Some(at), Some(size));
+        Ok(Entry { name, seq, kind, start, end: None, db: 0, sealed_s: None, size })
     }
 
     /// Writes `manifest` beside the one in force, durably, and returns its temporary path. If history

@@ -40,6 +40,8 @@ pub struct Entry {
     pub db: u32,
     /// When a segment was ended, or another base took this one's place: seconds since 1970.
     pub sealed_s: Option<u64>,
+    /// How many bytes a base has.
+    pub size: Option<u64>,
 }
 
 impl Entry {
@@ -248,6 +250,9 @@ impl Manifest {
             if let Some(sealed) = entry.sealed_s {
                 let _ = write!(text, " sealedat {sealed}");
             }
+            if let Some(size) = entry.size {
+                let _ = write!(text, " size {size}");
+            }
             text.push('\n');
         }
         format!("{CHECKSUM}{:08x}\n{text}", crc32c(text.as_bytes())).into_bytes()
@@ -343,6 +348,7 @@ fn parse_entry(line: &[u8]) -> Result<Entry, String> {
         end: None,
         db: 0,
         sealed_s: None,
+        size: None,
     };
     let mut has_type = false;
     for pair in words.chunks_exact(2) {
@@ -377,6 +383,7 @@ fn parse_entry(line: &[u8]) -> Result<Entry, String> {
             b"startoffset" => entry.start = Some(Offset(number()?)),
             b"endoffset" => entry.end = Some(Offset(number()?)),
             b"sealedat" => entry.sealed_s = Some(number()?),
+            b"size" => entry.size = Some(number()?),
             b"db" => {
                 entry.db = u32::try_from(number()?).map_err(|_| "db is too large".to_owned())?;
             }
@@ -525,6 +532,7 @@ mod tests {
                 end: None,
                 db,
                 sealed_s: closed,
+                size: start,
             };
             let manifest = Manifest {
                 entries: vec![

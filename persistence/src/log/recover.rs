@@ -171,7 +171,8 @@ fn adopt_single_file(options: &Options) -> Result<Option<Manifest>, Error> {
     }
     let (disk, dir) = (&options.disk, &options.dir);
     let (name, kind) = (options.base_name.clone(), FileType::Base);
-    let entry = Entry { name, seq: 1, kind, start: None, end: None, db: 0, sealed_s: None };
+    let entry =
+        Entry { name, seq: 1, kind, start: None, end: None, db: 0, sealed_s: None, size: None };
     let manifest = Manifest { entries: vec![entry], state: None };
     let empty = Manifest::default();
     let mut folder = Folder::new(disk.clone(), dir, &options.base_name, empty);
@@ -255,6 +256,14 @@ impl Recovered {
         let file = self.disk.open(&path).map_err(Error::io("open", &path))?;
         let mut magic = [0; 5];
         let n = file.read_at(&mut magic, 0).map_err(Error::io("read", &path))?;
+        // `dump.rdb` may be another name of it, and have been written over.
+        let len = file.size().map_err(Error::io("read", &path))?;
+        if let Some(size) = entry.size.filter(|size| *size != len) {
+            let what = format!(
+                "it has {len} bytes, and the manifest says {size}: another file was written over it, or a part is missing"
+            );
+            return Err(Error::Damaged { path, position: len.min(size), offset, what });
+        }
         let kind = base_kind(&entry.name, &magic[..n]);
         self.base = Some(Base { path, kind, offset });
         Ok(())

@@ -331,6 +331,13 @@ fn an_old_dump_that_is_copied_over_the_base_is_refused() {
     daemon.end(libc::SIGKILL);
     fs::write(&dump, &dumps[0]).unwrap();
     Attempt::new(&args).refused().names(&[".base.rdb", "another file was written over it"]);
+    // Another server's has another history, or none.
+    let other = Folder::new();
+    let mut another = Attempt::new(&["--dir", text(other.path()), "--appendonly", "no"]);
+    another.serving().ok(&["SET", "key", "value"]);
+    another.serving().ok(&["SAVE"]);
+    fs::write(&dump, fs::read(other.path().join("dump.rdb")).unwrap()).unwrap();
+    Attempt::new(&args).refused().names(&[".base.rdb", "another file was written over it"]);
     fs::write(&dump, &dumps[1]).unwrap();
     let mut client = Attempt::new(&args);
     assert_eq!(client.serving().cmd(&["LLEN", "list"]).int(), 2);
