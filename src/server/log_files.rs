@@ -52,7 +52,7 @@ impl Server {
         self.log.is_on_disk() || self.files.is_some()
     }
 
-    /// Whether the log has no base in force yet, which is on its way.
+    /// Whether a new base is on its way: a child writes it, or files are made for it.
     pub fn is_rewriting(&self) -> bool {
         self.snapshots.running_for(&Purpose::Rewrite)
             || self.files.as_ref().is_some_and(|work| work.makes.is_some())

@@ -158,7 +158,8 @@ impl Server {
             return;
         }
         let stats = self.log.stats();
-        let may_rewrite = self.log.is_on_disk() && !self.snapshots.installing && self.may_rewrite();
+        let stays = self.cfg.appendonly && self.log.is_on_disk();
+        let may_rewrite = stays && !self.snapshots.installing && self.may_rewrite();
         if may_rewrite && self.log.needs_base() && self.has_rested() {
             log_notice!("Starting automatic rewriting of AOF after a sync that failed");
             let _ = self.bgrewriteaof(net);
